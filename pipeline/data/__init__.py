@@ -1,0 +1,1 @@
+"""Where pictures come from, what they are, and how they are dealt out."""

@@ -1,0 +1,123 @@
+"""Archives: read with suspicion, packed into one plain zip that is the same for the same content."""
+
+import gzip
+import re
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of
+
+Members = dict[str, Callable[[], bytes]]  # a file's name and how to read it
+
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_JUNK = re.compile(r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError)
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file name ends like an archive that `open_archive` reads."""
+    return name.lower().endswith(_SUFFIXES)
+
+
+@contextmanager
+def open_archive(path: Path, title: str) -> Iterator[Members]:
+    """The regular files of a zip or tar by name, without what systems leave behind (`.DS_Store` and the like).
+
+    `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            opened: zipfile.ZipFile | tarfile.TarFile = zipfile.ZipFile(path)
+        else:
+            opened = tarfile.open(path)
+        with opened:
+            listing = _zip_entries(opened, title) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened, title)
+            yield _members(listing, title)
+    except _DAMAGED as error:
+        raise PipelineError(f"{title}: is damaged or no archive: {' '.join(str(error).split())}; fetch it again") from None
+
+
+def folder_members(folder: Path) -> Members:
+    """The regular files below a folder by their path in it, junk left out. Raises PipelineError on links."""
+    members: Members = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            raise PipelineError(f"{folder}: {name!r} is a link; put the file itself there")
+        if path.is_file() and not _JUNK.search(name):
+            members[name] = path.read_bytes
+    return members
+
+
+def pack(members: Members, target: Path) -> str:
+    """Write members as one zip (stored, sorted, fixed dates: same content, same bytes) and return `digest_of` them."""
+
+    def write(name: str) -> bytes:
+        content = members[name]()
+        info = zipfile.ZipInfo(name, _EPOCH)
+        info.external_attr = 0o644 << 16
+        archive.writestr(info, content)
+        return content
+
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        return digest_of({name: lambda name=name: write(name) for name in members})  # type: ignore[misc]
+
+
+def digest_of(members: Members) -> str:
+    """The digest of a set of files: sha256 over the lines «sha256  path» in the order of the paths."""
+    lines = (f"{sha256_of(members[name]())}  {name}\n" for name in tqdm(sorted(members), "pack", disable=None, leave=False))
+    return sha256_of("".join(lines).encode("utf-8", "surrogateescape"))
+
+
+_Entry = tuple[str, bool, Callable[[], bytes]]  # name, whether it is a folder, how to read it
+
+
+def _zip_entries(archive: zipfile.ZipFile, title: str) -> Iterator[_Entry]:
+    for info in archive.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if info.flag_bits & 1:
+            raise PipelineError(f"{title}: member {info.orig_filename!r} is encrypted; pack it again without a password")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise PipelineError(f"{title}: member {info.orig_filename!r} is a link or a device; pack the file itself")
+        yield info.orig_filename, info.is_dir(), lambda info=info: archive.read(info)  # type: ignore[misc]
+
+
+def _tar_entries(archive: tarfile.TarFile, title: str) -> Iterator[_Entry]:
+    for info in archive:
+        if not (info.isreg() or info.isdir()):
+            raise PipelineError(f"{title}: member {info.name!r} is a link or a device; pack the file itself")
+        yield info.name, info.isdir(), lambda info=info: archive.extractfile(info).read()  # type: ignore[misc,union-attr]
+
+
+def _members(entries: Iterator[_Entry], title: str) -> Members:
+    members: Members = {}
+    for raw_name, is_folder, read in entries:
+        name = raw_name.removeprefix("./").rstrip("/")
+        if name in ("", "."):
+            continue
+        if fault := _name_fault(name):
+            raise PipelineError(f"{title}: member {raw_name!r} {fault}; pack the archive again without it")
+        if name in members:
+            raise PipelineError(f"{title}: member {raw_name!r} is there twice; pack the archive again without one")
+        if not is_folder and not _JUNK.search(name):
+            members[name] = read
+    return members
+
+
+def _name_fault(name: str) -> str | None:
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name):
+        return "has an absolute path"
+    if ".." in name.split("/"):
+        return "climbs out of the archive"
+    if "\\" in name or "\0" in name or "" in name.split("/"):
+        return "has a name that is no plain path"
+    return None

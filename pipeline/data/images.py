@@ -1,0 +1,127 @@
+"""Bytes of a picture to RGB pixels: the one decoder of the project."""
+
+import io
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import (  # a format can be opened once its plugin is imported
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+_PLUGINS = (
+    BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile,
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    PpmImagePlugin.PpmImageFile,
+    TiffImagePlugin.TiffImageFile,
+    WebPImagePlugin.WebPImageFile,
+)
+FORMATS = tuple(plugin.format for plugin in _PLUGINS)
+IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 80_000_000  # below the point where Pillow itself begins to warn
+BACKGROUND = (255, 255, 255)
+_DEEP_MODES = ("I", "F")
+
+
+class BrokenPicture(ValueError):
+    """The bytes are no picture that decodes to its last byte; the text says why."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a decoded picture becomes the square that a network sees.
+
+    `image_size`: side in pixels; `crop`: the share of the shorter side that the square covers, centred;
+    `interpolation`: bilinear or bicubic.
+    """
+
+    image_size: int
+    crop: float
+    interpolation: str
+
+
+def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
+    """The picture as 8-bit RGB, upright, decoded to its last byte. Raises BrokenPicture.
+
+    EXIF orientation is applied; 16-bit and float pixels are scaled to 8 bits; transparent pixels lie on white;
+    CMYK and palettes are converted; the first frame of an animation counts. `at_least`: a JPEG may be decoded
+    at a half, a quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise BrokenPicture(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))  # type: ignore[arg-type]  # None keeps the mode
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise BrokenPicture("not a picture") from None
+    except Image.DecompressionBombError:
+        raise BrokenPicture(f"more than {MAX_PIXELS:,} pixels") from None
+    except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error, zlib.error) as error:
+        # Pillow's readers let all of these out of a damaged file.
+        raise BrokenPicture(" ".join(str(error).split()) or type(error).__name__) from None
+
+
+def is_plain(image_bytes: bytes) -> bool:
+    """Whether 8-bit readers see the picture as `decode` does, so that its file may be kept as it is.
+
+    False for pixels of more than 8 bits, which they clip.
+    """
+    with Image.open(io.BytesIO(image_bytes), formats=FORMATS) as image:
+        return not image.mode.startswith(_DEEP_MODES)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(_DEEP_MODES):
+        image = _to_8_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, BACKGROUND)
+        image = Image.alpha_composite(canvas, image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale by the range that the numbers announce: 0 to 1, 255 or 65535, else up to their largest."""
+    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    largest = pixels.max(initial=0)
+    top = 65535 if image.mode.startswith("I;16") else next((t for t in (1, 255, 65535) if largest <= t), largest)
+    if image.mode != "F" and top == 1:
+        top = 255
+    return Image.fromarray(np.clip(np.rint(pixels * (255 / top)), 0, 255).astype(np.uint8))
+
+
+def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The centred square of a picture, resized: uint8, (image_size, image_size, 3), 0 to 255, RGB.
+
+    The same as torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one
+    resampling.
+    """
+    side = min(image.size) * preprocessing.crop
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    size = (preprocessing.image_size, preprocessing.image_size)
+    resample = Image.Resampling[preprocessing.interpolation.upper()]
+    return np.asarray(image.resize(size, resample, box=(left, top, left + side, top + side)))
+
+
+def read_square(source: bytes | Path, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decode a picture and take its square, see `to_square`. Raises BrokenPicture."""
+    wanted = 2 * math.ceil(preprocessing.image_size / preprocessing.crop)
+    return to_square(decode(source, at_least=wanted), preprocessing)

@@ -1,0 +1,88 @@
+"""Where the classes begin in a set of files, and which splits it brings along."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pipeline.errors import PipelineError
+
+_SPLIT_NAMES = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of a class: its name in the archive, its class, its path in the class, the folder above the class."""
+
+    name: str
+    label: str
+    inner_path: str
+    folder: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files that lie in classes, and those that do not. `folders`: the split folders by their names."""
+
+    entries: list[Entry]
+    outside: list[str]
+    folders: list[str] = field(default_factory=list)
+
+
+def find_layout(names: Iterable[str], title: str) -> Layout:
+    """Find the classes: below a lone folder or several, with or without folders named like splits above them.
+
+    Raises PipelineError where there are none, or where what looks like classes are splits.
+    """
+    root, below, outside = _descend(sorted(names))
+    if not below:
+        raise PipelineError(f"{title}: holds no pictures in folders; make one folder for each class")
+    split_like = [name for name in below if name.lower() in _SPLIT_NAMES]
+    if not split_like:
+        return Layout(_entries(root, below, None), outside)
+    others = sorted(set(below) - set(split_like))
+    flat = [name for name in split_like if any("/" not in inner for inner in below[name])]
+    if others or flat:
+        classes = f"the classes would be {', '.join(map(repr, sorted(below)))}"
+        raise PipelineError(f"{title}: {root or 'its root'}: {classes}: those are splits; name the folder that holds the classes")
+    entries = []
+    for folder in split_like:
+        classes_below = _group(below[folder])
+        entries += _entries(f"{root}{folder}/", classes_below, folder)
+    return Layout(entries, outside, split_like)
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder's name stands for: train, val or test."""
+    return _SPLIT_NAMES[folder.lower()]
+
+
+def _descend(names: list[str]) -> tuple[str, dict[str, list[str]], list[str]]:
+    """Follow lone folders down to where there are several, or to the last: its path, what is in it, what was passed."""
+    root, outside = "", []
+    while True:
+        outside += [root + name for name in names if "/" not in name]
+        below = _group([name for name in names if "/" in name])
+        if len(below) != 1:
+            return root, below, outside
+        folder, inner = next(iter(below.items()))
+        if not any("/" in name for name in inner):
+            return root, below, outside
+        root, names = f"{root}{folder}/", inner
+
+
+def _group(names: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        folder, _, inner = name.partition("/")
+        groups[folder].append(inner)
+    return dict(groups)
+
+
+def _entries(root: str, classes: dict[str, list[str]], folder: str | None) -> list[Entry]:
+    return [
+        Entry(f"{root}{label}/{inner}", label, inner, folder) for label, paths in classes.items() for inner in sorted(paths)
+    ]

@@ -1,0 +1,132 @@
+"""What `download.source` may name: data sets with a name, folders, archives, URLs."""
+
+import difflib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.data import fetch
+from pipeline.data.archive import Members, digest_of, folder_members, is_archive, open_archive
+from pipeline.errors import PipelineError
+from pipeline.files import project_root, sha256_of_file
+
+# Chapters 4 to 9 of the course «Learn PyTorch for Deep Learning» use this archive; the commit keeps it from changing.
+_FOOD_COMMIT = "3b6c230bc4b373456f3a6ccd2734cac23cfac77f"
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A data set with a name: where it is published (None: a package carries it) and under what terms."""
+
+    url: str | None
+    licence: str
+
+
+NAMED = {
+    "digits": NamedSource(None, "CC BY 4.0 (UCI Machine Learning Repository, optical recognition of handwritten digits)"),
+    "hymenoptera": NamedSource(
+        "https://download.pytorch.org/tutorial/hymenoptera_data.zip", "pictures of the web, for teaching; no licence stated"
+    ),
+    "pizza_steak_sushi": NamedSource(
+        f"https://raw.githubusercontent.com/mrdbourke/pytorch-deep-learning/{_FOOD_COMMIT}/data/pizza_steak_sushi.zip",
+        "a part of Food-101: pictures of the web, for research",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from: a URL, a local path, or neither (a package carries them).
+
+    `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is that
+    of the files by their paths, not that of one archive's bytes.
+    """
+
+    title: str
+    licence: str
+    url: str | None = None
+    path: Path | None = None
+    pinned_by_content: bool = False
+
+
+def find_source(text: str) -> Source:
+    """Understand `download.source`. Relative paths start at the project's root. Raises PipelineError."""
+    if text in NAMED:
+        named = NAMED[text]
+        return Source(text, named.licence, url=named.url, pinned_by_content=True)
+    scheme = urlsplit(text).scheme
+    if scheme in ("http", "https"):
+        return Source(text, "unknown", url=text)
+    path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
+    if path.is_dir():
+        return Source(path.resolve().name, "unknown", path=path, pinned_by_content=True)
+    if not path.exists():
+        near = difflib.get_close_matches(text, NAMED, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else f"give a path, a URL, or one of {', '.join(NAMED)}"
+        raise PipelineError(f"params.yaml: download.source: {text!r} is not there; {cure}")
+    if not is_archive(path.name):
+        raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar or .tar.gz")
+    return Source(path.name, "unknown", path=path)
+
+
+@contextmanager
+def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None) -> Iterator[Members]:
+    """The files of a source. With the digest that params.yaml pins, what was fetched before is not fetched again.
+
+    An archive whose own digest differs is refused before it is read. Raises PipelineError.
+    """
+    if source.path is not None and source.path.is_dir():
+        yield folder_members(source.path)
+    elif source.url is None and source.path is None:
+        yield _digits_members()
+    else:
+        archive = source.path or _fetched(source, mirrors, digest)
+        if digest is not None and not source.pinned_by_content:
+            expect_digest(source, sha256_of_file(archive), digest)
+        with open_archive(archive, source.title) as members:
+            yield members
+
+
+def measure_digest(source: Source, mirrors: tuple[str, ...]) -> str:
+    """Look at the source as it is now, fetching it anew, and return its digest. Raises PipelineError."""
+    if not source.pinned_by_content:
+        return sha256_of_file(source.path or fetch.fetch(source.url or "", mirrors))
+    with open_source(source, mirrors, digest=None) as members:
+        return digest_of(members)
+
+
+def expect_digest(source: Source, found: str, pinned: str) -> None:
+    """Raise PipelineError where the source is not what params.yaml pins, and forget what was fetched."""
+    if found != pinned:
+        fetch.forget(pinned)
+        raise PipelineError(
+            f"{source.title}: its digest is {found}, params.yaml pins download.digest {pinned}; "
+            "if the change is meant, run `pipeline data refresh`"
+        )
+
+
+def _fetched(source: Source, mirrors: tuple[str, ...], digest: str | None) -> Path:
+    """The source's archive from the store, or from the network. A content digest leads to its archive by an alias."""
+    if digest is not None and (kept := fetch.stored(digest)):
+        return kept
+    archive = fetch.fetch(source.url or "", mirrors)
+    if digest is not None and source.pinned_by_content:
+        fetch.alias(digest, archive)
+    return archive
+
+
+def _digits_members() -> Members:
+    """The 1,797 handwritten digits that scikit-learn carries, 8 x 8 grey pixels each, as `<digit>/<number>.png`."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    members: Members = {}
+    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        with io.BytesIO() as file:
+            Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).save(file, "PNG", compress_level=0)
+            members[f"{label}/{number:04d}.png"] = lambda content=file.getvalue(): content  # type: ignore[misc]
+    return members

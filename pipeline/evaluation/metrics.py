@@ -1,0 +1,58 @@
+"""What a classifier scored, from the true classes and the probabilities that it gave."""
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+ECE_BINS = 15
+
+
+def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Array:
+    """How often each class (rows: the truth) was answered by each (columns): int, (classes, classes)."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def top1_accuracy(matrix: Array) -> float:
+    """The share of right answers, 0 to 1."""
+    return float(np.trace(matrix) / matrix.sum())
+
+
+def recalls(matrix: Array) -> Array:
+    """A class: the share of its pictures that were recognised; NaN where it has none. float, (classes,)."""
+    return _ratio(np.diag(matrix), matrix.sum(axis=1))
+
+
+def precisions(matrix: Array) -> Array:
+    """A class: the share of its answers that were right; NaN where it was never answered. float, (classes,)."""
+    return _ratio(np.diag(matrix), matrix.sum(axis=0))
+
+
+def f1_scores(matrix: Array) -> Array:
+    """A class: the harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn). float, (classes,)."""
+    return _ratio(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
+
+
+def balanced_accuracy(matrix: Array) -> float:
+    """The mean recall of the classes that are there, 0 to 1."""
+    return float(np.nanmean(recalls(matrix)))
+
+
+def log_losses(labels: Array, probs: Array) -> Array:
+    """A picture: -log of the probability of its true class, in nats, the probability bounded below by float32's epsilon."""
+    true_probs = probs[np.arange(len(labels)), labels].astype(float)
+    return -np.log(np.clip(true_probs, np.finfo(np.float32).eps, 1))
+
+
+def expected_calibration_error(labels: Array, probs: Array) -> float:
+    """ECE of the top answer over 15 bins of equal width (Guo et al., 2017): 0 to 1."""
+    confidence, right = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(above / np.where(below == 0, np.nan, below))

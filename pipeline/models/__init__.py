@@ -1,0 +1,1 @@
+"""Architectures, their weights, and the file that a trained model is."""

@@ -1,0 +1,101 @@
+"""The model folder: model.safetensors, model.onnx, model.json, history.csv; and the check that they agree."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.data.images import Preprocessing
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, sha256_of_file, sha256_of_json, write_json, write_table
+from pipeline.params import Section
+from pipeline.provenance import code_digest
+from pipeline.serving.predictor import METADATA_KEY
+
+
+def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any) -> onnx.ModelProto:
+    """Put a linear head and a softmax behind a backbone: `features` (N, D) become `probs` (N, classes).
+
+    `weight`: float32 (classes, D); `bias`: float32 (classes,).
+    """
+    graph = backbone.graph
+    graph.initializer.extend([numpy_helper.from_array(weight, "head.weight"), numpy_helper.from_array(bias, "head.bias")])
+    graph.node.extend(
+        [
+            helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1),
+            helper.make_node("Softmax", ["logits"], ["probs"], "probs", axis=1),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]))
+    onnx.checker.check_model(backbone)
+    return backbone
+
+
+def describe(
+    name: str,
+    class_names: Sequence[str],
+    preprocessing: Preprocessing,
+    params: Section,
+    code: str,
+    inputs: Mapping[str, Path],
+    hardware: Mapping[str, str | int],
+) -> dict[str, Any]:
+    """What a model is and what it was made from: its classes, its params, the sums of its inputs and of its `code`.
+
+    `code` is the module that trains it; `inputs` are files; `hardware` holds what else its bytes depend on.
+    """
+    shown = params.model_dump(mode="json")
+    sums = {key: sha256_of_file(path) for key, path in inputs.items()}
+    return {
+        "model": name,
+        "class_names": list(class_names),
+        "preprocessing": asdict(preprocessing),
+        "params": shown,
+        "inputs_sha256": {**sums, "params": sha256_of_json(shown), "code": code_digest(code)},
+        "hardware": dict(hardware),
+    }
+
+
+def identity(facts: Mapping[str, Any]) -> str:
+    """The sha256 of all that decides a model's bytes: its inputs, device, precision and threads."""
+    return sha256_of_json([facts["model"], facts["inputs_sha256"], facts["hardware"]])
+
+
+def write_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model's bytes, always the same for the same model."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:
+    """Finish a model folder: the facts go into model.onnx and, with its sha256, into model.json; the history beside."""
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, sort_keys=True, ensure_ascii=False)})
+    path = folder / "model.onnx"
+    write_onnx(model, path)
+    write_json(folder / "model.json", {**facts, "model_sha256": sha256_of_file(path)})
+    write_table(folder / "history.csv", list(history[-1]), history)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What model.json says. Raises PipelineError where the folder holds no model."""
+    path = folder / "model.json"
+    if not path.is_file():
+        raise PipelineError(f"{folder}: holds no model; run `dvc repro`")
+    facts: dict[str, Any] = read_json(path)
+    return facts
+
+
+def verify(folder: Path) -> str:
+    """Check that model.json tells the truth of model.onnx, and return the sha256. Raises PipelineError."""
+    facts = read_facts(folder)
+    found = sha256_of_file(folder / "model.onnx")
+    if found != facts.pop("model_sha256"):
+        raise PipelineError(f"{folder}/model.onnx: its sha256 is {found}, model.json says otherwise; run `dvc checkout`")
+    stored = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
+    if json.loads(stored[METADATA_KEY]) != facts:
+        raise PipelineError(f"{folder}: model.json differs from what model.onnx says of itself; run `dvc checkout`")
+    return found

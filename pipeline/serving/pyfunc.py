@@ -1,0 +1,36 @@
+"""MLflow's face of a stored model: a column of pictures' bytes in, classes and probabilities out.
+
+MLflow runs this file as a script when it logs and when it loads the model, in place of a pickle.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from pipeline.serving.predictor import Predictor
+
+
+class PictureModel(mlflow.pyfunc.PythonModel):
+    """Answers for a data frame with the column `picture` (bytes of a file), a row a picture."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the model file that was logged."""
+        self.predictor = Predictor.load(Path(context.artifacts["model"]), os.cpu_count() or 1)
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """`predicted` (the class), `probability` (its own) and `probabilities` (of all classes, in their order)."""
+        probs = self.predictor.predict(list(model_input["picture"]))
+        best = probs.argmax(axis=1)
+        return pd.DataFrame(
+            {
+                "predicted": [self.predictor.class_names[index] for index in best],
+                "probability": probs.max(axis=1).astype(float),
+                "probabilities": probs.astype(float).tolist(),
+            }
+        )
+
+
+mlflow.models.set_model(PictureModel())

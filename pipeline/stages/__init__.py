@@ -1,0 +1,1 @@
+"""One file for each DVC stage, of the same name."""

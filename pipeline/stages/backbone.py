@@ -1,0 +1,46 @@
+"""Bring the pretrained network: its weights as safetensors, and what it is in a table for people."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from pipeline import stage
+from pipeline.files import atomic_dir, write_json
+from pipeline.models import weights, zoo
+from pipeline.params import Section
+
+
+class Params(Section):  # section `backbone` of params.yaml
+    seed: int  # draws the weights where `weights` is none
+    name: str
+    weights: str  # packaged, pretrained, none, or a file
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None
+
+
+def run(params: Params, backbone: Path) -> None:
+    """Build the architecture, fill it, and write the folder `backbone`."""
+    architecture = zoo.find_architecture(params.name)
+
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(params.seed)
+    network = zoo.build(architecture)
+    head = zoo.head_name(network, architecture)
+    origin = weights.load_weights(network, architecture, params.weights, params.digest)
+    facts = {
+        "architecture": asdict(architecture),
+        "head": head,
+        "num_features": network.get_submodule(head).in_features,
+        "parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "weights": asdict(origin),
+    }
+    with atomic_dir(backbone) as partial:
+        save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, partial / "weights.safetensors")
+        write_json(partial / "backbone.json", facts)
+
+
+if __name__ == "__main__":
+    stage.main("backbone", Params, run)

@@ -1,0 +1,53 @@
+"""Download the pictures, or take them from where they lie, and pack them into one zip whose digest is pinned."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from pipeline import stage
+from pipeline.data.archive import Members, pack
+from pipeline.data.layout import find_layout
+from pipeline.data.sources import Source, expect_digest, find_source, open_source
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_file, sha256_of_file, write_json
+from pipeline.params import Section
+
+
+class Params(Section):  # section `download` of params.yaml
+    source: Annotated[str, StringConstraints(min_length=1)]  # a name, a folder, an archive or a URL
+    digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
+    url_mirrors: list[str] = Field(strict=True)  # tried in order when the source's own URL does not answer
+
+
+def describe(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
+    """What `data/source.json` says of the pictures and of the zip that holds them."""
+    layout = find_layout(members, source.title)
+    return {
+        "source": source.title,
+        "licence": source.licence,
+        "digest": digest,
+        "raw_sha256": sha256_of_file(raw),
+        "files": len(members),
+        "layout": {"classes": sorted({entry.label for entry in layout.entries}), "folders": layout.folders},
+    }
+
+
+def run(params: Params, raw: Path, source_json: Path) -> None:
+    """Pack the source into `raw` and describe it; fail where it is not what `download.digest` pins."""
+    source, mirrors = find_source(params.source), tuple(params.url_mirrors)
+    if params.digest is None:
+        raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
+    with open_source(source, mirrors, params.digest) as members:
+        if not members:
+            raise PipelineError(f"{source.title}: holds no files; name a folder or an archive of pictures")
+        with atomic_file(raw) as partial:
+            content_digest = pack(members, partial)
+            if source.pinned_by_content:
+                expect_digest(source, content_digest, params.digest)
+            facts = describe(source, members, partial, params.digest)
+        write_json(source_json, facts)
+
+
+if __name__ == "__main__":
+    stage.main("download", Params, run)

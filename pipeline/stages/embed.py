@@ -1,0 +1,107 @@
+"""Embed the train and val pictures: run the frozen backbone once over each and keep its features."""
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from pipeline import stage
+from pipeline.data.images import Preprocessing
+from pipeline.data.loading import square_batches
+from pipeline.data.manifest import Picture, read_manifest
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json, write_table
+from pipeline.models.artifact import write_onnx
+from pipeline.models.classifier import load_backbone
+from pipeline.models.export import check_parity, export_onnx
+from pipeline.params import Section
+from pipeline.provenance import code_digest
+from pipeline.serving.predictor import open_session
+from pipeline.training import runtime
+
+_STEP, _LEAST = 32, 64
+_CHECKED = 8  # pictures on which the export is compared with torch
+
+
+class Params(Section):  # section `embed` of params.yaml
+    threads: PositiveInt
+    image_size: Literal["auto"] | PositiveInt
+    batch_size: PositiveInt
+
+
+def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture]) -> int:
+    """The side in pixels at which pictures enter the network.
+
+    `auto`: twice the median of the pictures' longer sides, rounded up to a multiple of 32, at least 64 and at most
+    the backbone's own size; a network of fixed input size takes its own.
+    """
+    if isinstance(wanted, int):
+        return wanted
+    own = int(backbone["architecture"]["image_size"])
+    if backbone["architecture"]["fixed_size"]:
+        return own
+    longer_side = median(max(picture.width, picture.height) for picture in pictures)
+    return min(own, max(_LEAST, _STEP * math.ceil(2 * longer_side / _STEP)))
+
+
+def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any], threads: int) -> Path:
+    """The backbone as ONNX at that size, compared with torch on real pixels; kept for the next time."""
+    import torch
+
+    key = sha256_of_json([sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json"), image_size,
+                          torch.__version__, code_digest("pipeline.models.export"), code_digest("pipeline.models.classifier")])  # fmt: skip
+    path = cache_dir("onnx") / f"{key}.onnx"
+    if not path.is_file():
+        backbone, _ = load_backbone(folder)
+        try:
+            backbone(torch.from_numpy(pixels[:1]))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).partition("\n")[0]
+            raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say auto") from None
+        with atomic_file(path) as partial:
+            write_onnx(export_onnx(backbone, image_size, "features"), partial)
+            check_parity(partial, backbone, pixels, threads)
+    return path
+
+
+def embed(paths: list[Path], preprocessing: Preprocessing, params: Params, onnx_path: Path, folder: Path) -> np.ndarray[Any, Any]:
+    """Features of pictures, float32 (pictures, D), in their order: by ONNX Runtime on a CPU, by torch on a GPU."""
+    import torch
+
+    batches = square_batches(paths, preprocessing, params.batch_size, os.cpu_count() or 1, "embed")
+    device = runtime.choose_device()
+    if device.type == "cpu":
+        session = open_session(onnx_path, params.threads)
+        return np.concatenate([session.run(None, {"pixels": pixels})[0] for pixels in batches])
+    backbone = load_backbone(folder)[0].to(device)
+    with torch.inference_mode():
+        return np.concatenate([backbone(torch.from_numpy(pixels).to(device)).cpu().numpy() for pixels in batches])
+
+
+def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path) -> None:
+    """Resolve the image size, export the backbone, embed the pictures, and write the folder `embeddings`."""
+    facts = read_json(backbone / "backbone.json")
+    training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
+    image_size = resolve_image_size(params.image_size, facts, training)
+    architecture = facts["architecture"]
+    preprocessing = Preprocessing(image_size, architecture["crop"], architecture["interpolation"])
+    pictures = [*training, *validation]
+    paths = [train / picture.path for picture in training] + [val / picture.path for picture in validation]
+    sample = next(square_batches(paths[:_CHECKED], preprocessing, _CHECKED, params.threads, "check"))
+    onnx_path = export_backbone(backbone, image_size, sample, params.threads)
+    features = embed(paths, preprocessing, params, onnx_path, backbone)
+    with atomic_dir(embeddings) as partial:
+        np.save(partial / "features.npy", features)
+        write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
+        (partial / "backbone.onnx").write_bytes(onnx_path.read_bytes())
+        own_size = image_size == architecture["image_size"]
+        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "own_size": own_size})
+
+
+if __name__ == "__main__":
+    stage.main("embed", Params, run)

@@ -1,0 +1,62 @@
+"""Train the baseline: fit a linear head on frozen features, choose its L2 penalty on val."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+from pydantic import Field, PositiveFloat, PositiveInt
+from safetensors.numpy import load_file, save_file
+
+from pipeline import stage
+from pipeline.data.images import Preprocessing
+from pipeline.data.manifest import Picture, class_names, read_manifest
+from pipeline.files import atomic_dir, read_json, read_table
+from pipeline.models.artifact import append_head, describe, write_facts
+from pipeline.params import Section
+from pipeline.training.head import Examples, choose_head
+
+
+class Params(Section):  # section `train_baseline` of params.yaml
+    threads: PositiveInt
+    l2_grid: Annotated[list[PositiveFloat], Field(min_length=1)]  # tried in order; the lowest val loss wins
+
+
+def read_examples(embeddings: Path, pictures: list[Picture], names: list[str]) -> Examples:
+    """The features of some pictures, joined on image_id, with the numbers of their classes."""
+    features = np.load(embeddings / "features.npy")
+    rows = {row["image_id"]: number for number, row in enumerate(read_table(embeddings / "image_ids.csv"))}
+    return Examples(
+        features[[rows[picture.image_id] for picture in pictures]],
+        np.array([names.index(picture.label) for picture in pictures]),
+    )
+
+
+def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path) -> None:
+    """Read the examples, choose the head, and write the model folder."""
+    training = read_manifest(manifest, "train")
+    names = class_names(training)
+    train = read_examples(embeddings, training, names)
+    val = read_examples(embeddings, read_manifest(manifest, "val"), names)
+    head, history = choose_head(train, val, params.l2_grid, params.threads)
+
+    preprocessing = Preprocessing(**read_json(embeddings / "embedding.json")["preprocessing"])
+    inputs = {"data": manifest, "backbone": backbone / "weights.safetensors", "embedding": embeddings / "embedding.json"}
+    hardware = {"device": "cpu", "precision": "fp32", "threads": params.threads}
+    facts = describe(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
+    graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias)
+    with atomic_dir(model) as partial:
+        save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
+        write_facts(partial, graph, facts, history)
+
+
+def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """The tensors of a classifier: the backbone's, without ImageNet's head, and the new head."""
+    old_head = read_json(backbone / "backbone.json")["head"]
+    body = load_file(backbone / "weights.safetensors")
+    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key.rpartition(".")[0] != old_head}
+    return {**tensors, "head.weight": weight, "head.bias": bias}
+
+
+if __name__ == "__main__":
+    stage.main("train_baseline", Params, run)

@@ -1,0 +1,153 @@
+"""Bring MLflow up to date from the files: every model's run as the outs say, whatever was there before."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json, read_table, sha256_of_file, sha256_of_json
+from pipeline.models.artifact import identity, read_facts
+from pipeline.params import read_params
+from pipeline.provenance import import_closure
+from pipeline.tracking.runs import KEY, Row, connect, create_run, find_run, flatten, metrics_of, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Metric, Run
+
+_REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
+_TEST_STEP = 1_000_000  # the time of test figures is after any epoch's
+
+
+def publish(models: Path, results: Path, metrics: Path) -> list[str]:
+    """Make each model's run equal to its files, and return a line for each that was not. Raises PipelineError."""
+    from mlflow.exceptions import MlflowException
+
+    folders = sorted(path.parent for path in models.glob("*/model.json") if (metrics / f"{path.parent.name}.json").is_file())
+    if not folders:
+        raise PipelineError(f"{models}: holds no evaluated model; run `dvc repro`")
+    try:
+        client, experiment_id = connect()
+        lines = [
+            _publish_model(client, experiment_id, folder, results / folder.name, metrics / f"{folder.name}.json")
+            for folder in folders
+        ]
+    except MlflowException as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PipelineError(f"MLflow at {tracking_uri()}: {reason}; start the server, then run `pipeline publish`") from None
+    return [line for line in lines if line]
+
+
+def _publish_model(client: "MlflowClient", experiment_id: str, model: Path, results: Path, metrics_json: Path) -> str | None:
+    facts, scores = read_facts(model), read_json(metrics_json)
+    if scores["model_sha256"] != facts["model_sha256"]:
+        raise PipelineError(f"{metrics_json}: tells of another model than {model}; run `dvc repro`")
+    run = find_run(client, experiment_id, identity(facts))
+    if run and _contradicts(client, run, facts, model, scores):
+        _delete(client, experiment_id, run)
+        run = None
+    before = run and run.data.tags.get("published_sha256")
+    wanted = _digest([*model.iterdir(), *results.iterdir(), metrics_json])
+    if run and before == wanted and run.info.status == "FINISHED" and _logged_model(client, experiment_id, run, facts):
+        return None
+    run = run or create_run(client, experiment_id, facts)
+    _write(client, run, facts, model, results, metrics_json)
+    if not _logged_model(client, experiment_id, run, facts):
+        _log_model(run.info.run_id, model, facts)
+    client.set_tag(run.info.run_id, "published_sha256", wanted)
+    client.set_terminated(run.info.run_id, "FINISHED")
+    return f"{facts['model']}: published as run {run.info.run_id}"
+
+
+def _digest(paths: list[Path]) -> str:
+    return sha256_of_json(sorted((path.name, sha256_of_file(path)) for path in paths))
+
+
+def _wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
+    everything = read_params()
+    upstream = {key: everything[key] for key in ("download", "split", "backbone", "embed", "evaluate")}
+    return {key: str(value) for key, value in {**flatten(upstream), **flatten(facts["params"]), **facts["hardware"]}.items()}
+
+
+def _wanted_metrics(model: Path, scores: Mapping[str, Any], start: int) -> list["Metric"]:
+    rows: list[Row] = [
+        {name: float(value) for name, value in row.items() if value != ""} for row in read_table(model / "history.csv")
+    ]
+    test: Row = {"step": _TEST_STEP, **{f"test_{name}": value for name, value in scores.items() if isinstance(value, int | float)}}
+    figures = [metric for row in rows for metric in metrics_of(row, start)]
+    from mlflow.entities import Metric
+
+    last = start + 1000 * len(rows)
+    return figures + [Metric(metric.key, metric.value, last, 0) for metric in metrics_of(test, start)]
+
+
+def _contradicts(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], model: Path, scores: Mapping[str, Any]) -> bool:
+    """Whether the run says of anything something else than the files: it can be added to, but not changed."""
+    params = _wanted_params(facts)
+    if any(params.get(key, value) != value for key, value in run.data.params.items()):
+        return True
+    wanted = {(metric.key, metric.step, metric.value) for metric in _wanted_metrics(model, scores, run.info.start_time)}
+    found = {
+        (metric.key, metric.step, metric.value) for key in run.data.metrics for metric in client.get_metric_history(run.info.run_id, key)
+    }
+    return not found <= wanted
+
+
+def _write(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], model: Path, results: Path, metrics_json: Path) -> None:
+    from mlflow.entities import Param, RunTag
+
+    run_id = run.info.run_id
+    params = [Param(key, value) for key, value in _wanted_params(facts).items()]
+    tags = [RunTag("model_sha256", facts["model_sha256"])]
+    client.log_batch(run_id, params=params, tags=tags)
+    client.log_batch(run_id, metrics=_wanted_metrics(model, read_json(metrics_json), run.info.start_time))
+    client.log_artifacts(run_id, str(model), f"models/{model.name}")
+    client.log_artifacts(run_id, str(results), f"results/{model.name}")
+    client.log_artifact(run_id, str(metrics_json), "metrics")
+
+
+def _delete(client: "MlflowClient", experiment_id: str, run: "Run") -> None:
+    for logged in client.search_logged_models([experiment_id]):
+        if logged.source_run_id == run.info.run_id:
+            client.delete_logged_model(logged.model_id)
+    client.delete_run(run.info.run_id)
+
+
+def _logged_model(client: "MlflowClient", experiment_id: str, run: "Run", facts: Mapping[str, Any]) -> "LoggedModel | None":
+    for logged in client.search_logged_models([experiment_id], f"tags.model_sha256 = '{facts['model_sha256']}'"):
+        if logged.source_run_id == run.info.run_id and logged.status == "READY":
+            return logged
+    return None
+
+
+def _log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
+    """Log the stored file as a pyfunc that carries the few modules of ours that it needs."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    signature = ModelSignature(
+        Schema([ColSpec(DataType.binary, "picture")]),
+        Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), ColSpec(Array(DataType.double), "probabilities")]),
+    )  # fmt: skip
+    root = Path(__file__).parent.parent.parent
+    mlflow.set_tracking_uri(tracking_uri())
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        for name in import_closure("pipeline.serving.predictor"):
+            for path in (Path(name), *(parent / "__init__.py" for parent in Path(name).parents if parent.name)):
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / path, Path(folder) / path)
+        mlflow.pyfunc.log_model(
+            name=facts["model"],
+            python_model=str(root / "pipeline/serving/pyfunc.py"),
+            artifacts={"model": str(model / "model.onnx")},
+            code_paths=[os.path.join(folder, "pipeline")],
+            signature=signature,
+            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            tags={"model_sha256": facts["model_sha256"], KEY: identity(facts)},
+        )

@@ -1,0 +1,103 @@
+"""The training loop: every weight but BatchNorm's, from a head that fits already, to the epoch that is best on val."""
+
+import math
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from pipeline.errors import PipelineError
+from pipeline.models.classifier import Classifier, train_mode
+from pipeline.training.recipe import Recipe
+
+Row = dict[str, float]
+Batches = Collection[tuple[Tensor, Tensor]]  # pixels uint8 (N, S, S, 3), numbers of the classes int64 (N,)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs: the device, and whether products are taken in bf16 (`precision`: bf16 or fp32)."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which a forward pass runs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def finetune(
+    model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None]
+) -> list[Row]:
+    """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
+
+    Row 0 is the start, of which there is no train figure. Raises PipelineError where a loss is not a number.
+    """
+    model.to(hardware.device, memory_format=torch.channels_last)
+    history: list[Row] = []
+    for epoch in range(recipe.epochs + 1):
+        row: Row = {"epoch": epoch, "learning_rate": recipe.schedule.get_last_lr()[0]}
+        if epoch > 0:
+            row |= train_epoch(model, train, recipe, hardware, f"epoch {epoch}/{recipe.epochs}")
+        row |= score(model, val, hardware)
+        history.append(row)
+        log(row)
+        recipe.best.see(row["val_loss"], model)
+        if recipe.best.is_over:
+            break
+    model.load_state_dict(recipe.best.state)
+    return history
+
+
+def train_epoch(model: Classifier, batches: Batches, recipe: Recipe, hardware: Hardware, title: str) -> Row:
+    """One pass over the varied pictures: their mean loss (with label smoothing, as it is minimised) and accuracy."""
+    train_mode(model)
+    tally = Tally()
+    for pixels, labels in tqdm(batches, title, disable=None, leave=False):
+        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)
+        with hardware.autocast():
+            logits = model(pixels)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+        recipe.optimiser.zero_grad()
+        loss.backward()
+        recipe.optimiser.step()
+        recipe.schedule.step()
+        tally.add(loss, logits, labels)
+    return tally.row("train", title)
+
+
+@torch.inference_mode()
+def score(model: nn.Module, batches: Batches, hardware: Hardware) -> Row:
+    """The mean cross entropy and the accuracy on the val pictures as they are."""
+    model.eval()
+    tally = Tally()
+    for pixels, labels in batches:
+        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)
+        with hardware.autocast():
+            logits = model(pixels).float()
+        tally.add(functional.cross_entropy(logits, labels), logits, labels)
+    return tally.row("val", "val")
+
+
+class Tally:
+    """Sums of a pass: loss, right answers, pictures."""
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.count = 0.0, 0, 0
+
+    def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch."""
+        self.loss += float(mean_loss.detach()) * len(labels)
+        self.right += int((logits.argmax(dim=1) == labels).sum())
+        self.count += len(labels)
+
+    def row(self, name: str, title: str) -> Row:
+        """The means. Raises PipelineError where the loss is not a number."""
+        loss = self.loss / self.count
+        if not math.isfinite(loss):
+            raise PipelineError(f"{title}: the {name} loss is {loss}; lower the learning rate, or say precision: fp32")
+        return {f"{name}_loss": loss, f"{name}_accuracy": self.right / self.count}

@@ -1,0 +1,69 @@
+"""A linear head on frozen features: multinomial logistic regression, its L2 penalty chosen on val."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import log_softmax
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features, float (pictures, D), and the number of each picture's class, int (pictures,)."""
+
+    features: Array
+    labels: Array
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits are `features @ weight.T + bias`. weight: float32 (classes, D); bias: float32 (classes,)."""
+
+    weight: Array
+    bias: Array
+
+    def logits(self, features: Array) -> Array:
+        """float32 (pictures, classes)."""
+        return np.asarray(features @ self.weight.T + self.bias)
+
+
+History = list[dict[str, float]]
+
+
+def choose_head(train: Examples, val: Examples, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
+    """Fit a head for each penalty; the one of the lowest val loss, and a row a penalty of how each did."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(threads):
+        heads = [fit_head(train, l2) for l2 in l2_grid]
+    history: History = [
+        {"step": step, "l2": l2, **_scores("train", head, train), **_scores("val", head, val)}
+        for step, (l2, head) in enumerate(zip(l2_grid, heads, strict=True))
+    ]
+    best = min(history, key=lambda row: row["val_loss"])
+    return heads[int(best["step"])], history
+
+
+def fit_head(examples: Examples, l2: float) -> Head:
+    """Minimise the mean cross entropy + l2/2 · |weight|², on features centred and scaled as a whole (by L-BFGS)."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, deviation = examples.features.mean(axis=0), examples.features.std()
+    model = LogisticRegression(C=1 / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
+    model.fit((examples.features - mean) / deviation, examples.labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # two classes: scikit-learn stores the difference of their logits
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / deviation
+    # safetensors writes an array's memory as it lies, and scikit-learn's lies column by column.
+    return Head(np.ascontiguousarray(weight, np.float32), np.asarray(bias - weight @ mean, np.float32))
+
+
+def _scores(name: str, head: Head, examples: Examples) -> dict[str, float]:
+    """Mean cross entropy in nats, and accuracy as a fraction."""
+    logits = head.logits(examples.features).astype(np.float64)
+    loss = -log_softmax(logits, axis=1)[np.arange(len(logits)), examples.labels].mean()
+    return {f"{name}_loss": float(loss), f"{name}_accuracy": float((logits.argmax(axis=1) == examples.labels).mean())}
