@@ -70,15 +70,15 @@ def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], q
 
 
 def plot_pictures(path: Path, pictures: Sequence[Image.Image], captions: Sequence[str], title: str) -> None:
-    """Pictures in rows of four, a caption under each; a plain sentence where there are none."""
+    """Pictures in rows of four, a caption over each; a plain sentence where there are none."""
     rows, columns = max(1, -(-len(pictures) // 4)), 4
-    with _figure(path, 8.8, 2.6 * rows + 0.4, rows, columns) as (figure, axes):
+    with _figure(path, 8.8, 2.7 * rows + 0.4, rows, columns) as (figure, axes):
         figure.suptitle(title)
         for axis in axes.flat:
             axis.set_axis_off()
         for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
             axis.imshow(picture, interpolation="nearest" if max(picture.size) < 64 else "antialiased")
-            axis.set_title(caption, fontsize=8, y=-0.02, verticalalignment="top")
+            axis.set_title(caption, fontsize=9)
         if not pictures:
             figure.text(0.5, 0.4, "None.", ha="center")
 

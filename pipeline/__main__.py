@@ -1,0 +1,30 @@
+"""`pipeline`: what a person types."""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from pipeline.commands import data, publish, results, retrain, ui, verify
+from pipeline.errors import PipelineError
+from pipeline.files import project_root
+from pipeline.stage import fail
+
+_COMMANDS = (results, retrain, data, publish, ui, verify)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
+    parser = argparse.ArgumentParser(prog="pipeline", description="From a folder of labelled pictures to a classifier you can trust.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    parsed = parser.parse_args(arguments)
+    try:
+        os.chdir(project_root())
+        parsed.run(parsed)
+    except PipelineError as error:
+        fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""`pipeline data refresh`: look at the source and pin what it holds now."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.data.sources import find_source, measure_digest
+from pipeline.errors import PipelineError
+from pipeline.files import atomic_file
+from pipeline.params import read_params
+
+PARAMS = Path("params.yaml")
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("data", help="look after the pictures")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    action = actions.add_parser("refresh", help="look at download.source and rewrite download.digest")
+    action.set_defaults(run=lambda parsed: print(describe(*refresh())))
+
+
+def describe(before: str | None, after: str) -> str:
+    """What a refresh did, in a line."""
+    if before == after:
+        return f"download.digest {after}: nothing changed"
+    return f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`"
+
+
+def refresh() -> tuple[str | None, str]:
+    """Pin the source as it is now in params.yaml, of which no other byte changes; the digest before and after."""
+    section = read_params(PARAMS).get("download")
+    if not isinstance(section, dict) or not isinstance(section.get("source"), str):
+        raise PipelineError(f"{PARAMS}: download.source: is missing")
+    before = section.get("digest")
+    after = measure_digest(find_source(section["source"]), tuple(section.get("url_mirrors") or ()))
+    if before != after:
+        _rewrite(after)
+    return before, after
+
+
+def _rewrite(digest: str) -> None:
+    text = PARAMS.read_text(encoding="utf-8")
+    node = _child(_child(yaml.compose(text, Loader=yaml.SafeLoader), "download"), "digest")
+    with atomic_file(PARAMS) as partial:
+        partial.write_text(f"{text[: node.start_mark.index]}{digest}{text[node.end_mark.index :]}", encoding="utf-8")
+
+
+def _child(mapping: yaml.Node | None, key: str) -> yaml.Node:
+    """The value of a key as a node of the document, which knows where it stands."""
+    if isinstance(mapping, yaml.MappingNode):
+        for name, value in mapping.value:
+            if name.value == key:
+                return value  # type: ignore[no-any-return]
+    raise PipelineError(f"{PARAMS}: download.digest: is missing; write `digest: null` below `download`")

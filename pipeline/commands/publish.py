@@ -1,0 +1,18 @@
+"""`pipeline publish`: bring MLflow up to date from the files."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("publish", help="bring MLflow up to date from the files; twice changes nothing")
+    parser.set_defaults(run=lambda parsed: print("\n".join(publish_all()) or "MLflow is up to date"))
+
+
+def publish_all() -> list[str]:
+    """Publish every evaluated model, and return a line for each whose run was not up to date."""
+    from pipeline.tracking.publish import publish
+
+    return publish(Path("models"), Path("results"), Path("metrics"))

@@ -1,0 +1,38 @@
+"""`pipeline results`: the comparison as a table."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+
+_COLUMNS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("results", help="print what the models scored")
+    parser.set_defaults(run=lambda parsed: print(show(Path("metrics"))))
+
+
+def show(metrics: Path) -> str:
+    """The table of all models with intervals, the verdicts, and where to look next. Raises PipelineError."""
+    comparison_path = metrics / "comparison.json"
+    if not comparison_path.is_file():
+        raise PipelineError(f"{comparison_path}: is not there; run `dvc repro`")
+    comparison = read_json(comparison_path)
+    scores = {name: read_json(metrics / f"{name}.json") for name in ("baseline", *comparison)}
+    rows = [["model", *_COLUMNS.values()]]
+    rows += [[name, *(_figure(facts, column) for column in _COLUMNS)] for name, facts in scores.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    first = scores["baseline"]
+    lines += ["", f"{first['test_pictures']} test pictures; in brackets {100 * first['confidence']:g} % intervals."]
+    lines += [f"{facts['verdict']} McNemar p = {facts['mcnemar_p']:.2g}." for facts in comparison.values()]
+    return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
+
+
+def _figure(facts: dict[str, Any], name: str) -> str:
+    value = f"{facts[name]:.3f}"
+    return f"{value} [{facts[f'{name}_low']:.3f}, {facts[f'{name}_high']:.3f}]" if f"{name}_low" in facts else value

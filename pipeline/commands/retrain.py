@@ -1,0 +1,68 @@
+"""`pipeline retrain`: for a schedule. Look at the source, run what changed, publish, and say so in one JSON line."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.commands.data import refresh
+from pipeline.commands.publish import publish_all
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+
+
+def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("retrain", help="refresh the digest, run what changed, publish; one JSON line tells")
+    parser.set_defaults(run=lambda parsed: print(json.dumps(retrain())))
+
+
+def retrain() -> dict[str, Any]:
+    """Run the pipeline where its source, params or code changed, and return what changed and what the models scored.
+
+    Raises PipelineError where another retraining runs, or where a stage fails.
+    """
+    lock = Path(".cache/locks/retrain.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            return _retrain()
+    except Timeout:
+        raise PipelineError(f"{lock}: another `pipeline retrain` is running; wait for it") from None
+
+
+def _retrain() -> dict[str, Any]:
+    before, after = refresh()
+    changed = {"download.digest": [before, after]} if before != after else {}
+    scores_before = _scores()
+    if not json.loads(_dvc("status", "--json")):
+        return {"changed": changed, "ran": [], "models": scores_before, "summary": "nothing changed"}
+    ran = re.findall(r"^Running stage '(.+)':", _dvc("repro"), re.MULTILINE)
+    publish_all()
+    return {"changed": changed, "ran": ran, "models": _scores(), "before": scores_before, "summary": f"{len(ran)} stages ran"}
+
+
+def _scores() -> dict[str, dict[str, float]]:
+    """The headline figures of each model, as the metrics files hold them."""
+    scores = {}
+    for path in sorted(Path("metrics").glob("*.json")):
+        facts = read_json(path)
+        if "top1_accuracy" in facts:
+            scores[path.stem] = {key: facts[key] for key in ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")}
+    return scores
+
+
+def _dvc(*arguments: str) -> str:
+    """Run DVC with this Python first on the path, show on stderr what it says, and return its stdout."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    print(result.stdout, file=sys.stderr, end="")
+    if result.returncode:
+        raise PipelineError(f"dvc {arguments[0]}: failed, see above; mend it and run `pipeline retrain` again")
+    return result.stdout
