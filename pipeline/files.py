@@ -35,7 +35,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _sync(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     _sync(path.parent)
@@ -53,7 +53,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             _sync(file)
         shutil.rmtree(path, ignore_errors=True)
-        os.rename(partial, path)
+        partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _sync(path.parent)

@@ -62,7 +62,8 @@ def _dvc(*arguments: str) -> str:
     """Run DVC with this Python first on the path, show on stderr what it says, and return its stdout."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     result = subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    print(result.stdout, file=sys.stderr, end="")
+    if arguments == ("repro",):
+        print(result.stdout, file=sys.stderr, end="")
     if result.returncode:
         raise PipelineError(f"dvc {arguments[0]}: failed, see above; mend it and run `pipeline retrain` again")
     return result.stdout

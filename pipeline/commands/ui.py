@@ -27,4 +27,4 @@ def serve(parsed: argparse.Namespace) -> None:
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = ["mlflow", "server", "--backend-store-uri", uri, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]
     print(f"MLflow's page: http://{parsed.host}:{parsed.port} (Ctrl-C ends it)", flush=True)
-    os.execve(sys.executable, [sys.executable, "-m", *server], environment)
+    os.execve(sys.executable, [sys.executable, "-m", *server], environment)  # noqa: S606

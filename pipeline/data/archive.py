@@ -35,11 +35,7 @@ def open_archive(path: Path, title: str) -> Iterator[Members]:
     `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged.
     """
     try:
-        if zipfile.is_zipfile(path):
-            opened: zipfile.ZipFile | tarfile.TarFile = zipfile.ZipFile(path)
-        else:
-            opened = tarfile.open(path)
-        with opened:
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as opened:
             listing = _zip_entries(opened, title) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened, title)
             yield _members(listing, title)
     except _DAMAGED as error:

@@ -70,10 +70,15 @@ def _store() -> Path:
 def _download(url: str, target: Path) -> None:
     for attempt in range(_ATTEMPTS):
         try:
-            return _download_once(url, target)
+            _download_once(url, target)
+            return
         except requests.RequestException as error:
             answered = error.response is not None and error.response.status_code not in _RETRIED_STATUS
-            if answered or attempt == _ATTEMPTS - 1 or isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema)):
+            if (
+                answered
+                or attempt == _ATTEMPTS - 1
+                or isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema))
+            ):
                 raise
             time.sleep(2.0**attempt / 2)
 

@@ -38,7 +38,7 @@ BACKGROUND = (255, 255, 255)
 _DEEP_MODES = ("I", "F")
 
 
-class BrokenPicture(ValueError):
+class BrokenPicture(ValueError):  # noqa: N818 - it says what the picture is
     """The bytes are no picture that decodes to its last byte; the text says why."""
 
 
@@ -67,7 +67,7 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenPicture(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             if at_least is not None:
-                image.draft(None, (at_least, at_least))  # type: ignore[arg-type]  # None keeps the mode
+                image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError:

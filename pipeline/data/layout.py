@@ -83,6 +83,4 @@ def _group(names: list[str]) -> dict[str, list[str]]:
 
 
 def _entries(root: str, classes: dict[str, list[str]], folder: str | None) -> list[Entry]:
-    return [
-        Entry(f"{root}{label}/{inner}", label, inner, folder) for label, paths in classes.items() for inner in sorted(paths)
-    ]
+    return [Entry(f"{root}{label}/{inner}", label, inner, folder) for label, paths in classes.items() for inner in sorted(paths)]

@@ -19,9 +19,7 @@ _MEMORY_BYTES = 2 << 30
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def square_batches(
-    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str
-) -> Iterator[Array]:
+def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
     """Prepared pixels, uint8 (batch, S, S, 3), in the order of the paths; the next batch is decoded meanwhile."""
     chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(paths), desc=title, unit="picture", disable=None) as bar:

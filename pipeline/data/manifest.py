@@ -33,7 +33,7 @@ def write_manifest(path: Path, pictures: Iterable[Picture]) -> None:
 
 def read_manifest(path: Path, split: str | None = None) -> list[Picture]:
     """The pictures of one split or of all, in the order of their image_id."""
-    rows = (Picture(**{**row, "width": int(row["width"]), "height": int(row["height"])}) for row in read_table(path))
+    rows = (_picture(row) for row in read_table(path))
     return [picture for picture in rows if split in (None, picture.split)]
 
 
@@ -42,3 +42,6 @@ def class_names(pictures: Iterable[Picture]) -> list[str]:
     return sorted({picture.label for picture in pictures})
 
 
+def _picture(row: dict[str, str]) -> Picture:
+    texts = {name: row[name] for name in ("image_id", "path", "sha256", "label", "split")}
+    return Picture(**texts, width=int(row["width"]), height=int(row["height"]))

@@ -17,7 +17,7 @@ def deal(labels: Mapping[str, str], fractions: Mapping[str, float], seed: int) -
     by_label: dict[str, list[str]] = defaultdict(list)
     for image_id in sorted(labels):
         by_label[labels[image_id]].append(image_id)
-    dealt = {}
+    dealt: dict[str, str] = {}
     for number, (label, image_ids) in enumerate(sorted(by_label.items())):
         generator = np.random.default_rng([seed, number])
         shuffled = generator.permutation(np.array(image_ids, dtype=object))

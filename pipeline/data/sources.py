@@ -2,7 +2,7 @@
 
 import difflib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,5 +128,9 @@ def _digits_members() -> Members:
     for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
         with io.BytesIO() as file:
             Image.fromarray((pixels * (255 / 16)).round().astype("uint8")).save(file, "PNG", compress_level=0)
-            members[f"{label}/{number:04d}.png"] = lambda content=file.getvalue(): content  # type: ignore[misc]
+            members[f"{label}/{number:04d}.png"] = _reader(file.getvalue())
     return members
+
+
+def _reader(content: bytes) -> Callable[[], bytes]:
+    return lambda: content

@@ -42,7 +42,7 @@ def balanced_accuracy(matrix: Array) -> float:
 def log_losses(labels: Array, probs: Array) -> Array:
     """A picture: -log of the probability of its true class, in nats, the probability bounded below by float32's epsilon."""
     true_probs = probs[np.arange(len(labels)), labels].astype(float)
-    return -np.log(np.clip(true_probs, np.finfo(np.float32).eps, 1))
+    return np.asarray(-np.log(np.clip(true_probs, np.finfo(np.float32).eps, 1)))
 
 
 def expected_calibration_error(labels: Array, probs: Array) -> float:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.evaluation.figures import plot_curves
 from pipeline.files import atomic_dir
@@ -35,9 +34,9 @@ def write_page(
         (partial / "index.html").write_text(html, encoding="utf-8")
 
 
-def embed(path: Path) -> Markup:
+def embed(path: Path) -> str:
     """A PNG file as a data URL."""
-    return Markup("data:image/png;base64,") + Markup(base64.b64encode(path.read_bytes()).decode())
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def format_figure(scores: Mapping[str, Any], name: str) -> str:

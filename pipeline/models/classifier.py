@@ -46,7 +46,7 @@ class WithProbs(nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.classifier(pixels).softmax(dim=1)
+        return cast(Tensor, self.classifier(pixels).softmax(dim=1))
 
 
 def load_backbone(folder: Path) -> tuple[Backbone, int]:

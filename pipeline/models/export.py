@@ -3,7 +3,7 @@
 import contextlib
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -25,8 +25,9 @@ def export_onnx(module: nn.Module, image_size: int, output: str) -> onnx.ModelPr
             module.eval().cpu(), (example,), dynamo=True, external_data=False, verbose=False,
             input_names=["pixels"], output_names=[output], dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
-    assert program is not None
-    return _without_traces(program.model_proto)
+    model = cast("torch.onnx.ONNXProgram", program).model_proto
+    _clear(model)
+    return model
 
 
 def check_parity(path: Path, module: nn.Module, pixels: np.ndarray[Any, Any], threads: int) -> None:
@@ -39,13 +40,8 @@ def check_parity(path: Path, module: nn.Module, pixels: np.ndarray[Any, Any], th
         raise PipelineError(f"{path.name}: differs from torch by {off:.1e}, more than {_TOLERANCE:g}; this network cannot be exported")
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Take out what names this machine: the exporter leaves stack traces with absolute paths."""
-    _clear(model)
-    return model
-
-
 def _clear(message: Message) -> None:
+    """Take out what names this machine: the exporter leaves stack traces with absolute paths."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)

@@ -4,7 +4,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.data import fetch
 from pipeline.errors import PipelineError
@@ -60,14 +60,14 @@ def read_state(path: Path, name: str) -> State:
     try:
         with path.open("rb") as file:
             is_torch_file = file.read(2) in (b"PK", b"\x80\x02")
-        state = torch.load(path, map_location="cpu", weights_only=True) if is_torch_file else load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True) if is_torch_file else load_file(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise PipelineError(f"{name}: holds no plain tensors: {reason}; save a state dict, best as .safetensors") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise PipelineError(f"{name}: holds no plain tensors: it is no state dict; save a state dict, best as .safetensors")
-    return state
+    return cast(State, state)
 
 
 def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
@@ -96,9 +96,7 @@ def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path
 
 
 def _timm_source(architecture: zoo.Architecture) -> tuple[str, str]:
-    import timm
-
-    published = timm.get_pretrained_cfg(architecture.name.removeprefix("timm/"))
+    published = zoo.timm_published(architecture.name)
     if published.hf_hub_id:
         url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors"
     elif published.url:
@@ -125,7 +123,9 @@ def _fill(network: "nn.Module", state: State, name: str, architecture: str) -> N
     differing += [key for key in state if key not in wanted]
     if differing:
         shown = ", ".join(f"{key} ({_shape(state, key)}, not {_shape(wanted, key)})" for key in differing[:3])
-        raise PipelineError(f"{name}: does not fit {architecture}: {len(differing)} tensors differ, first {shown}; name its own architecture")
+        raise PipelineError(
+            f"{name}: does not fit {architecture}: {len(differing)} tensors differ, first {shown}; name its own architecture"
+        )
     network.load_state_dict(state)
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import PipelineError
 
@@ -41,7 +41,7 @@ def find_architecture(name: str) -> Architecture:
     import timm
 
     if timm.is_model(plain):
-        return _timm_architecture(name, plain)
+        return _timm_architecture(name)
     known = [*torchvision_names(), *timm.list_models()]
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
     raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(near)}")
@@ -53,7 +53,7 @@ def build(architecture: Architecture) -> "nn.Module":
         import torchvision
 
         options = {"init_weights": True} if architecture.name in ("googlenet", "inception_v3") else {}
-        return torchvision.models.get_model(architecture.name, weights=None, **options)
+        return cast("nn.Module", torchvision.models.get_model(architecture.name, weights=None, **options))
     import timm
 
     return timm.create_model(architecture.name.removeprefix("timm/"), pretrained=False)
@@ -63,7 +63,8 @@ def head_name(network: "nn.Module", architecture: Architecture) -> str:
     """The dotted name of the layer that turns features into ImageNet's classes. Raises PipelineError."""
     from torch import nn
 
-    heads = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and layer.out_features == _IMAGENET_CLASSES]
+    layers = network.named_modules()
+    heads: list[str] = [name for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == _IMAGENET_CLASSES]
     if not heads:
         raise PipelineError(f"backbone {architecture.name}: has no linear head of {_IMAGENET_CLASSES} classes; take another model")
     return heads[-1]
@@ -73,14 +74,21 @@ def torchvision_names() -> list[str]:
     """The names of torchvision's classification models."""
     import torchvision
 
-    return torchvision.models.list_models(module=torchvision.models)
+    return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def torchvision_weights(name: str) -> "WeightsEnum":
     """torchvision's best published weights of a model: their URL and how their pictures are prepared."""
     import torchvision
 
-    return torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined,no-any-return]
+    return torchvision.models.get_model_weights(name).DEFAULT
+
+
+def timm_published(name: str) -> Any:
+    """timm's best published weights of a model: where they are and how their pictures are prepared."""
+    import timm
+
+    return timm.get_pretrained_cfg(name.removeprefix("timm/"), allow_unregistered=False)
 
 
 def _torchvision_architecture(name: str) -> Architecture:
@@ -92,10 +100,8 @@ def _torchvision_architecture(name: str) -> Architecture:
     )
 
 
-def _timm_architecture(name: str, plain: str) -> Architecture:
-    import timm
-
-    published = timm.get_pretrained_cfg(plain, allow_unregistered=False)
+def _timm_architecture(name: str) -> Architecture:
+    published = timm_published(name)
     return Architecture(
         name, "timm", published.input_size[-1], tuple(published.mean), tuple(published.std), published.interpolation,
         published.crop_pct, published.fixed_input_size,

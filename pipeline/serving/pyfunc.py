@@ -7,13 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from pipeline.serving.predictor import Predictor
 
 
-class PictureModel(mlflow.pyfunc.PythonModel):
+class PictureModel(PythonModel):
     """Answers for a data frame with the column `picture` (bytes of a file), a row a picture."""
 
     def load_context(self, context: Any) -> None:
@@ -33,4 +34,4 @@ class PictureModel(mlflow.pyfunc.PythonModel):
         )
 
 
-mlflow.models.set_model(PictureModel())
+set_model(PictureModel())

@@ -99,7 +99,8 @@ def plot_mistakes(path: Path, pictures: list[Picture], paths: list[Path], labels
     wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
     worst = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:_SHOWN_MISTAKES]
     captions = [
-        f"{class_names[int(probs[index].argmax())]} ({probs[index].max():.2f})\nis {pictures[index].label} ({probs[index, labels[index]]:.2f})"
+        f"{class_names[int(probs[index].argmax())]} ({probs[index].max():.2f})\n"
+        f"is {pictures[index].label} ({probs[index, labels[index]]:.2f})"
         for index in worst
     ]
     title = f"Surest mistakes: {len(worst)} of {len(wrong)}, among {len(labels)} test pictures"

@@ -31,15 +31,15 @@ def compare(first: Sequence[Mapping[str, str]], second: Sequence[Mapping[str, st
     """
     if [row["image_id"] for row in first] != [row["image_id"] for row in second]:
         raise PipelineError("results: the models were tested on different pictures; run `dvc repro`")
-    right = [np.array([row["predicted"] == row["label"] for row in rows]) for rows in (first, second)]
-    difference, (low, high) = paired_difference(*right, params.confidence, params.seed)
+    first_right, second_right = (np.array([row["predicted"] == row["label"] for row in rows]) for rows in (first, second))
+    difference, (low, high) = paired_difference(first_right, second_right, params.confidence, params.seed)
     return {
         "top1_accuracy_difference": round(difference, 6),
         "top1_accuracy_difference_low": round(low, 6),
         "top1_accuracy_difference_high": round(high, 6),
-        "only_first_right": int((right[0] & ~right[1]).sum()),
-        "only_second_right": int((right[1] & ~right[0]).sum()),
-        "mcnemar_p": round(mcnemar_p(*right), 6),
+        "only_first_right": int((first_right & ~second_right).sum()),
+        "only_second_right": int((second_right & ~first_right).sum()),
+        "mcnemar_p": round(mcnemar_p(first_right, second_right), 6),
     }
 
 

@@ -55,7 +55,7 @@ def inspect(content: bytes) -> Inspected:
 
 def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspected]:
     """Inspect members of the archive, some at once on all cores."""
-    inspected = {}
+    inspected: dict[str, Inspected] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
         for start in range(0, len(names), _BATCH):
             batch = names[start : start + _BATCH]

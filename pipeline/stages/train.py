@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -18,6 +18,8 @@ from pipeline.tracking.runs import Row, live_run
 from pipeline.training import runtime
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
     from pipeline.models.classifier import Classifier
     from pipeline.training.finetune import Batches, Hardware
 
@@ -96,14 +98,14 @@ def train_batches(
     labels = [names.index(picture.label) for picture in pictures]
     dataset = TrainingPictures([folder / picture.path for picture in pictures], labels, size, variation, params.threads)
     shuffled = torch.Generator().manual_seed(params.seed)
-    return torch.utils.data.DataLoader(dataset, params.batch_size, shuffle=True, generator=shuffled)
+    return torch.utils.data.DataLoader(cast("Dataset", dataset), params.batch_size, shuffle=True, generator=shuffled)
 
 
 def val_batches(pixels: list[Array], labels: list[int]) -> "Batches":
     """The val pictures as they are."""
     import torch
 
-    return list(zip(map(torch.from_numpy, pixels), torch.tensor(labels).split([len(batch) for batch in pixels]), strict=True))
+    return list(zip(map(torch.from_numpy, pixels), torch.split(torch.tensor(labels), [len(batch) for batch in pixels]), strict=True))
 
 
 def fit(

@@ -42,7 +42,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
 
     preprocessing = Preprocessing(**read_json(embeddings / "embedding.json")["preprocessing"])
     inputs = {"data": manifest, "backbone": backbone / "weights.safetensors", "embedding": embeddings / "embedding.json"}
-    hardware = {"device": "cpu", "precision": "fp32", "threads": params.threads}
+    hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
     facts = describe(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
     graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias)
     with atomic_dir(model) as partial:

@@ -1,8 +1,8 @@
 """Bring MLflow up to date from the files: every model's run as the outs say, whatever was there before."""
 
-import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -33,10 +33,9 @@ def publish(models: Path, results: Path, metrics: Path) -> list[str]:
     try:
         client, experiment_id = connect()
         lines = [
-            _publish_model(client, experiment_id, folder, results / folder.name, metrics / f"{folder.name}.json")
-            for folder in folders
+            _publish_model(client, experiment_id, folder, results / folder.name, metrics / f"{folder.name}.json") for folder in folders
         ]
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise PipelineError(f"MLflow at {tracking_uri()}: {reason}; start the server, then run `pipeline publish`") from None
     return [line for line in lines if line]
@@ -74,9 +73,7 @@ def _wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _wanted_metrics(model: Path, scores: Mapping[str, Any], start: int) -> list["Metric"]:
-    rows: list[Row] = [
-        {name: float(value) for name, value in row.items() if value != ""} for row in read_table(model / "history.csv")
-    ]
+    rows: list[Row] = [{name: float(value) for name, value in row.items() if value != ""} for row in read_table(model / "history.csv")]
     test: Row = {"step": _TEST_STEP, **{f"test_{name}": value for name, value in scores.items() if isinstance(value, int | float)}}
     figures = [metric for row in rows for metric in metrics_of(row, start)]
     from mlflow.entities import Metric
@@ -131,13 +128,13 @@ def _log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    signature = ModelSignature(
-        Schema([ColSpec(DataType.binary, "picture")]),
-        Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), ColSpec(Array(DataType.double), "probabilities")]),
-    )  # fmt: skip
+    probabilities = ColSpec(Array(DataType.double), "probabilities")
+    answer = Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), probabilities])
+    signature = ModelSignature(Schema([ColSpec(DataType.binary, "picture")]), answer)
     root = Path(__file__).parent.parent.parent
     mlflow.set_tracking_uri(tracking_uri())
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "An input example was not provided")  # the signature is stated, not guessed
         for name in import_closure("pipeline.serving.predictor"):
             for path in (Path(name), *(parent / "__init__.py" for parent in Path(name).parents if parent.name)):
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +143,7 @@ def _log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
             name=facts["model"],
             python_model=str(root / "pipeline/serving/pyfunc.py"),
             artifacts={"model": str(model / "model.onnx")},
-            code_paths=[os.path.join(folder, "pipeline")],
+            code_paths=[str(Path(folder) / "pipeline")],
             signature=signature,
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             tags={"model_sha256": facts["model_sha256"], KEY: identity(facts)},

@@ -36,6 +36,7 @@ def connect() -> tuple["MlflowClient", str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -45,11 +46,13 @@ def connect() -> tuple["MlflowClient", str]:
     client = MlflowClient(tracking_uri=uri)
     if experiment := client.get_experiment_by_name(EXPERIMENT):
         return client, experiment.experiment_id
-    artifacts = f"{project_root().resolve() / 'mlruns'}" if uri.startswith("sqlite:") else None
+    artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
     try:
         return client, client.create_experiment(EXPERIMENT, artifacts)
-    except MlflowException:  # another process was faster
-        return client, client.get_experiment_by_name(EXPERIMENT).experiment_id
+    except MlflowException:
+        if experiment := client.get_experiment_by_name(EXPERIMENT):  # another process was faster
+            return client, experiment.experiment_id
+        raise
 
 
 def find_run(client: "MlflowClient", experiment_id: str, key: str) -> "Run | None":

@@ -1,13 +1,14 @@
 """The training loop: every weight but BatchNorm's, from a head that fits already, to the epoch that is best on val."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
@@ -15,7 +16,10 @@ from pipeline.models.classifier import Classifier, train_mode
 from pipeline.training.recipe import Recipe
 
 Row = dict[str, float]
-Batches = Collection[tuple[Tensor, Tensor]]  # pixels uint8 (N, S, S, 3), numbers of the classes int64 (N,)
+
+
+# Pixels uint8 (N, S, S, 3) and the numbers of their classes int64 (N,).
+Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,15 @@ class Hardware:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def finetune(
-    model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None]
-) -> list[Row]:
+def finetune(model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None]) -> list[Row]:
     """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
 
     Row 0 is the start, of which there is no train figure. Raises PipelineError where a loss is not a number.
     """
-    model.to(hardware.device, memory_format=torch.channels_last)
+    model.to(hardware.device).to(memory_format=torch.channels_last)
     history: list[Row] = []
     for epoch in range(recipe.epochs + 1):
-        row: Row = {"epoch": epoch, "learning_rate": recipe.schedule.get_last_lr()[0]}
+        row: Row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}
         if epoch > 0:
             row |= train_epoch(model, train, recipe, hardware, f"epoch {epoch}/{recipe.epochs}")
         row |= score(model, val, hardware)
@@ -58,12 +60,12 @@ def train_epoch(model: Classifier, batches: Batches, recipe: Recipe, hardware: H
     train_mode(model)
     tally = Tally()
     for pixels, labels in tqdm(batches, title, disable=None, leave=False):
-        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)
+        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same, elsewhere
         with hardware.autocast():
             logits = model(pixels)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
         recipe.optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         recipe.optimiser.step()
         recipe.schedule.step()
         tally.add(loss, logits, labels)
@@ -76,7 +78,7 @@ def score(model: nn.Module, batches: Batches, hardware: Hardware) -> Row:
     model.eval()
     tally = Tally()
     for pixels, labels in batches:
-        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)
+        pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same, elsewhere
         with hardware.autocast():
             logits = model(pixels).float()
         tally.add(functional.cross_entropy(logits, labels), logits, labels)

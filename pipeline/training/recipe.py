@@ -86,7 +86,6 @@ def make_schedule(optimiser: torch.optim.Optimizer, steps: int, warmup: float) -
 
 def make_variation(image_size: int, interpolation: str, min_crop_area: float, flip: bool) -> Callable[[Image.Image], Image.Image]:
     """A random crop of at least that share of the picture, resized; mirrored half the time where `flip` allows."""
-    steps: list[nn.Module] = [
-        v2.RandomResizedCrop(image_size, (min_crop_area, 1.0), interpolation=v2.InterpolationMode(interpolation))
-    ]
-    return v2.Compose([*steps, v2.RandomHorizontalFlip()] if flip else steps)
+    steps: list[nn.Module] = [v2.RandomResizedCrop(image_size, (min_crop_area, 1.0), interpolation=v2.InterpolationMode(interpolation))]
+    variation: Callable[[Image.Image], Image.Image] = v2.Compose([*steps, v2.RandomHorizontalFlip()] if flip else steps)
+    return variation

@@ -1,0 +1,86 @@
+"""dvc.yaml says all that a stage depends on: every module of ours, its own params, every model."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from pipeline.params import parse_yaml
+from pipeline.provenance import import_closure
+
+ROOT = Path(__file__).parent.parent
+STAGES = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
+SECTIONS = {"train": "models.${item.model}", "report": "evaluate"}
+
+
+def modules_seen_by_python(stage: str) -> set[str]:
+    """Every file of ours that a stage imports, found with Python's own import machinery instead of by paths."""
+    found: dict[str, Path] = {}
+    waiting = [f"pipeline.stages.{stage}"]
+    while waiting:
+        name = waiting.pop()
+        try:
+            spec = importlib.util.find_spec(name)
+        except ModuleNotFoundError:
+            continue
+        if name in found or spec is None or spec.origin is None:
+            continue
+        found[name] = Path(spec.origin)
+        for node in ast.walk(ast.parse(found[name].read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names if alias.name.startswith("pipeline")]
+    return {path.relative_to(ROOT).as_posix() for path in found.values() if path.name != "__init__.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_every_module_that_it_imports_and_on_no_other(stage):
+    listed = {path for path in STAGES[stage]["deps"] if path.endswith(".py")}
+    assert listed == modules_seen_by_python(stage)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_sum_of_the_code_covers_the_same_modules(stage):
+    assert set(import_closure(f"pipeline.stages.{stage}")) == modules_seen_by_python(stage)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("__init__.py")), ids=lambda path: path.parent.name)
+def test_an_init_file_holds_a_docstring_alone_and_so_need_not_be_a_dependency(path):
+    assert [type(node) for node in ast.parse(path.read_text()).body] == [ast.Expr]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_its_own_section_and_the_shared_params_that_it_takes(stage):
+    fields = importlib.import_module(f"pipeline.stages.{stage}").Params.model_fields
+    wanted = [name for name in ("seed", "threads") if name in fields]
+    assert STAGES[stage]["params"] == [*wanted, SECTIONS.get(stage, stage)]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_data_dependency_is_written_by_another_stage_or_tracked(stage):
+    written = [
+        out if isinstance(out, str) else next(iter(out)) for s in STAGES.values() for out in (*s.get("outs", []), *s.get("metrics", []))
+    ]
+    written += [out.replace("${item.model}", model) for out in written for model in ("baseline", *PARAMS["models"])]
+    data = [path for path in STAGES[stage]["deps"] if not path.endswith((".py", ".html"))]
+    assert [path for path in data if path not in written and path.replace("${item.model}", "baseline") not in written] == []
+
+
+def test_every_entry_of_models_is_evaluated_and_reported():
+    names = ["baseline", *PARAMS["models"]]
+    assert STAGES["evaluate"]["matrix"]["model"] == names
+    wanted = [*(f"models/{name}" for name in names), *(f"results/{name}" for name in names), *(f"metrics/{name}.json" for name in names)]
+    assert [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))] == wanted
+
+
+def test_the_report_depends_on_its_template():
+    assert "pipeline/evaluation/page.html" in STAGES["report"]["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_stage_but_download_and_backbone_can_fetch(stage):
+    fetches = "pipeline/data/fetch.py" in STAGES[stage]["deps"]
+    assert not fetches or stage in ("download", "backbone")
