@@ -48,7 +48,7 @@ def connect() -> tuple["MlflowClient", str]:
         return client, experiment.experiment_id
     artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
     try:
-        return client, client.create_experiment(EXPERIMENT, artifacts)
+        return client, client.create_experiment(EXPERIMENT, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
     except MlflowException:
         if experiment := client.get_experiment_by_name(EXPERIMENT):  # another process was faster
             return client, experiment.experiment_id

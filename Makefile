@@ -1,0 +1,38 @@
+# make run: set up and run the pipeline.  make test: set up and pass the checks and the tests.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# A torch that this Python has already is used instead of a second one.
+TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
+HAS_TORCH := $(shell $(PYTHON) -c "import torch, torchvision" 2>/dev/null && echo yes)
+
+.PHONY: run test setup lock
+run: $(READY)
+	dvc repro
+	@pipeline results
+
+test: $(READY)
+	ruff check
+	ruff format --check
+	mypy
+	python -m pytest
+
+setup: $(READY)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(if $(HAS_TORCH),--system-site-packages) $(VENV)
+	$(if $(HAS_TORCH),grep -vE '$(TORCH_LINES)',cat) requirements.lock > $(VENV)/requirements.txt
+	python -m pip install --quiet --no-deps -r $(VENV)/requirements.txt
+	python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:
+	python -m pip install --quiet uv
+	uv pip compile --quiet --universal --all-extras --upgrade --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
