@@ -1,0 +1,312 @@
+"""The one decoder: each rule against pixels that were worked by hand."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from pipeline.data.images import BrokenPicture, Preprocessing, decode, is_plain, read_square, to_square
+
+RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+
+
+def encoded(image, kind, **options):
+    with io.BytesIO() as file:
+        image.save(file, kind, **options)
+        return file.getvalue()
+
+
+def pixels(source, **options):
+    """Rows of RGB triples."""
+    return [[tuple(pixel) for pixel in row] for row in np.asarray(decode(source, **options)).tolist()]
+
+
+def grey_row(source):
+    return [pixel[0] for pixel in pixels(source)[0]]
+
+
+def row_of(*colours, mode="RGB"):
+    image = Image.new(mode, (len(colours), 1))
+    for x, colour in enumerate(colours):
+        image.putpixel((x, 0), colour)
+    return image
+
+
+def grey_16(*values):
+    return Image.fromarray(np.array([values], dtype=np.uint16))
+
+
+def png(width, height, depth, colour_type, raw, *chunks):
+    """A PNG file put together by hand; `raw`: its scan lines with their filter bytes."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)), *chunks]
+    parts += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
+    packed = (struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def noise(width, height):
+    generator = np.random.default_rng(0)
+    return Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def waves(width, height):
+    """A smooth picture with a little of everything."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [127.5 + 120 * np.sin(x / 9 + 1), 127.5 + 120 * np.cos(y / 7), 127.5 + 120 * np.sin((x + y) / 11)]
+    return Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
+
+
+def fault_of(source):
+    with pytest.raises(BrokenPicture) as caught:
+        decode(source)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+def test_an_rgb_picture_keeps_its_pixels(kind):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert pixels(encoded(row_of(RED, (1, 2, 3)), kind, **options)) == [[RED, (1, 2, 3)]]
+
+
+def test_a_jpeg_of_one_colour_keeps_it_to_a_level_or_two():
+    found = np.asarray(decode(encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "JPEG", quality=100)), dtype=int)
+    assert np.abs(found - (200, 100, 50)).max() <= 2
+
+
+def test_a_path_is_read_like_its_bytes(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(row_of(RED, BLUE), "PNG"))
+    assert pixels(tmp_path / "a.png") == [[RED, BLUE]]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        (1, [[RED, GREEN], [BLUE, WHITE]]),
+        (2, [[GREEN, RED], [WHITE, BLUE]]),  # mirrored left to right
+        (3, [[WHITE, BLUE], [GREEN, RED]]),  # half a turn
+        (4, [[BLUE, WHITE], [RED, GREEN]]),  # mirrored top to bottom
+        (5, [[RED, BLUE], [GREEN, WHITE]]),  # rows and columns swapped
+        (6, [[BLUE, RED], [WHITE, GREEN]]),  # a quarter turn clockwise makes it upright
+        (7, [[WHITE, GREEN], [BLUE, RED]]),  # swapped across the other diagonal
+        (8, [[GREEN, WHITE], [RED, BLUE]]),  # a quarter turn counter-clockwise
+    ],
+)
+def test_a_picture_is_turned_upright_by_its_exif_orientation(orientation, expected):
+    image = Image.fromarray(np.array([[RED, GREEN], [BLUE, WHITE]], dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert pixels(encoded(image, "PNG", exif=exif)) == expected
+
+
+def test_a_jpeg_is_turned_upright_by_its_exif_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.new("RGB", (16, 8)), "JPEG", exif=exif)).size == (8, 16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_and_not_clipped(kind):
+    # 255 / 65535 = 1 / 257
+    assert grey_row(encoded(grey_16(0, 257, 32896, 65535), kind)) == [0, 1, 128, 255]
+
+
+def test_dark_16_bit_grey_stays_dark():
+    assert grey_row(encoded(grey_16(0, 255, 514), "PNG")) == [0, 1, 2]
+
+
+def test_16_bit_grey_is_turned_upright_too():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    assert grey_row(encoded(grey_16(0, 257, 65535), "PNG", exif=exif)) == [255, 1, 0]
+
+
+def test_16_bit_colours_keep_their_high_byte():
+    assert pixels(png(1, 1, 16, 2, b"\0" + struct.pack(">HHH", 65535, 0x8000, 0x00FF))) == [[(255, 128, 0)]]
+
+
+def test_a_deep_pgm_is_scaled_from_its_own_largest_value():
+    # Its header says that 1023 is white: 512 * 255 / 1023 = 127.6
+    assert grey_row(b"P5 3 1 1023\n" + struct.pack(">HHH", 0, 512, 1023)) == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),  # 127.5 rounds to the even 128
+        ([0.0, 51.0, 255.0], [0, 51, 255]),
+        ([0.0, 257.0, 65535.0], [0, 1, 255]),
+        ([-1.0, 0.0, 1.0], [0, 0, 255]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+        ([0.0, float("nan"), 1.0], [0, 0, 255]),
+    ],
+)
+def test_float_pixels_are_scaled_by_the_range_that_they_announce(values, expected):
+    assert grey_row(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")) == expected
+
+
+def test_32_bit_whole_numbers_up_to_255_stay():
+    assert grey_row(encoded(Image.fromarray(np.array([[0, 1, 200]], dtype=np.int32)), "TIFF")) == [0, 1, 200]
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 0), WHITE),
+        ("RGBA", (255, 0, 0, 255), RED),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),  # 255 * (1 - 128 / 255) = 127
+        ("RGBA", (255, 0, 0, 51), (255, 204, 204)),  # a fifth of the red, four fifths of the white
+        ("LA", (0, 0), WHITE),
+        ("LA", (0, 128), (127, 127, 127)),
+        ("LA", (7, 255), (7, 7, 7)),
+    ],
+)
+def test_transparent_pixels_lie_on_white(mode, colour, expected):
+    assert pixels(encoded(Image.new(mode, (1, 1), colour), "PNG")) == [[expected]]
+
+
+@pytest.mark.parametrize(("mode", "hidden", "shown"), [("RGB", (1, 2, 3), (9, 9, 9)), ("L", 7, 9)])
+def test_a_colour_that_stands_for_transparency_lies_on_white(mode, hidden, shown):
+    assert pixels(encoded(row_of(hidden, shown, mode=mode), "PNG", transparency=hidden)) == [[WHITE, (9, 9, 9)]]
+
+
+def test_a_palette_becomes_its_colours():
+    content = png(3, 1, 8, 3, b"\0\2\0\1", (b"PLTE", bytes([*RED, *GREEN, *BLUE])))
+    assert pixels(content) == [[BLUE, RED, GREEN]]
+
+
+def test_a_transparent_entry_of_a_palette_lies_on_white():
+    content = png(2, 1, 8, 3, b"\0\0\1", (b"PLTE", bytes([*RED, *GREEN])), (b"tRNS", b"\0"))
+    assert pixels(content) == [[WHITE, GREEN]]
+
+
+def test_black_and_white_becomes_0_and_255():
+    assert pixels(png(2, 1, 1, 0, b"\0\x40")) == [[BLACK, WHITE]]
+
+
+@pytest.mark.parametrize(("inks", "expected"), [((0, 255, 255, 0), RED), ((0, 0, 0, 255), BLACK), ((0, 0, 0, 0), WHITE)])
+def test_a_cmyk_jpeg_becomes_its_colours(inks, expected):
+    found = np.asarray(decode(encoded(Image.new("CMYK", (8, 8), inks), "JPEG", quality=100)), dtype=int)
+    assert np.abs(found - expected).max() <= 2
+
+
+def test_the_first_frame_of_a_gif_counts():
+    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
+    assert pixels(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == [[RED, RED], [RED, RED]]
+
+
+def test_the_first_frame_of_a_webp_counts():
+    frames = [Image.new("RGB", (2, 2), colour) for colour in (RED, BLUE)]
+    content = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    assert pixels(content) == [[RED, RED], [RED, RED]]
+
+
+def test_the_first_picture_of_a_phones_jpeg_with_two_counts():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (WHITE, BLACK)]
+    assert pixels(encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])) == [[WHITE] * 8] * 8
+
+
+def test_a_truncated_jpeg_is_refused():
+    content = encoded(noise(32, 32), "JPEG")
+    assert fault_of(content[:-1]) == f"image file is truncated ({_left_over(content[:-1])} bytes not processed)"
+
+
+def _left_over(content):
+    """What the decoder of JPEG had not used of the file, as it says itself."""
+    with Image.open(io.BytesIO(content)) as image, pytest.raises(OSError, match="truncated") as caught:
+        image.load()
+    return int(str(caught.value).partition("(")[2].partition(" ")[0])
+
+
+def test_a_truncated_gif_is_refused():
+    assert fault_of(encoded(Image.new("L", (40, 40)), "GIF")[:-30]).startswith("image file is truncated")
+
+
+def test_a_png_without_its_pixels_is_refused():
+    assert fault_of(encoded(noise(40, 40), "PNG")[:1000]).startswith("image file is truncated")
+
+
+def test_a_png_with_a_wrong_sum_is_refused():
+    content = bytearray(encoded(Image.new("RGB", (4, 4)), "PNG"))
+    content[content.index(b"IHDR") + 4 + 13] ^= 1
+    assert fault_of(bytes(content)) == "not a picture"
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"])
+def test_what_is_no_picture_is_refused(content):
+    assert fault_of(content) == "not a picture"
+
+
+def test_a_format_that_is_not_listed_is_no_picture():
+    assert fault_of(encoded(Image.new("RGB", (2, 2)), "TGA")) == "not a picture"
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded():
+    assert fault_of(png(10_000, 8_500, 8, 2, b"")) == "10000 x 8500 pixels are more than 80,000,000"
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "expected"),
+    [
+        (Image.new("RGB", (2, 2)), "PNG", True),
+        (Image.new("L", (2, 2)), "JPEG", True),
+        (Image.new("P", (2, 2)), "PNG", True),
+        (grey_16(0, 65535), "PNG", False),
+        (grey_16(0, 65535), "TIFF", False),
+        (Image.new("F", (2, 2)), "TIFF", False),
+        (Image.new("I", (2, 2)), "TIFF", False),
+    ],
+)
+def test_a_picture_is_plain_unless_it_has_more_than_8_bits(image, kind, expected):
+    assert is_plain(encoded(image, kind)) is expected
+
+
+def test_a_jpeg_may_be_decoded_smaller():
+    assert decode(encoded(waves(256, 128), "JPEG"), at_least=32).size == (64, 32)
+
+
+def test_a_jpeg_keeps_the_pixels_that_are_asked_for():
+    assert decode(encoded(waves(256, 128), "JPEG"), at_least=33).size == (128, 64)
+
+
+def test_a_picture_of_the_right_size_is_its_own_square():
+    image = noise(12, 12)
+    assert np.array_equal(to_square(image, Preprocessing(12, 1.0, "bilinear")), np.asarray(image))
+
+
+def test_a_square_is_cut_from_the_middle():
+    image = row_of(RED, GREEN, GREEN, BLUE).resize((4, 2), Image.Resampling.NEAREST)
+    assert to_square(image, Preprocessing(2, 1.0, "bilinear")).tolist() == [[list(GREEN)] * 2] * 2
+
+
+def test_a_crop_of_a_half_leaves_the_middle_half():
+    image = Image.new("RGB", (8, 8), RED)
+    image.paste(BLUE, (2, 2, 6, 6))
+    assert to_square(image, Preprocessing(4, 0.5, "bicubic")).tolist() == [[list(BLUE)] * 4] * 4
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (64, 96), (75, 75), (200, 61), (20, 30)])
+@pytest.mark.parametrize(("size", "crop"), [(32, 0.875), (28, 1.0)])
+def test_a_square_is_that_of_torchvision_within_a_few_grey_levels(width, height, size, crop, interpolation):
+    image = waves(width, height)
+    resize = v2.Resize(round(size / crop), InterpolationMode(interpolation), antialias=True)
+    oracle = np.asarray(v2.CenterCrop(size)(resize(image)), dtype=int)
+    difference = np.abs(to_square(image, Preprocessing(size, crop, interpolation)) - oracle)
+    # torchvision cuts at whole pixels, so a square may lie half a pixel beside ours
+    assert (difference.mean() < 3, difference.max() < 16) == (True, True)
+
+
+def test_a_square_is_uint8_with_three_channels(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(encoded(noise(40, 30).convert("L"), "JPEG"))
+    square = read_square(tmp_path / "a.jpg", Preprocessing(16, 0.9, "bicubic"))
+    assert (square.dtype, square.shape) == (np.uint8, (16, 16, 3))
+
+
+def test_a_square_of_a_large_jpeg_is_that_of_all_its_pixels_within_a_few_grey_levels():
+    content, preprocessing = encoded(waves(512, 384), "JPEG", quality=95), Preprocessing(32, 1.0, "bilinear")
+    whole = to_square(decode(content), preprocessing)
+    assert np.abs(read_square(content, preprocessing).astype(int) - whole).max() <= 4

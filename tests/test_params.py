@@ -1,0 +1,199 @@
+"""params.yaml: read as DVC reads it, and every fault named in one whole line."""
+
+from typing import Annotated, Literal
+
+import pytest
+from dvc.utils.serialize import parse_yaml as read_as_dvc
+from pydantic import Field
+
+from pipeline.errors import PipelineError
+from pipeline.params import Section, parse_yaml, read_params, read_section
+from pipeline.stages.download import Params as Download
+from pipeline.stages.split import Params as Split
+
+TOP_LEVEL = "seed, threads, download, split, backbone, embed, train_baseline, models, evaluate"
+
+
+class Embed(Section):
+    count: int
+    share: float
+    title: str
+    is_on: bool
+    grid: list[float]
+    level: Annotated[int, Field(ge=1, le=5)]
+    rate: Annotated[float, Field(gt=0)]
+    regime: Literal["linear", "finetuned"]
+
+
+class Seeded(Section):
+    seed: int
+    count: int
+
+
+GOOD = {"count": "1", "share": "0.5", "title": "a", "is_on": "true", "grid": "[1.0]", "level": "1", "rate": "0.1", "regime": "linear"}
+
+
+def write(text):
+    with open("params.yaml", "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def embed(**changed):
+    return "embed: {" + ", ".join(f"{key}: {value}" for key, value in {**GOOD, **changed}.items()) + "}\n"
+
+
+def message_of(name, section_class):
+    with pytest.raises(PipelineError) as caught:
+        read_section(name, section_class)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def inside_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    "1e-3 1E5 1.e3 3.0e-4 1.5e+3 1.5e3 12e03 -1e3 .5 -.5 +.5 .5e3 .5e+3 1. 1e 0e0 09.5 1_0.5 1.5_0 1_0e3 1e3_0 .e3 +.e1 1.2.3 1,000 "
+    "010 -010 +010 08 00 0 -0 +7 0777 0o17 +0o17 0o8 0o 0O7 0x1F -0x1F 0x 0xG 0X1f 0b101 -0b11 0b 0B1 1_000 1__0 1_ _1 0_1 "
+    "on off yes no y n On YES true True TRUE tRUE false False FALSE ~ null Null NULL nULL .inf -.inf +.inf .Inf inf .nan nan "
+    "1:30 190:20:30 1:30.5 '1' 'true' . a#b a".split(),
+)
+def test_a_scalar_means_what_it_means_to_dvc(scalar):
+    document = f"a: {scalar}\n"
+    expected = read_as_dvc(document, "params.yaml")["a"]
+    found = parse_yaml(document)["a"]
+    assert (type(found), repr(found)) == (type(expected), repr(expected))
+
+
+@pytest.mark.parametrize(
+    "document", ["a:\n", "a: !!str 3\n", "a: !!int 12\n", "a: !!float 3\n", "a: &x {b: 1}\nc: {<<: *x, d: 010}\n", "1e-3: on\n"]
+)
+def test_a_document_means_what_it_means_to_dvc(document):
+    assert repr(parse_yaml(document)) == repr(read_as_dvc(document, "params.yaml"))
+
+
+def test_the_rate_of_yaml_1_2_is_a_number():
+    assert parse_yaml("a: 1e-3") == {"a": 0.001}
+
+
+def test_a_section_arrives_as_its_class():
+    write(embed())
+    section = read_section("embed", Embed)
+    assert (section.count, section.share, section.title, section.is_on, section.grid) == (1, 0.5, "a", True, [1.0])
+
+
+def test_a_dotted_name_leads_to_a_section_below():
+    write("seed: 3\nmodels:\n  linear: {count: 7}\n")
+    assert read_section("models.linear", Seeded) == Seeded(seed=3, count=7)
+
+
+def test_the_seed_comes_from_the_top_level():
+    write("seed: 5\nembed: {count: 1}\n")
+    assert read_section("embed", Seeded).seed == 5
+
+
+def test_a_section_cannot_be_changed():
+    section = Seeded(seed=1, count=2)
+    with pytest.raises(ValueError, match="frozen"):
+        section.count = 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"counts": "1"}, "embed.counts: unknown key; did you mean 'count'?"),
+        ({"zzz": "1"}, "embed.zzz: unknown key; known are count, share, title, is_on, grid, level, rate, regime"),
+        ({"count": "1.0"}, "embed.count: 1.0 is not a whole number"),
+        ({"count": "many"}, "embed.count: 'many' is not a whole number"),
+        ({"count": "true"}, "embed.count: True is not a whole number"),
+        ({"share": "half"}, "embed.share: 'half' is not a number"),
+        ({"share": "true"}, "embed.share: True is not a number"),
+        ({"title": "1"}, "embed.title: 1 is not a text"),
+        ({"is_on": "1"}, "embed.is_on: 1 is not true or false"),
+        ({"is_on": "yes"}, "embed.is_on: 'yes' is not true or false"),
+        ({"grid": "1.0"}, "embed.grid: 1.0 is not a list"),
+        ({"grid": "[1.0, a]"}, "embed.grid.1: 'a' is not a number"),
+        ({"level": "0"}, "embed.level: 0 is not at least 1"),
+        ({"level": "6"}, "embed.level: 6 is not at most 5"),
+        ({"rate": "0"}, "embed.rate: 0 is not above 0"),
+        ({"regime": "both"}, "embed.regime: 'both' is not 'linear' or 'finetuned'"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(changed, fault):
+    write(embed(**changed))
+    assert message_of("embed", Embed) == f"params.yaml: {fault}"
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "fault"),
+    [
+        ("0.1", "1.4", "split.test: 1.4 is not below 1"),
+        ("0.1", "1", "split.test: 1 is not below 1"),
+        ("0", "0.1", "split.val: 0 is not above 0"),
+        ("[0.1]", "0.1", "split.val: [0.1] is not a number"),
+    ],
+)
+def test_a_share_out_of_range_is_named(val, test, fault):
+    write(f"seed: 0\nsplit: {{val: {val}, test: {test}}}\n")
+    assert message_of("split", Split) == f"params.yaml: {fault}"
+
+
+def test_a_misspelt_key_is_named_with_the_nearest_known_one():
+    write("seed: 0\nsplit: {vall: 0.1, test: 0.1}\n")
+    assert message_of("split", Split) == "params.yaml: split.vall: unknown key; did you mean 'val'?"
+
+
+def test_a_number_among_the_mirrors_is_named_by_its_place():
+    write("download: {source: a, digest: null, url_mirrors: [a, 1]}\n")
+    assert message_of("download", Download) == "params.yaml: download.url_mirrors.1: 1 is not a text"
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("emb: {}\n", "emb: unknown key; did you mean 'embed'?"),
+        ("zzzzz: {}\n", f"zzzzz: unknown key; known are {TOP_LEVEL}"),
+        ("1: {}\n", f"1: unknown key; known are {TOP_LEVEL}"),
+        ("split: {}\n", "embed: is missing"),
+        ("embed: 3\n", "embed: 3 is not a set of keys"),
+        ("embed: [1]\n", "embed: [1] is not a set of keys"),
+        ("", "holds no keys"),
+        ("- 1\n", "holds no keys"),
+        ("seed: 0\nembed: {}\n", "embed.count: is missing"),
+        ("embed: {count: 1}\n", "seed: is missing"),
+        ("seed: one\nembed: {count: 1}\n", "seed: 'one' is not a whole number"),
+        ("seed: 0\nembed: {count: 1, seed: 2}\n", "embed.seed: belongs at the top level; move it there"),
+        ("threads: 0\nembed: {count: 1, threads: 2}\n", "embed.threads: belongs at the top level; move it there"),
+        (
+            "embed: [1\n",
+            'is not YAML: while parsing a flow sequence in "<unicode string>", line 1, column 8: embed: [1 ^ '
+            "expected ',' or ']', but got '<stream end>' in \"<unicode string>\", line 2, column 1: ^",
+        ),
+    ],
+)
+def test_a_fault_of_the_file_is_named_in_one_line(text, fault):
+    write(text)
+    assert message_of("embed", Seeded) == f"params.yaml: {fault}"
+
+
+def test_a_missing_section_below_another_is_named_in_full():
+    write("models: {finetuned: {}}\n")
+    assert message_of("models.linear", Seeded) == "params.yaml: models.linear: is missing"
+
+
+def test_no_file_says_where_to_run():
+    assert message_of("embed", Seeded) == "params.yaml: is not there; run in the project's root"
+
+
+def test_a_key_that_is_there_twice_is_refused_as_dvc_refuses_it():
+    write("seed: 0\nembed: {count: 1, count: 2}\n")
+    assert message_of("embed", Seeded).startswith("params.yaml: is not YAML: ")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "params.yaml").write_bytes(b"seed: \xff\n")
+    with pytest.raises(PipelineError) as caught:
+        read_params()
+    assert str(caught.value).startswith("params.yaml: is not YAML: ")
