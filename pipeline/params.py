@@ -2,12 +2,12 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from pipeline.errors import PipelineError
 
@@ -97,7 +97,7 @@ def read_section(name: str, section_class: type[SectionType], path: Path = Path(
         raise PipelineError(f"{path}: {_sentence(name, error.errors()[0], section_class)}") from None
 
 
-def _sentence(section: str, error: ErrorDetails, section_class: type[Section]) -> str:
+def _sentence(section: str, error: Mapping[str, Any], section_class: type[Section]) -> str:
     """`split.test: 1.4 is not below 1` for an error of pydantic."""
     keys = [str(part) for part in error["loc"]]
     where = keys[0] if keys[0] in SHARED else ".".join([section, *_path(keys)])

@@ -29,7 +29,10 @@ def show(metrics: Path) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     first = scores["baseline"]
     lines += ["", f"{first['test_pictures']} test pictures; in brackets {100 * first['confidence']:g} % intervals."]
-    lines += [f"{facts['verdict']} McNemar p = {facts['mcnemar_p']:.2g}." for facts in comparison.values()]
+    for name, facts in comparison.items():
+        lines.append(f"{facts['verdict']} McNemar p = {facts['mcnemar_p']:.2g}.")
+        if facts["best_epoch"] == 0:
+            lines.append(f"No epoch of {name} had a lower val loss than its start, whose weights it kept.")
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
 
 

@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import Message
 from torch import nn
 
 from pipeline.errors import PipelineError
@@ -40,11 +39,11 @@ def check_parity(path: Path, module: nn.Module, pixels: np.ndarray[Any, Any], th
         raise PipelineError(f"{path.name}: differs from torch by {off:.1e}, more than {_TOLERANCE:g}; this network cannot be exported")
 
 
-def _clear(message: Message) -> None:
-    """Take out what names this machine: the exporter leaves stack traces with absolute paths."""
+def _clear(message: Any) -> None:
+    """Take out of a protobuf message what names this machine: the exporter leaves stack traces with absolute paths."""
     for field, value in message.ListFields():
         if field.name in ("metadata_props", "doc_string"):
             message.ClearField(field.name)
         elif field.message_type and field.message_type.name != "TensorProto":
-            for part in [value] if isinstance(value, Message) else value:
+            for part in [value] if hasattr(value, "ListFields") else value:
                 _clear(part)

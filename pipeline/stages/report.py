@@ -53,16 +53,26 @@ def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:
     return f"{name} is {word} by {abs(difference):.1f} points, interval {low:+.1f} to {high:+.1f}: {shown} by these {count} pictures."
 
 
+def best_epoch(history: Sequence[Mapping[str, str]]) -> int:
+    """The epoch whose weights were kept, that of the lowest val loss; 0 is the start."""
+    return int(min(history, key=lambda row: float(row["val_loss"]))["epoch"])
+
+
 def run(params: Params, models: Path, results: Path, metrics: Path, report: Path, comparison_json: Path) -> None:
     """Compare every model with the baseline, write the page, and bring MLflow up to date where it can be reached."""
     names = [BASELINE, *read_params()["models"]]
     scores = {name: read_json(metrics / f"{name}.json") for name in names}
     predictions = {name: read_table(results / name / "predictions.csv") for name in names}
+    histories = {name: read_table(models / name / "history.csv") for name in names}
     comparison: dict[str, dict[str, Any]] = {}
     for name in names[1:]:
         facts = compare(predictions[BASELINE], predictions[name], params)
-        comparison[name] = {"against": BASELINE, **facts, "verdict": verdict(name, facts, len(predictions[name]))}
-    histories = {name: read_table(models / name / "history.csv") for name in names}
+        comparison[name] = {
+            "against": BASELINE,
+            "best_epoch": best_epoch(histories[name]),
+            **facts,
+            "verdict": verdict(name, facts, len(predictions[name])),
+        }
     page.write_page(report, scores, comparison, histories, results)
     write_json(comparison_json, comparison)
     try:

