@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -103,6 +104,10 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as a CSV file with a header, whole or not at all."""
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        file.writelines(_csv_line(columns, row) for row in ({name: name for name in columns}, *rows))
+
+
+def _csv_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    line = io.StringIO()
+    csv.DictWriter(line, columns).writerow(row)  # with its own line end it quotes a lone CR, with ours it would not
+    return line.getvalue().removesuffix("\r\n") + "\n"

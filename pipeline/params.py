@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,6 +29,12 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key, _ in node.value if keys.count(key.value) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {twice[-1].value!r}", twice[-1].start_mark)
+        return super().construct_mapping(node, deep)
+
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node)).replace("_", "")
@@ -40,7 +46,7 @@ _SCALARS = {
     "int": (r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
     "float": (
         r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
+        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
         "-+0123456789.",
     ),
     "null": (r"~|null|Null|NULL|", "~nN\0"),
@@ -66,7 +72,7 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
         params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError(f"{path}: is not there; run in the project's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PipelineError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise PipelineError(f"{path}: holds no keys")
@@ -94,33 +100,45 @@ def read_section(name: str, section_class: type[SectionType], path: Path = Path(
     try:
         return section_class.model_validate({**section, **shared})
     except ValidationError as error:
-        raise PipelineError(f"{path}: {_sentence(name, error.errors()[0], section_class)}") from None
+        raise PipelineError(f"{path}: {_sentence(name, error.errors(), section_class)}") from None
 
 
-def _sentence(section: str, error: Mapping[str, Any], section_class: type[Section]) -> str:
-    """`split.test: 1.4 is not below 1` for an error of pydantic."""
+def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section]) -> str:
+    """`split.test: 1.4 is not below 1` for pydantic's errors: an unknown key, else what it found first."""
+    error = min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
     keys = [str(part) for part in error["loc"]]
     where = keys[0] if keys[0] in SHARED else ".".join([section, *_path(keys)])
-    found, context, kind = error["input"], error.get("ctx", {}), error["type"]
-    if kind == "extra_forbidden":
+    if error["type"] == "extra_forbidden":
         return f"{where}: unknown key{_nearest(keys[-1], tuple(section_class.model_fields))}"
-    if kind == "missing":
+    if error["type"] == "missing":
         return f"{where}: is missing"
-    limits = {
-        "less_than": ("below", "lt"),
-        "less_than_equal": ("at most", "le"),
-        "greater_than": ("above", "gt"),
-        "greater_than_equal": ("at least", "ge"),
+    faults = [_fault(error)]
+    if error["type"] == "literal_error":  # one way to say it of several
+        faults += [_fault(other) for other in errors if other is not error and other["loc"][: len(_path(keys))] == tuple(_path(keys))]
+    return f"{where}: {_as_yaml(error['input'])} {' and '.join(faults)}"
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    context, kind = error.get("ctx", {}), str(error["type"])
+    words = {
+        "less_than": "below {lt:g}",
+        "less_than_equal": "at most {le:g}",
+        "greater_than": "above {gt:g}",
+        "greater_than_equal": "at least {ge:g}",
+        "literal_error": "{expected}",
+        "string_pattern_mismatch": "of the form {pattern}",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "string_type": "a text",
+        "bool_type": "true or false",
+        "list_type": "a list",
     }
-    if kind in limits:
-        word, key = limits[kind]
-        return f"{where}: {found!r} is not {word} {context[key]:g}"
-    kinds = {"int": "a whole number", "float": "a number", "string": "a text", "bool": "true or false", "list": "a list"}
-    if kind.removesuffix("_type") in kinds:
-        return f"{where}: {found!r} is not {kinds[kind.removesuffix('_type')]}"
-    if kind == "literal_error":
-        return f"{where}: {found!r} is not {context['expected']}"
-    return f"{where}: {found!r}: {error['msg'].removeprefix('Value error, ')}"
+    return f"is not {words[kind].format(**context)}" if kind in words else f"is refused: {error['msg']}"
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as params.yaml spells it."""
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
 
 
 def _path(keys: list[str]) -> list[str]:

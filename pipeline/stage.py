@@ -41,8 +41,12 @@ def fail(error: PipelineError) -> NoReturn:
 def _lock(section: str) -> Iterator[None]:
     path = Path(".cache/locks") / f"{section}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
     try:
-        with FileLock(path, timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise PipelineError(f"{section}: another process is running this stage; wait for it or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()

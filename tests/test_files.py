@@ -1,7 +1,6 @@
 """Files that are written whole or not at all, sums worked by other means, tables that come back as they were."""
 
 import hashlib
-import os
 
 import pytest
 
@@ -20,7 +19,7 @@ from pipeline.files import (
 )
 
 
-class Stop(Exception):
+class StopError(Exception):
     """What the tests raise inside a block."""
 
 
@@ -43,16 +42,16 @@ def test_a_file_leaves_nothing_beside_it(tmp_path):
 
 def test_a_file_keeps_its_old_content_when_the_block_raises(tmp_path):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(Stop), atomic_file(tmp_path / "a.txt") as partial:
+    with pytest.raises(StopError), atomic_file(tmp_path / "a.txt") as partial:
         partial.write_text("new")
-        raise Stop
+        raise StopError
     assert (names_below(tmp_path), (tmp_path / "a.txt").read_text()) == (["a.txt"], "old")
 
 
 def test_a_new_file_is_not_there_when_the_block_raises(tmp_path):
-    with pytest.raises(Stop), atomic_file(tmp_path / "a.txt") as partial:
+    with pytest.raises(StopError), atomic_file(tmp_path / "a.txt") as partial:
         partial.write_text("new")
-        raise Stop
+        raise StopError
     assert names_below(tmp_path) == []
 
 
@@ -76,15 +75,15 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path):
 def test_a_folder_keeps_its_old_content_when_the_block_raises(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "old").touch()
-    with pytest.raises(Stop), atomic_dir(tmp_path / "d") as partial:
+    with pytest.raises(StopError), atomic_dir(tmp_path / "d") as partial:
         (partial / "new").touch()
-        raise Stop
+        raise StopError
     assert names_below(tmp_path) == ["d", "d/old"]
 
 
 def test_a_folder_does_not_take_over_what_a_killed_process_left(tmp_path):
-    with pytest.raises(Stop), atomic_dir(tmp_path / "d") as partial:
-        raise Stop
+    with pytest.raises(StopError), atomic_dir(tmp_path / "d") as partial:
+        raise StopError
     partial.mkdir()
     (partial / "stale").touch()
     with atomic_dir(tmp_path / "d") as partial:
@@ -159,4 +158,4 @@ def test_the_root_is_the_nearest_folder_upwards_with_a_dvc_yaml(tmp_path, monkey
 def test_the_partial_file_lies_in_the_same_folder(tmp_path):
     with atomic_file(tmp_path / "a.txt") as partial:
         partial.touch()
-        assert os.path.dirname(partial) == str(tmp_path)
+        assert partial.parent == tmp_path

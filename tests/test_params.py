@@ -1,5 +1,6 @@
 """params.yaml: read as DVC reads it, and every fault named in one whole line."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
@@ -12,6 +13,13 @@ from pipeline.stages.download import Params as Download
 from pipeline.stages.split import Params as Split
 
 TOP_LEVEL = "seed, threads, download, split, backbone, embed, train_baseline, models, evaluate"
+
+SCALARS = (
+    "1e-3 1E5 1.e3 3.0e-4 1.5e+3 1.5e3 12e03 -1e3 .5 -.5 +.5 .5e3 .5e+3 1. 1e 0e0 09.5 1_0.5 1.5_0 1_0e3 1e3_0 .e3 +.e1 1.2.3 1,000 "
+    "010 -010 +010 08 00 0 -0 +7 0777 0o17 +0o17 0o8 0o 0O7 0x1F -0x1F 0x 0xG 0X1f 0b101 -0b11 0b 0B1 1_000 1__0 1_ _1 0_1 "
+    "on off yes no y n On YES true True TRUE tRUE false False FALSE ~ null Null NULL nULL .inf -.inf +.inf .Inf inf .nan nan "
+    "1:30 190:20:30 1:30.5 '1' 'true' . a#b a"
+)
 
 
 class Embed(Section):
@@ -34,8 +42,7 @@ GOOD = {"count": "1", "share": "0.5", "title": "a", "is_on": "true", "grid": "[1
 
 
 def write(text):
-    with open("params.yaml", "w", encoding="utf-8") as file:
-        file.write(text)
+    Path("params.yaml").write_text(text, encoding="utf-8")
 
 
 def embed(**changed):
@@ -53,13 +60,7 @@ def inside_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "scalar",
-    "1e-3 1E5 1.e3 3.0e-4 1.5e+3 1.5e3 12e03 -1e3 .5 -.5 +.5 .5e3 .5e+3 1. 1e 0e0 09.5 1_0.5 1.5_0 1_0e3 1e3_0 .e3 +.e1 1.2.3 1,000 "
-    "010 -010 +010 08 00 0 -0 +7 0777 0o17 +0o17 0o8 0o 0O7 0x1F -0x1F 0x 0xG 0X1f 0b101 -0b11 0b 0B1 1_000 1__0 1_ _1 0_1 "
-    "on off yes no y n On YES true True TRUE tRUE false False FALSE ~ null Null NULL nULL .inf -.inf +.inf .Inf inf .nan nan "
-    "1:30 190:20:30 1:30.5 '1' 'true' . a#b a".split(),
-)
+@pytest.mark.parametrize("scalar", SCALARS.split())
 def test_a_scalar_means_what_it_means_to_dvc(scalar):
     document = f"a: {scalar}\n"
     expected = read_as_dvc(document, "params.yaml")["a"]
@@ -107,9 +108,9 @@ def test_a_section_cannot_be_changed():
         ({"zzz": "1"}, "embed.zzz: unknown key; known are count, share, title, is_on, grid, level, rate, regime"),
         ({"count": "1.0"}, "embed.count: 1.0 is not a whole number"),
         ({"count": "many"}, "embed.count: 'many' is not a whole number"),
-        ({"count": "true"}, "embed.count: True is not a whole number"),
+        ({"count": "true"}, "embed.count: true is not a whole number"),
         ({"share": "half"}, "embed.share: 'half' is not a number"),
-        ({"share": "true"}, "embed.share: True is not a number"),
+        ({"share": "true"}, "embed.share: true is not a number"),
         ({"title": "1"}, "embed.title: 1 is not a text"),
         ({"is_on": "1"}, "embed.is_on: 1 is not true or false"),
         ({"is_on": "yes"}, "embed.is_on: 'yes' is not true or false"),

@@ -1,6 +1,8 @@
 """Archives: read with suspicion, packed into one plain zip that is the same for the same content."""
 
+import errno
 import gzip
+import lzma
 import re
 import stat
 import tarfile
@@ -20,7 +22,7 @@ Members = dict[str, Callable[[], bytes]]  # a file's name and how to read it
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _JUNK = re.compile(r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, NotImplementedError)
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, EOFError, NotImplementedError)
 
 
 def is_archive(name: str) -> bool:
@@ -47,9 +49,11 @@ def folder_members(folder: Path) -> Members:
     members: Members = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if _JUNK.search(name):
+            continue
         if path.is_symlink():
             raise PipelineError(f"{folder}: {name!r} is a link; put the file itself there")
-        if path.is_file() and not _JUNK.search(name):
+        if path.is_file():
             members[name] = path.read_bytes
     return members
 
@@ -84,7 +88,17 @@ def _zip_entries(archive: zipfile.ZipFile, title: str) -> Iterator[_Entry]:
             raise PipelineError(f"{title}: member {info.orig_filename!r} is encrypted; pack it again without a password")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise PipelineError(f"{title}: member {info.orig_filename!r} is a link or a device; pack the file itself")
-        yield info.orig_filename, info.is_dir(), lambda info=info: archive.read(info)  # type: ignore[misc]
+        yield info.orig_filename, info.is_dir(), lambda info=info: _read(archive, info)  # type: ignore[misc]
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member's bytes. zipfile lets an OSError out of some damaged archives, which the system would not raise."""
+    try:
+        return archive.read(info)
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):
+            raise zipfile.BadZipFile(str(error)) from None
+        raise
 
 
 def _tar_entries(archive: tarfile.TarFile, title: str) -> Iterator[_Entry]:
@@ -114,6 +128,10 @@ def _name_fault(name: str) -> str | None:
         return "has an absolute path"
     if ".." in name.split("/"):
         return "climbs out of the archive"
-    if "\\" in name or "\0" in name or "" in name.split("/"):
+    if "\\" in name or "\0" in name or {"", "."} & set(name.split("/")):
         return "has a name that is no plain path"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is no UTF-8"
     return None

@@ -88,9 +88,13 @@ def _download_once(url: str, target: Path) -> None:
         answer.raise_for_status()
         announced = int(answer.headers.get("Content-Length", 0)) or None
         with target.open("wb") as file, tqdm(desc="fetch", total=announced, unit="B", unit_scale=True, disable=None) as bar:
-            for block in answer.iter_content(1 << 20):
-                file.write(block)
-                bar.update(len(block))
+            try:
+                for block in answer.iter_content(1 << 20):
+                    file.write(block)
+                    bar.update(len(block))
+            except requests.exceptions.ChunkedEncodingError:
+                of = f"{announced:,}" if announced else "an unknown number of"
+                raise requests.ConnectionError(f"the body ended after {answer.raw.tell():,} of {of} bytes") from None
         if announced and "Content-Encoding" not in answer.headers and target.stat().st_size != announced:
             raise requests.ConnectionError(f"the body ended after {target.stat().st_size:,} of {announced:,} bytes")
 

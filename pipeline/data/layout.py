@@ -60,6 +60,35 @@ def split_of(folder: str) -> str:
     return _SPLIT_NAMES[folder.lower()]
 
 
+def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple[str | None, str | None]:
+    """The archive's folders that are the test split and the val split, where it has them.
+
+    With a train and a val folder alone, val is what its publisher held out: it is the test split.
+    """
+    for name, folder in (("val", val), ("test", test)):
+        if isinstance(folder, str) and folder not in layout.folders:
+            there = ", ".join(layout.folders) or "none"
+            raise PipelineError(f"params.yaml: split.{name}: {folder!r} is no split folder of the pictures; there: {there}")
+    if val == test and isinstance(val, str):
+        raise PipelineError(f"params.yaml: split: val and test both name the folder {val!r}; name another for one")
+    by_split: dict[str, str] = {}
+    for folder in layout.folders:
+        if folder in (val, test):
+            continue
+        if split_of(folder) in by_split and split_of(folder) != "train":
+            raise PipelineError(
+                f"data/raw.zip: holds {by_split[split_of(folder)]!r} and {folder!r}; name one of them in params.yaml: split"
+            )
+        by_split[split_of(folder)] = folder
+    test_folder = test if isinstance(test, str) else by_split.get("test", by_split.get("val"))
+    val_folder = val if isinstance(val, str) else by_split.get("val")
+    if val_folder == test_folder:
+        val_folder = None
+    if layout.folders and not set(layout.folders) - {test_folder, val_folder}:
+        raise PipelineError(f"data/raw.zip: holds {', '.join(layout.folders)} and no training folder; add train/")
+    return test_folder, val_folder
+
+
 def _descend(names: list[str]) -> tuple[str, dict[str, list[str]], list[str]]:
     """Follow lone folders down to where there are several, or to the last: its path, what is in it, what was passed."""
     root, outside = "", []

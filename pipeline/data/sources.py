@@ -57,7 +57,10 @@ def find_source(text: str) -> Source:
     if text in NAMED:
         named = NAMED[text]
         return Source(text, named.licence, url=named.url, pinned_by_content=True)
-    scheme = urlsplit(text).scheme
+    try:
+        scheme = urlsplit(text).scheme
+    except ValueError as error:
+        raise PipelineError(f"params.yaml: download.source: {text!r} is no address: {error}") from None
     if scheme in ("http", "https"):
         return Source(text, "unknown", url=text)
     path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
@@ -86,8 +89,13 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None) ->
         archive = source.path or _fetched(source, mirrors, digest)
         if digest is not None and not source.pinned_by_content:
             expect_digest(source, sha256_of_file(archive), digest)
-        with open_archive(archive, source.title) as members:
-            yield members
+        try:
+            with open_archive(archive, source.title) as members:
+                yield members
+        except PipelineError:
+            if digest is not None:
+                fetch.forget(digest)
+            raise
 
 
 def measure_digest(source: Source, mirrors: tuple[str, ...]) -> str:

@@ -1,31 +1,24 @@
 """Split the pictures into train, val and test: ImageFolder trees of all that decodes, a list of all that does not."""
 
 import io
-import os
 import zipfile
-from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from statistics import median
 from typing import Annotated
 
 from pydantic import Field
 from tqdm import tqdm
 
 from pipeline import stage
-from pipeline.data.images import IMAGEFOLDER_SUFFIXES, BrokenPicture, decode, is_plain
-from pipeline.data.layout import Entry, Layout, find_layout, split_of
-from pipeline.data.manifest import SPLITS, Picture, write_manifest
+from pipeline.data.audit import Inspected, audit, check_classes, check_every_class_everywhere, inspect_all, quarantine_rows
+from pipeline.data.images import IMAGEFOLDER_SUFFIXES, decode, is_plain
+from pipeline.data.layout import Entry, Layout, choose_folders, find_layout
+from pipeline.data.manifest import Picture, write_manifest
 from pipeline.data.partition import deal
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_dir, sha256_of, write_json, write_table
+from pipeline.files import atomic_dir, write_json, write_table
 from pipeline.params import Section
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-
-_BATCH = 256
 
 
 class Params(Section):  # section `split` of params.yaml
@@ -34,39 +27,9 @@ class Params(Section):  # section `split` of params.yaml
     test: Fraction | str  # the same; an archive's own test folder comes first
 
 
-@dataclass(frozen=True)
-class Inspected:
-    """What a look at a picture's bytes told: its sum, and its size in pixels or what is wrong with it."""
-
-    sha256: str
-    width: int = 0
-    height: int = 0
-    fault: str | None = None
-
-
-def inspect(content: bytes) -> Inspected:
-    """Decode a picture to its last byte."""
-    try:
-        image = decode(content)
-    except BrokenPicture as error:
-        return Inspected(sha256_of(content), fault=str(error))
-    return Inspected(sha256_of(content), image.width, image.height)
-
-
-def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspected]:
-    """Inspect members of the archive, some at once on all cores."""
-    inspected: dict[str, Inspected] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
-        for start in range(0, len(names), _BATCH):
-            batch = names[start : start + _BATCH]
-            inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
-            bar.update(len(batch))
-    return inspected
-
-
 def assign(entries: list[Entry], layout: Layout, params: Params) -> dict[str, str]:
     """Decide `image_id: split`: by the archive's own folders where it has them, by the dealt fractions elsewhere."""
-    test_folder, val_folder = choose_folders(layout, params)
+    test_folder, val_folder = choose_folders(layout, params.val, params.test)
     given = {folder: name for folder, name in ((test_folder, "test"), (val_folder, "val")) if folder}
     assigned = {entry.name: given[entry.folder] for entry in entries if entry.folder in given}
     rest = {entry.name: entry.label for entry in entries if entry.folder not in given}
@@ -77,55 +40,11 @@ def assign(entries: list[Entry], layout: Layout, params: Params) -> dict[str, st
     return assigned | deal(rest, {"train": train_share, **{name: float(value) for name, value in shares.items()}}, params.seed)
 
 
-def choose_folders(layout: Layout, params: Params) -> tuple[str | None, str | None]:
-    """The archive's folders that are the test split and the val split, where it has them.
-
-    With a train and a val folder alone, val is what its publisher held out: it is the test split.
-    """
-    for name in ("val", "test"):
-        folder = getattr(params, name)
-        if isinstance(folder, str) and folder not in layout.folders:
-            there = ", ".join(layout.folders) or "none"
-            raise PipelineError(f"params.yaml: split.{name}: {folder!r} is no split folder of the pictures; there: {there}")
-    by_split = {split_of(folder): folder for folder in layout.folders}
-    test_folder = params.test if isinstance(params.test, str) else by_split.get("test", by_split.get("val"))
-    val_folder = params.val if isinstance(params.val, str) else by_split.get("val")
-    if val_folder == test_folder:
-        val_folder = None
-    if layout.folders and not set(layout.folders) - {test_folder, val_folder}:
-        raise PipelineError(f"data/raw.zip: holds {', '.join(layout.folders)} and no training folder; add train/")
-    return test_folder, val_folder
-
-
-def check_classes(entries: list[Entry]) -> None:
-    """Raise PipelineError where there is too little to learn from."""
-    counts = Counter(entry.label for entry in entries)
-    if not counts:
-        raise PipelineError("data/raw.zip: not one picture decodes; data/quarantine.csv would name all: look at the source")
-    if len(counts) == 1:
-        raise PipelineError(f"data/raw.zip: holds one class, {next(iter(counts))!r}; a classifier needs two: one folder each")
-    for label, count in sorted(counts.items()):
-        if count < 3:
-            raise PipelineError(
-                f"data/raw.zip: class {label!r} has {count} picture{'s' * (count != 1)} that decode{'s' * (count == 1)}, "
-                "fewer than 3; add pictures or take the class out"
-            )
-
-
-def check_every_class_everywhere(pictures: list[Picture]) -> None:
-    """Raise PipelineError where a class is absent from a split."""
-    present = {(picture.label, picture.split) for picture in pictures}
-    for label in sorted({label for label, _ in present}):
-        for split in SPLITS:
-            if (label, split) not in present:
-                raise PipelineError(
-                    f"data/raw.zip: class {label!r} has no picture in {split}; add some, or let params.yaml deal {split} out"
-                )
-
-
 def place(entries: list[Entry], inspected: dict[str, Inspected], splits: dict[str, str], plain: set[str]) -> list[Picture]:
     """The rows of the manifest. Paths keep their folders; equal ones are told apart, what ImageFolder drops is a .png."""
-    taken: set[tuple[str, str]] = set()
+    taken = {
+        (splits[entry.name], str(folder).lower()) for entry in entries for folder in PurePosixPath(entry.label, entry.inner_path).parents
+    }
     pictures = []
     for entry in entries:
         split, facts = splits[entry.name], inspected[entry.name]
@@ -162,31 +81,6 @@ def as_png(content: bytes) -> bytes:
     with io.BytesIO() as file:
         decode(content).save(file, "PNG")
         return file.getvalue()
-
-
-def quarantine_rows(layout: Layout, inspected: dict[str, Inspected]) -> Iterator[dict[str, str]]:
-    """What was left out, and why."""
-    for name in layout.outside:
-        yield {"image_id": name, "reason": "not in the folder of a class"}
-    for name, facts in inspected.items():
-        if facts.fault:
-            yield {"image_id": name, "reason": facts.fault}
-
-
-def audit(pictures: list[Picture], left_out: int) -> dict[str, object]:
-    """The data at a glance: counts a class and split, sizes, exact duplicates."""
-    classes = {
-        label: {split: sum((picture.label, picture.split) == (label, split) for picture in pictures) for split in SPLITS}
-        for label in sorted({picture.label for picture in pictures})
-    }
-    return {
-        "pictures": len(pictures),
-        "quarantined": left_out,
-        "exact_duplicates": len(pictures) - len({picture.sha256 for picture in pictures}),
-        "median_width": median(picture.width for picture in pictures),
-        "median_height": median(picture.height for picture in pictures),
-        "classes": classes,
-    }
 
 
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:

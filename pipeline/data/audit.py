@@ -1,0 +1,98 @@
+"""What the pictures are like: which decode, which are left out and why, how many there are of what."""
+
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from statistics import median
+
+from tqdm import tqdm
+
+from pipeline.data.images import BrokenPicture, decode
+from pipeline.data.layout import Entry, Layout
+from pipeline.data.manifest import SPLITS, Picture
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a look at a picture's bytes told: its sum, and its size in pixels or what is wrong with it."""
+
+    sha256: str
+    width: int = 0
+    height: int = 0
+    fault: str | None = None
+
+
+def inspect(content: bytes) -> Inspected:
+    """Decode a picture to its last byte."""
+    try:
+        image = decode(content)
+    except BrokenPicture as error:
+        return Inspected(sha256_of(content), fault=str(error))
+    return Inspected(sha256_of(content), image.width, image.height)
+
+
+def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspected]:
+    """Inspect members of the archive, some at once on all cores."""
+    inspected: dict[str, Inspected] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
+        for start in range(0, len(names), _BATCH):
+            batch = names[start : start + _BATCH]
+            inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
+            bar.update(len(batch))
+    return inspected
+
+
+def check_classes(entries: list[Entry]) -> None:
+    """Raise PipelineError where there is too little to learn from."""
+    counts = Counter(entry.label for entry in entries)
+    if not counts:
+        raise PipelineError("data/raw.zip: not one picture decodes; data/quarantine.csv would name all: look at the source")
+    if len(counts) == 1:
+        raise PipelineError(f"data/raw.zip: holds one class, {next(iter(counts))!r}; a classifier needs two: one folder each")
+    for label, count in sorted(counts.items()):
+        if count < 3:
+            raise PipelineError(
+                f"data/raw.zip: class {label!r} has {count} picture{'s' * (count != 1)} that decode{'s' * (count == 1)}, "
+                "fewer than 3; add pictures or take the class out"
+            )
+
+
+def check_every_class_everywhere(pictures: list[Picture]) -> None:
+    """Raise PipelineError where a class is absent from a split."""
+    present = {(picture.label, picture.split) for picture in pictures}
+    for label in sorted({label for label, _ in present}):
+        for split in SPLITS:
+            if (label, split) not in present:
+                raise PipelineError(f"data/raw.zip: class {label!r} has no picture in {split}; add some, or take the class out")
+
+
+def quarantine_rows(layout: Layout, inspected: dict[str, Inspected]) -> Iterator[dict[str, str]]:
+    """What was left out, and why."""
+    for name in layout.outside:
+        yield {"image_id": name, "reason": "not in the folder of a class"}
+    for name, facts in inspected.items():
+        if facts.fault:
+            yield {"image_id": name, "reason": facts.fault}
+
+
+def audit(pictures: list[Picture], left_out: int) -> dict[str, object]:
+    """The data at a glance: counts a class and split, sizes, exact duplicates."""
+    classes = {
+        label: {split: sum((picture.label, picture.split) == (label, split) for picture in pictures) for split in SPLITS}
+        for label in sorted({picture.label for picture in pictures})
+    }
+    return {
+        "pictures": len(pictures),
+        "quarantined": left_out,
+        "exact_duplicates": len(pictures) - len({picture.sha256 for picture in pictures}),
+        "median_width": median(picture.width for picture in pictures),
+        "median_height": median(picture.height for picture in pictures),
+        "classes": classes,
+    }

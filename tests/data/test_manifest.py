@@ -1,0 +1,46 @@
+"""The table of the pictures comes back as it was written, sorted."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.data.manifest import SPLITS, Picture, class_names, read_manifest, write_manifest
+
+CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", 8, 6)
+DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", 3, 4)
+
+
+def test_a_manifest_comes_back_as_it_was(tmp_path):
+    write_manifest(tmp_path / "m.csv", [CAT, DOG])
+    assert read_manifest(tmp_path / "m.csv") == [CAT, DOG]
+
+
+def test_a_manifest_is_plain_csv(tmp_path):
+    write_manifest(tmp_path / "m.csv", [DOG])
+    expected = f"image_id,path,sha256,label,split,width,height\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,3,4\n"
+    assert (tmp_path / "m.csv").read_text() == expected
+
+
+def test_a_manifest_is_sorted_by_image_id(tmp_path):
+    write_manifest(tmp_path / "m.csv", [DOG, CAT])
+    assert [picture.image_id for picture in read_manifest(tmp_path / "m.csv")] == ["a/cats/2.png", "a/dogs/1.gif"]
+
+
+@pytest.mark.parametrize(("split", "expected"), [("train", [CAT]), ("val", []), ("test", [DOG])])
+def test_one_split_can_be_read_alone(tmp_path, split, expected):
+    write_manifest(tmp_path / "m.csv", [CAT, DOG])
+    assert read_manifest(tmp_path / "m.csv", split) == expected
+
+
+@pytest.mark.parametrize("label", ["a,b", 'a"b', "ä 猫", " a ", "None", "1"])
+def test_an_odd_class_comes_back(tmp_path, label):
+    write_manifest(tmp_path / "m.csv", [replace(CAT, label=label)])
+    assert read_manifest(tmp_path / "m.csv")[0].label == label
+
+
+def test_the_classes_are_sorted_and_there_once():
+    assert class_names([DOG, CAT, DOG]) == ["cats", "dogs"]
+
+
+def test_the_splits_have_their_order():
+    assert SPLITS == ("train", "val", "test")

@@ -1,0 +1,230 @@
+"""What `download.source` may name, and how it is pinned."""
+
+import hashlib
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pipeline.data import fetch, sources
+from pipeline.data.sources import NAMED, NamedSource, expect_digest, find_source, measure_digest, open_source
+from pipeline.errors import PipelineError
+
+ONE, TWO = "1" * 64, "2" * 64
+KNOWN = "digits, hymenoptera, pizza_steak_sushi"
+
+
+def zipped(**contents):
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in contents.items():
+                archive.writestr(zipfile.ZipInfo(f"{name}/1.png"), content)
+        return file.getvalue()
+
+
+def digest_of_one(name, content):
+    return hashlib.sha256(f"{hashlib.sha256(content).hexdigest()}  {name}/1.png\n".encode()).hexdigest()
+
+
+def message_of(call, *arguments):
+    with pytest.raises(PipelineError) as caught:
+        call(*arguments)
+    return str(caught.value)
+
+
+def contents_of(source, digest=None, mirrors=()):
+    with open_source(source, mirrors, digest) as members:
+        return {name: read() for name, read in members.items()}
+
+
+@pytest.fixture
+def named(server, monkeypatch):
+    """A data set with a name, published on the server."""
+    monkeypatch.setitem(NAMED, "cats", NamedSource(f"{server.url}/cats.zip", "free"))
+    return find_source("cats")
+
+
+@pytest.mark.parametrize("name", ["digits", "hymenoptera", "pizza_steak_sushi"])
+def test_a_named_source_is_pinned_by_its_content(root, name):
+    source = find_source(name)
+    assert (source.title, source.licence, source.path, source.pinned_by_content) == (name, NAMED[name].licence, None, True)
+
+
+@pytest.mark.parametrize("url", ["http://host/a", "https://host/a.zip?x=1", "HTTPS://host/a"])
+def test_a_url_is_pinned_by_the_archives_bytes(root, url):
+    source = find_source(url)
+    assert (source.title, source.licence, source.url, source.pinned_by_content) == (url, "unknown", url, False)
+
+
+def test_a_relative_path_starts_at_the_projects_root(root, tmp_path, monkeypatch):
+    (root / "pics").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    source = find_source("pics")
+    assert (source.title, source.path, source.pinned_by_content) == ("pics", root / "pics", True)
+
+
+def test_a_path_may_climb_out_of_the_root(root, tmp_path):
+    (tmp_path / "pics").mkdir()
+    assert find_source("../pics").title == "pics"
+
+
+def test_an_absolute_path_is_taken_as_it_is(root, tmp_path):
+    (tmp_path / "pics").mkdir()
+    assert find_source(str(tmp_path / "pics")).path == tmp_path / "pics"
+
+
+def test_a_tilde_is_the_home_folder(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "pics").mkdir()
+    assert find_source("~/pics").path == tmp_path / "pics"
+
+
+def test_a_file_url_is_a_path(root, tmp_path):
+    (tmp_path / "my pics").mkdir()
+    assert find_source(f"file://{tmp_path}/my%20pics").path == tmp_path / "my pics"
+
+
+def test_an_archive_is_named_without_its_folder(root):
+    (root / "pics.tar.gz").touch()
+    source = find_source("pics.tar.gz")
+    assert (source.title, source.path, source.pinned_by_content) == ("pics.tar.gz", root / "pics.tar.gz", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("nowhere/pics", f"give a path, a URL, or one of {KNOWN}"),
+        ("ftp://host/pics.zip", f"give a path, a URL, or one of {KNOWN}"),
+        ("digit", "did you mean 'digits'?"),
+        ("hymenopterans", "did you mean 'hymenoptera'?"),
+    ],
+)
+def test_a_path_that_is_not_there_is_named(root, text, cure):
+    assert message_of(find_source, text) == f"params.yaml: download.source: {text!r} is not there; {cure}"
+
+
+def test_a_file_that_is_no_archive_is_named(root):
+    (root / "pics.rar").touch()
+    assert message_of(find_source, "pics.rar") == "params.yaml: download.source: 'pics.rar' is no folder, .zip, .tar or .tar.gz"
+
+
+def test_an_address_that_cannot_be_one_is_a_fault_of_the_user(root):
+    assert message_of(find_source, "http://[host/a.zip").startswith("params.yaml: download.source: 'http://[host/a.zip' ")
+
+
+def test_the_digits_are_those_of_scikit_learn(root):
+    contents, digits = contents_of(find_source("digits")), load_digits()
+    assert len(contents) == 1797
+    for number in (0, 1, 1796):
+        with Image.open(io.BytesIO(contents[f"{digits.target[number]}/{number:04d}.png"])) as image:
+            assert np.array_equal(np.asarray(image), np.rint(digits.images[number] * 255 / 16))
+
+
+def test_a_folder_is_its_files(root):
+    (root / "pics" / "cats").mkdir(parents=True)
+    (root / "pics" / "cats" / "1.png").write_bytes(b"one")
+    assert contents_of(find_source("pics")) == {"cats/1.png": b"one"}
+
+
+def test_an_archive_is_its_files(root):
+    content = zipped(cats=b"one")
+    (root / "pics.zip").write_bytes(content)
+    assert contents_of(find_source("pics.zip"), hashlib.sha256(content).hexdigest()) == {"cats/1.png": b"one"}
+
+
+def test_an_archive_of_another_digest_is_refused_and_both_are_named(root):
+    content = zipped(cats=b"one")
+    (root / "pics.zip").write_bytes(content)
+    found = hashlib.sha256(content).hexdigest()
+    assert message_of(contents_of, find_source("pics.zip"), ONE) == (
+        f"pics.zip: its digest is {found}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
+    )
+
+
+def test_a_digest_as_pinned_is_no_fault(root):
+    expect_digest(find_source("digits"), ONE, ONE)
+
+
+def test_another_digest_is_refused_and_both_are_named(root):
+    assert message_of(expect_digest, find_source("digits"), TWO, ONE) == (
+        f"digits: its digest is {TWO}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
+    )
+
+
+def test_another_digest_takes_the_alias_back(root, tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    fetch.alias(ONE, fetch.keep(tmp_path / "a"))
+    message_of(expect_digest, find_source("digits"), TWO, ONE)
+    assert fetch.stored(ONE) is None
+
+
+def test_a_url_that_was_fetched_is_not_fetched_again(root, server):
+    content = zipped(cats=b"one")
+    server.answers["/a.zip"] = [(200, {}, content)]
+    source, digest = find_source(f"{server.url}/a.zip"), hashlib.sha256(content).hexdigest()
+    assert contents_of(source, digest) == contents_of(source, digest) == {"cats/1.png": b"one"}
+    assert server.asked == ["/a.zip"]
+
+
+def test_a_url_of_another_digest_is_refused_and_both_are_named(root, server):
+    content = zipped(cats=b"one")
+    server.answers["/a.zip"] = [(200, {}, content)]
+    url, found = f"{server.url}/a.zip", hashlib.sha256(content).hexdigest()
+    assert message_of(contents_of, find_source(url), ONE) == (
+        f"{url}: its digest is {found}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
+    )
+
+
+def test_a_mirror_serves_where_the_url_does_not(root, server):
+    content = zipped(cats=b"one")
+    server.answers["/a.zip"], server.answers["/b.zip"] = [(404, {}, b"")], [(200, {}, content)]
+    digest = hashlib.sha256(content).hexdigest()
+    assert contents_of(find_source(f"{server.url}/a.zip"), digest, (f"{server.url}/b.zip",)) == {"cats/1.png": b"one"}
+
+
+def test_a_named_source_that_was_fetched_is_not_fetched_again(named, root, server):
+    server.answers["/cats.zip"] = [(200, {}, zipped(cats=b"one"))]
+    assert contents_of(named, ONE) == contents_of(named, ONE) == {"cats/1.png": b"one"}
+    assert server.asked == ["/cats.zip"]
+
+
+def test_a_named_source_that_came_damaged_is_fetched_again_next_time(named, root, server):
+    server.answers["/cats.zip"] = [(200, {}, b"<html>log in first</html>"), (200, {}, zipped(cats=b"one"))]
+    message_of(contents_of, named, ONE)
+    assert contents_of(named, ONE) == {"cats/1.png": b"one"}
+
+
+def test_the_digest_of_a_named_source_is_that_of_its_content(named, root, server):
+    server.answers["/cats.zip"] = [(200, {}, zipped(cats=b"one"))]
+    assert measure_digest(named, ()) == digest_of_one("cats", b"one")
+
+
+def test_measuring_looks_at_the_source_as_it_is_now(named, root, server):
+    server.answers["/cats.zip"] = [(200, {}, zipped(cats=b"one")), (200, {}, zipped(cats=b"two"))]
+    assert [measure_digest(named, ()) for _ in range(2)] == [digest_of_one("cats", b"one"), digest_of_one("cats", b"two")]
+
+
+def test_the_digest_of_a_folder_is_that_of_its_content(root):
+    (root / "pics" / "cats").mkdir(parents=True)
+    (root / "pics" / "cats" / "1.png").write_bytes(b"one")
+    assert measure_digest(find_source("pics"), ()) == digest_of_one("cats", b"one")
+
+
+def test_the_digest_of_an_archive_is_that_of_its_bytes(root):
+    (root / "pics.zip").write_bytes(b"abc")
+    assert measure_digest(find_source("pics.zip"), ()) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_digest_of_a_url_is_that_of_its_bytes(root, server):
+    server.answers["/a"] = [(200, {}, b"abc")]
+    assert measure_digest(find_source(f"{server.url}/a"), ()) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_archive_of_another_digest_is_not_opened(root, monkeypatch):
+    (root / "pics.zip").write_bytes(b"no zip")
+    monkeypatch.setattr(sources, "open_archive", None)
+    assert message_of(contents_of, find_source("pics.zip"), ONE).startswith("pics.zip: its digest is ")

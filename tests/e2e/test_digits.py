@@ -1,0 +1,158 @@
+"""What a user does in a fresh clone with the default data: run, run again, change a line, compare, publish."""
+
+import json
+import re
+import sqlite3
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+CHECK_LOGGED_MODEL = """
+import csv, sys
+import mlflow, pandas
+assert not any("pipeline" in name for name in sys.modules)
+rows = list(csv.DictReader(open(sys.argv[3])))
+paths = {row["image_id"]: row["path"] for row in csv.DictReader(open(sys.argv[4]))}
+model = mlflow.pyfunc.load_model(sys.argv[2])
+answers = model.predict(pandas.DataFrame({"picture": [open(f"{sys.argv[5]}/{paths[row['image_id']]}", "rb").read() for row in rows]}))
+assert list(answers["predicted"]) == [row["predicted"] for row in rows]
+classes = [name.removeprefix("prob_") for name in rows[0] if name.startswith("prob_")]
+for row, probs in zip(rows, answers["probabilities"]):
+    assert all(abs(float(row[f"prob_{name}"]) - prob) < 1e-4 for name, prob in zip(classes, probs))
+import pipeline
+assert not pipeline.__file__.startswith(sys.argv[6]), pipeline.__file__
+"""
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+
+
+def runs_of(folder) -> dict[str, dict[str, float]]:
+    """The metrics of each active run of a clone's database; a metric with two points in it fails the caller."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        runs = database.execute("select run_uuid, name, status from runs where lifecycle_stage = 'active'").fetchall()
+        found = {}
+        for run_id, name, status in runs:
+            assert (name in found, status) == (False, "FINISHED")
+            points = database.execute("select key, step, value from metrics where run_uuid = ?", (run_id,)).fetchall()
+            assert len(points) == len({(key, step) for key, step, _ in points})
+            found[name] = {key: value for key, step, value in points}
+        logged = database.execute("select count(*) from logged_models where lifecycle_stage = 'active'").fetchone()[0]
+        assert logged == len(runs)
+    return found
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory, clone, type_in):
+    """A clone in which the pipeline ran once on the default data, and what the run printed."""
+    folder = clone(tmp_path_factory.mktemp("digits") / "clone")
+    return folder, type_in(folder, "dvc", "repro")
+
+
+def test_the_default_run_reaches_what_the_readme_promises(digits):
+    scores = {name: json.loads((digits[0] / f"metrics/{name}.json").read_text())["top1_accuracy"] for name in ("baseline", "finetuned")}
+    assert scores["baseline"] >= 0.90
+    assert scores["finetuned"] >= 0.97
+
+
+def test_a_second_run_runs_nothing(digits, type_in):
+    assert stages_run(type_in(digits[0], "dvc", "repro")) == []
+
+
+def test_a_clean_checkout_with_its_outs_is_clean_for_git(digits, type_in):
+    changed = type_in(digits[0], "git", "status", "--porcelain").split("\n")
+    assert {line[3:] for line in changed if line} <= {
+        "dvc.lock",
+        *(f"metrics/{name}.json" for name in ("baseline", "finetuned", "comparison")),
+    }
+
+
+def test_more_epochs_rerun_that_stage_and_what_follows_it_alone(digits, type_in):
+    params = digits[0] / "params.yaml"
+    kept = params.read_text()
+    params.write_text(re.sub(r"epochs: \d+", "epochs: 7", kept))
+    assert stages_run(type_in(digits[0], "dvc", "repro", "--dry")) == ["train@finetuned", "evaluate@finetuned", "report"]
+    params.write_text(kept)
+
+
+def test_an_edited_training_loop_reruns_that_stage_and_what_follows_it_alone(digits, type_in):
+    loop = digits[0] / "pipeline/training/finetune.py"
+    kept = loop.read_text()
+    loop.write_text(kept + "# a changed line\n")
+    assert stages_run(type_in(digits[0], "dvc", "repro", "--dry")) == ["train@finetuned", "evaluate@finetuned", "report"]
+    loop.write_text(kept)
+
+
+def test_mlflow_holds_a_run_a_model_with_the_numbers_of_the_metrics_files(digits):
+    runs = runs_of(digits[0])
+    assert sorted(runs) == ["baseline", "finetuned"]
+    for name, metrics in runs.items():
+        scores = json.loads((digits[0] / f"metrics/{name}.json").read_text())
+        numbers = {f"test_{key}": value for key, value in scores.items() if isinstance(value, int | float)}
+        assert {key: metrics[key] for key in numbers} == numbers
+
+
+@pytest.mark.parametrize("name", ["baseline", "finetuned"])
+def test_the_logged_model_answers_like_the_stored_one_where_this_project_is_not_installed(digits, type_in, tmp_path, name):
+    folder = digits[0]
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        (location,) = database.execute("select artifact_location from logged_models where name = ?", (name,)).fetchone()
+    script = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
+    script += "sys.path = [p for p in sys.path if 'site-packages' in p or 'lib/python' in p]\n" + CHECK_LOGGED_MODEL
+    type_in(tmp_path, sys.executable, "-c", script, "", location, str(folder / f"results/{name}/predictions.csv"),
+            str(folder / "data/manifest.csv"), str(folder / "data/splits/test"), str(folder / "pipeline"))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["baseline", "finetuned"])
+def test_the_logged_model_is_the_stored_file(digits, name):
+    folder = digits[0]
+    stored = json.loads((folder / f"models/{name}/model.json").read_text())["model_sha256"]
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        (location,) = database.execute("select artifact_location from logged_models where name = ?", (name,)).fetchone()
+    from pathlib import Path
+
+    from pipeline.files import sha256_of_file
+
+    assert [sha256_of_file(path) for path in Path(location).rglob("model.onnx")] == [stored]
+
+
+def test_dvc_compares_metrics_params_and_plots(digits, type_in):
+    folder = digits[0]
+    type_in(folder, "git", "add", "-A")
+    type_in(folder, "git", "commit", "-qm", "ran", "--allow-empty")
+    assert "top1_accuracy" in type_in(folder, "dvc", "metrics", "show")
+    type_in(folder, "dvc", "metrics", "diff")
+    type_in(folder, "dvc", "params", "diff")
+    type_in(folder, "dvc", "plots", "show", "-o", "plots")
+    assert (folder / "plots/index.html").is_file()
+
+
+def test_verify_agrees(digits, type_in):
+    assert type_in(digits[0], "pipeline", "verify").count("scored, stored and described alike") == 2
+
+
+def test_a_deleted_database_is_made_again_from_the_files_and_twice_changes_nothing(digits, type_in):
+    folder = digits[0]
+    before = runs_of(folder)
+    (folder / "mlflow.db").unlink()
+    assert type_in(folder, "pipeline", "publish").count("published as run") == 2
+    assert runs_of(folder) == before
+    assert type_in(folder, "pipeline", "publish") == "MLflow is up to date\n"
+    assert runs_of(folder) == before
+
+
+def test_a_forced_run_writes_the_same_bytes_and_adds_no_run(digits, type_in):
+    folder = digits[0]
+    lock, runs = (folder / "dvc.lock").read_bytes(), runs_of(folder)
+    assert len(stages_run(type_in(folder, "dvc", "repro", "-f"))) == 9
+    assert (folder / "dvc.lock").read_bytes() == lock
+    assert runs_of(folder) == runs
+
+
+def test_a_second_clone_at_another_path_writes_the_same_bytes(digits, tmp_path, clone, type_in):
+    other = clone(tmp_path / "another place" / "with a longer name")
+    type_in(other, "dvc", "repro")
+    assert (other / "dvc.lock").read_bytes() == (digits[0] / "dvc.lock").read_bytes()

@@ -1,0 +1,71 @@
+"""Real photographs: the same pipeline with another source, from a file, over HTTP, and in a temporary copy."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import threading
+
+import pytest
+
+from pipeline.files import read_table
+from tests.conftest import HYMENOPTERA
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(not HYMENOPTERA.is_file(), reason="the hymenoptera archive is not beside this checkout"),
+]
+DIGEST = "86a359afe8c199f40fdcbfff9dc32bc64d679bddd4ea4adf013e917edb546a3a"
+
+
+@pytest.fixture(scope="module")
+def hymenoptera(tmp_path_factory, clone, type_in):
+    """A clone in which an experiment ran on the archive beside it; nothing but source and digest was changed."""
+    folder = tmp_path_factory.mktemp("hymenoptera")
+    (folder / "shared/data").mkdir(parents=True)
+    shutil.copy(HYMENOPTERA, folder / "shared/data")
+    clone(folder / "clone")
+    type_in(
+        folder / "clone", "dvc", "exp", "run", "-S", f"download.source=../shared/data/{HYMENOPTERA.name}", "-S", f"download.digest={DIGEST}"
+    )
+    return folder / "clone"
+
+
+@pytest.mark.parametrize("name", ["baseline", "finetuned"])
+def test_both_models_reach_nine_in_ten_on_the_published_val_pictures(hymenoptera, name):
+    scores = json.loads((hymenoptera / f"metrics/{name}.json").read_text())
+    assert scores["test_pictures"] == 153
+    assert scores["top1_accuracy"] >= 0.90
+
+
+def test_photographs_enter_at_the_size_of_the_backbone(hymenoptera):
+    assert json.loads((hymenoptera / "data/embeddings/embedding.json").read_text())["preprocessing"]["image_size"] == 224
+
+
+def test_the_published_val_folder_is_the_test_split(hymenoptera):
+    rows = read_table(hymenoptera / "data/manifest.csv")
+    assert {row["split"] for row in rows if row["image_id"].startswith("hymenoptera_data/val/")} == {"test"}
+    assert {row["split"] for row in rows if row["image_id"].startswith("hymenoptera_data/train/")} == {"train", "val"}
+
+
+def test_the_gif_that_image_folder_would_drop_is_decoded_and_kept_as_png(hymenoptera):
+    row = next(row for row in read_table(hymenoptera / "data/manifest.csv") if row["image_id"].endswith("imageNotFound.gif"))
+    assert row["path"] == "ants/imageNotFound.gif.png"
+    assert (hymenoptera / "data/splits" / row["split"] / row["path"]).is_file()
+
+
+def test_the_same_pictures_over_http_in_a_temporary_copy_train_nothing_anew(hymenoptera, type_in):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=HYMENOPTERA.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{HYMENOPTERA.name}"
+        output = type_in(
+            hymenoptera, "dvc", "exp", "run", "--temp", "-n", "over-http", "-S", f"download.source={url}", "-S", f"download.digest={DIGEST}"
+        )
+        server.shutdown()
+    assert re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)[0] == "download"
+    shown = json.loads(type_in(hymenoptera, "dvc", "exp", "show", "--json", "--drop", ".*params.*"))
+    assert "over-http" in json.dumps(shown)
+    type_in(hymenoptera, "dvc", "exp", "apply", "over-http")
+    assert json.loads((hymenoptera / "metrics/baseline.json").read_text())["top1_accuracy"] >= 0.90

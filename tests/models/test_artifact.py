@@ -1,0 +1,179 @@
+"""The model folder: the head behind the backbone, the facts in both files, and the check that they agree."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from pipeline.data.images import Preprocessing
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of_file
+from pipeline.models.artifact import append_head, describe, identity, read_facts, verify, write_facts, write_onnx
+from pipeline.serving.predictor import METADATA_KEY, open_session
+from pipeline.stages.train_baseline import Params
+
+FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
+HARDWARE = {"device": "cpu", "precision": "fp32", "threads": 2}
+HISTORY = [{"step": 0, "l2": 0.1, "val_loss": 0.5}, {"step": 1, "l2": 0.2, "val_loss": 0.25}]
+
+
+def build_backbone():
+    """A graph whose three features are the mean red, green and blue of a picture."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["features"], keepdims=0),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 4, 4, 3])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
+    graph = helper.make_graph(nodes, "backbone", [pixels], [features], [axes])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def build_model():
+    generator = np.random.default_rng(0)
+    return append_head(build_backbone(), generator.normal(size=(2, 3)).astype(np.float32), np.zeros(2, np.float32))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A model folder without weights."""
+    write_facts(tmp_path, build_model(), {**FACTS, "hardware": HARDWARE}, HISTORY)
+    return tmp_path
+
+
+def refusal(folder):
+    with pytest.raises(PipelineError) as error:
+        verify(folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("num_classes", "count"), [(2, 1), (5, 7)])
+def test_the_head_is_the_softmax_of_a_linear_map(num_classes, count, tmp_path):
+    generator = np.random.default_rng(num_classes)
+    weight, bias = (generator.normal(size=shape).astype(np.float32) / 30 for shape in ((num_classes, 3), num_classes))
+    pixels = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    write_onnx(append_head(build_backbone(), weight, bias), tmp_path / "model.onnx")
+    (probs,) = open_session(tmp_path / "model.onnx", 1).run(["probs"], {"pixels": pixels})
+    logits = pixels.mean(axis=(1, 2)) @ weight.T + bias
+    wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probs, wanted, atol=1e-5)
+
+
+def test_probabilities_are_the_only_answer():
+    assert [output.name for output in build_model().graph.output] == ["probs"]
+
+
+def test_a_model_written_twice_has_equal_bytes(tmp_path):
+    for name in ("first.onnx", "second.onnx"):
+        write_onnx(build_model(), tmp_path / name)
+    assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
+
+
+# The facts
+
+
+def test_model_json_tells_the_facts_and_the_files_sha256(folder):
+    found = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert found == {**FACTS, "hardware": HARDWARE, "model_sha256": sha256_of_file(folder / "model.onnx")}
+
+
+def test_model_onnx_tells_the_facts_of_itself(folder):
+    (entry,) = onnx.load(folder / "model.onnx").metadata_props
+    assert entry.key == METADATA_KEY
+    assert json.loads(entry.value) == {**FACTS, "hardware": HARDWARE}
+
+
+def test_the_history_lies_beside(folder):
+    assert (folder / "history.csv").read_text() == "step,l2,val_loss\n0,0.1,0.5\n1,0.2,0.25\n"
+
+
+def test_the_start_has_no_train_figure_in_the_history(tmp_path):
+    write_facts(tmp_path, build_model(), FACTS, [{"epoch": 0, "val_loss": 0.5}, {"epoch": 1, "train_loss": 0.25, "val_loss": 0.5}])
+    assert (tmp_path / "history.csv").read_text() == "epoch,train_loss,val_loss\n0,,0.5\n1,0.25,0.5\n"
+
+
+def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_path):
+    (tmp_path / "data.csv").write_bytes(b"")
+    params, preprocessing = Params(threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
+    found = describe("baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE)
+    code = found["inputs_sha256"].pop("code")
+    assert found == {
+        "model": "baseline",
+        "class_names": ["b", "a"],
+        "preprocessing": {"image_size": 64, "crop": 0.875, "interpolation": "bicubic"},
+        "params": {"threads": 2, "l2_grid": [0.1]},
+        "inputs_sha256": {
+            "data": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # of no bytes
+            "params": "9b54e7c7d2d66f759b61dcfeb38f00976c6d0d38e5da9b90d40440d19ca046c0",  # of {"l2_grid":[0.1],"threads":2}
+        },
+        "hardware": HARDWARE,
+    }
+    assert len(code) == 64
+
+
+# The check
+
+
+def test_a_folder_that_agrees_with_itself_gives_its_sha256(folder):
+    assert verify(folder) == sha256_of_file(folder / "model.onnx")
+
+
+def test_a_changed_model_file_is_refused(folder):
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    found = sha256_of_file(folder / "model.onnx")
+    assert refusal(folder) == f"{folder}/model.onnx: its sha256 is {found}, model.json says otherwise; run `dvc checkout`"
+
+
+@pytest.mark.parametrize("change", [{"model": "finetuned"}, {"class_names": ["Bär", "Ameise"]}, {"more": 1}])
+def test_a_changed_model_json_is_refused(change, folder):
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
+    assert refusal(folder) == f"{folder}: model.json differs from what model.onnx says of itself; run `dvc checkout`"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path}: holds no model; run `dvc repro`"
+
+
+def test_a_missing_model_file_is_refused(folder):
+    (folder / "model.onnx").unlink()
+    assert refusal(folder).startswith(f"{folder}/model.onnx: ")
+
+
+def test_facts_are_read_back(folder):
+    assert read_facts(folder)["class_names"] == ["Ameise", "Bär"]
+
+
+# The identity
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "finetuned"},
+        {"inputs_sha256": {"data": "c", "code": "b"}},
+        {"inputs_sha256": {"data": "a", "code": "c"}},
+        {"inputs_sha256": {"data": "a", "code": "b", "params": "c"}},
+        {"hardware": {**HARDWARE, "precision": "bf16"}},
+        {"hardware": {**HARDWARE, "threads": 4}},
+        {"hardware": {**HARDWARE, "device": "cuda"}},
+    ],
+    ids=str,
+)
+def test_the_identity_changes_with_all_that_decides_the_bytes(change):
+    facts = {**FACTS, "hardware": HARDWARE}
+    assert identity({**facts, **change}) != identity(facts)
+
+
+def test_the_identity_does_not_change_with_the_order_of_the_inputs():
+    facts = {**FACTS, "hardware": HARDWARE}
+    assert identity({**facts, "inputs_sha256": {"code": "b", "data": "a"}}) == identity(facts)
+
+
+def test_the_identity_is_known_before_the_model_is_made():
+    facts = {**FACTS, "hardware": HARDWARE}
+    assert identity({**facts, "model_sha256": "c"}) == identity(facts)

@@ -1,0 +1,151 @@
+"""Backbone and head: the features are the network's own, BatchNorm stays as it was, what is saved comes back."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.transforms import v2
+
+from pipeline.models import zoo
+from pipeline.models.classifier import Backbone, Classifier, WithProbs, headless, load_backbone, load_classifier, save_classifier, train_mode
+from pipeline.stages import backbone as backbone_stage
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def draw_pixels(count=2, side=32, seed=0):
+    return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def normalise(pixels):
+    """What torchvision makes of pixels."""
+    steps = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    return steps(pixels.permute(0, 3, 1, 2))
+
+
+def build_small(num_classes=3):
+    """A classifier of two convolutions with BatchNorm between them."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.SyncBatchNorm(5), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers)
+    return Classifier(Backbone(network, MEAN, STD), 5, num_classes)
+
+
+def take_step(classifier, learning_rate=0.1):
+    """One step of an optimiser over all that has a gradient."""
+    optimiser = torch.optim.SGD(classifier.parameters(), lr=learning_rate)
+    classifier(draw_pixels(4, 16)).square().sum().backward()
+    optimiser.step()
+
+
+def test_pixels_are_normalised_as_torchvision_does_it():
+    pixels = draw_pixels()
+    torch.testing.assert_close(Backbone(nn.Identity(), MEAN, STD)(pixels), normalise(pixels), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "tf_efficientnet_lite0"])
+def test_features_are_what_the_network_gives_to_its_own_head(name):
+    architecture = zoo.find_architecture(name)
+    torch.manual_seed(0)
+    network = zoo.build(architecture).eval()
+    head, pixels, seen = zoo.head_name(network, architecture), draw_pixels(2, 64), []
+    backbone = Backbone(network, architecture.mean, architecture.std)
+    network.get_submodule(head).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with torch.inference_mode():
+        backbone(pixels)
+        features = headless(network, head, architecture).eval()(pixels)
+    assert torch.equal(features, seen[0])
+
+
+@pytest.mark.parametrize(("name", "num_features"), [("googlenet", 1024), ("inception_v3", 2048)])
+def test_a_network_with_side_heads_gives_features_while_it_trains(name, num_features):
+    architecture = zoo.find_architecture(name)
+    network = zoo.build(architecture)
+    classifier = Classifier(headless(network, zoo.head_name(network, architecture), architecture), num_features, 2)
+    train_mode(classifier)
+    assert classifier(draw_pixels(1, 96)).shape == (1, 2)
+
+
+def test_features_are_float32_under_bf16():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert build_small().backbone(draw_pixels(2, 16)).dtype == torch.float32
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    classifier, pixels = build_small().eval(), draw_pixels(3, 16)
+    logits = classifier(pixels)
+    torch.testing.assert_close(WithProbs(classifier)(pixels), logits.exp() / logits.exp().sum(dim=1, keepdim=True))
+
+
+def is_of_norm(key):
+    return key.startswith(("backbone.network.1.", "backbone.network.4."))
+
+
+def test_a_step_leaves_batchnorm_unmoved():
+    classifier = build_small()
+    before = {key: tensor.clone() for key, tensor in classifier.state_dict().items() if is_of_norm(key)}
+    train_mode(classifier)
+    take_step(classifier)
+    assert len(before) == 10  # of each: weight, bias, running mean and variance, number of batches
+    assert all(torch.equal(classifier.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+def test_a_step_moves_all_other_weights():
+    classifier = build_small()
+    before = {key: tensor.clone() for key, tensor in classifier.state_dict().items() if not is_of_norm(key)}
+    train_mode(classifier)
+    take_step(classifier)
+    assert not any(torch.equal(classifier.state_dict()[key], tensor) for key, tensor in before.items())
+
+
+def test_timms_norms_with_activation_are_frozen_too():
+    architecture = zoo.find_architecture("tf_efficientnet_lite0")
+    network = zoo.build(architecture)
+    classifier = Classifier(headless(network, "classifier", architecture), 1280, 2)
+    train_mode(classifier)
+    norms = [layer for layer in classifier.modules() if hasattr(layer, "running_mean")]
+    assert norms
+    assert not any(layer.training or layer.weight.requires_grad for layer in norms)
+
+
+def test_layers_other_than_batchnorm_are_in_training():
+    classifier = build_small()
+    classifier.eval()
+    train_mode(classifier)
+    assert classifier.training
+    assert classifier.backbone.network[0].training
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A backbone folder of random weights."""
+    path = tmp_path_factory.mktemp("models") / "backbone"
+    backbone_stage.run(backbone_stage.Params(seed=0, name="mobilenet_v3_small", weights="none", digest=None), path)
+    return path
+
+
+def test_a_backbone_is_loaded_frozen_in_eval_mode(folder):
+    backbone, num_features = load_backbone(folder)
+    assert num_features == 1024
+    assert not any(layer.training for layer in backbone.modules())
+
+
+def test_a_loaded_backbone_holds_what_its_folder_stores(folder):
+    stored, found = load_file(folder / "weights.safetensors"), load_backbone(folder)[0].network.state_dict()
+    assert stored.keys() - found.keys() == {"classifier.3.weight", "classifier.3.bias"}
+    assert all(torch.equal(found[key], stored[key]) for key in found)
+
+
+def test_a_saved_classifier_comes_back_as_it_was(folder, tmp_path):
+    backbone, num_features = load_backbone(folder)
+    classifier = Classifier(backbone, num_features, 3).to(memory_format=torch.channels_last).eval()
+    save_classifier(classifier, tmp_path / "model.safetensors")
+    loaded, pixels = load_classifier(folder, tmp_path, 3), draw_pixels(2, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(pixels), classifier(pixels), rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in classifier.state_dict().items())
+
+
+def test_the_normalisation_is_not_among_the_saved_weights(tmp_path):
+    save_classifier(build_small(), tmp_path / "model.safetensors")
+    assert not [key for key in load_file(tmp_path / "model.safetensors") if key.endswith((".scale", ".offset"))]

@@ -1,0 +1,109 @@
+"""torch to ONNX: the same answers at any batch size, the same bytes at any time, nothing of this machine."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.models import zoo
+from pipeline.models.artifact import write_onnx
+from pipeline.models.classifier import Backbone, headless
+from pipeline.models.export import check_parity, export_onnx
+
+SIDE = 64
+
+
+def build_backbone(name):
+    """A network of random weights without its head; its BatchNorm statistics are no longer those of the start."""
+    architecture = zoo.find_architecture(name)
+    torch.manual_seed(0)
+    network = zoo.build(architecture)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    return headless(network, zoo.head_name(network, architecture), architecture)
+
+
+def draw_pixels(count):
+    return np.random.default_rng(count).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["mobilenet_v3_small", "resnet18", "efficientnet_b0"])
+def exported(request, tmp_path_factory):
+    """A backbone and the file that it was exported to."""
+    backbone, path = build_backbone(request.param), tmp_path_factory.mktemp("export") / "model.onnx"
+    write_onnx(export_onnx(backbone, SIDE, "features"), path)
+    return SimpleNamespace(name=request.param, backbone=backbone, path=path)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network that is exported at once, and its file."""
+    torch.manual_seed(0)
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
+    path = tmp_path_factory.mktemp("small") / "model.onnx"
+    write_onnx(export_onnx(backbone, SIDE, "features"), path)
+    return SimpleNamespace(backbone=backbone, path=path)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_file_answers_as_torch_does(exported, batch_size):
+    check_parity(exported.path, exported.backbone, draw_pixels(batch_size), 2)
+
+
+def test_the_file_names_no_folder_of_this_machine(exported):
+    content = exported.path.read_bytes()
+    assert b"/" + b"site-packages" not in content
+    assert str(exported.path.parent).encode() not in content
+
+
+def test_the_file_is_a_valid_model_of_uint8_pixels_with_a_free_batch_size(exported):
+    model = onnx.load(exported.path)
+    onnx.checker.check_model(model, full_check=True)
+    (pixels,), (features,) = model.graph.input, model.graph.output
+    assert (pixels.name, features.name) == ("pixels", "features")
+    assert pixels.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [axis.dim_value for axis in pixels.type.tensor_type.shape.dim] == [0, SIDE, SIDE, 3]
+    assert pixels.type.tensor_type.shape.dim[0].dim_param == features.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+@pytest.mark.parametrize("exported", ["mobilenet_v3_small"], indirect=True)
+def test_exporting_twice_gives_equal_bytes(exported, tmp_path):
+    write_onnx(export_onnx(build_backbone(exported.name), SIDE, "features"), tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
+
+
+def test_a_small_network_exported_twice_gives_equal_bytes(small, tmp_path):
+    write_onnx(export_onnx(small.backbone, SIDE, "features"), tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == small.path.read_bytes()
+
+
+def test_exporting_says_nothing(capsys):
+    export_onnx(nn.Flatten(), 4, "flat")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_another_network_is_told_from_the_file(small):
+    torch.manual_seed(1)
+    other = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(PipelineError, match=r"^model\.onnx: differs from torch by \d\.\de[-+]\d\d, more than 0\.0001; this network cannot be exported$"):
+        check_parity(small.path, other, draw_pixels(2), 1)
+
+
+def test_answers_that_are_no_numbers_are_no_parity(small):
+    broken = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
+    nn.init.constant_(broken.network[0].weight, torch.nan)
+    with pytest.raises(PipelineError) as error:
+        check_parity(small.path, broken, draw_pixels(2), 1)
+    assert str(error.value) == "model.onnx: differs from torch by nan, more than 0.0001; this network cannot be exported"
+
+
+def test_a_network_in_training_is_exported_as_it_answers_in_use(tmp_path):
+    network = Backbone(nn.Sequential(nn.Flatten(), nn.Dropout(0.9)), (0.5,) * 3, (0.5,) * 3).train()
+    write_onnx(export_onnx(network, 4, "features"), tmp_path / "model.onnx")
+    check_parity(tmp_path / "model.onnx", network, np.zeros((2, 4, 4, 3), np.uint8), 1)

@@ -1,0 +1,102 @@
+"""The stored model, answering: bytes and paths alike, with what its own metadata says, and without torch."""
+
+import io
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.data.images import BrokenPicture, Preprocessing, read_square
+from pipeline.models.artifact import write_facts
+from pipeline.models.classifier import Backbone, Classifier, WithProbs
+from pipeline.models.export import export_onnx
+from pipeline.serving.predictor import Predictor
+
+PREPROCESSING = Preprocessing(8, 0.875, "bicubic")
+
+
+def draw_picture(seed):
+    """The bytes of a PNG file of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A small model: as torch has it, as it is stored, and as it is opened."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+    module = WithProbs(Classifier(Backbone(network, (0.5,) * 3, (0.5,) * 3), 144, 3)).eval()
+    folder = tmp_path_factory.mktemp("model")
+    preprocessing = {"image_size": 8, "crop": 0.875, "interpolation": "bicubic"}
+    facts = {"class_names": ["ants", "bees", "Käfer"], "preprocessing": preprocessing}
+    write_facts(folder, export_onnx(module, 8, "probs"), facts, [{"epoch": 0}])
+    return SimpleNamespace(module=module, folder=folder, predictor=Predictor.load(folder / "model.onnx", 1))
+
+
+def test_the_classes_are_read_in_their_order(stored):
+    assert stored.predictor.class_names == ["ants", "bees", "Käfer"]
+
+
+def test_the_preparation_is_read(stored):
+    assert stored.predictor.preprocessing == PREPROCESSING
+
+
+def test_a_picture_is_answered_alike_from_its_bytes_and_from_its_path(stored, tmp_path):
+    (tmp_path / "a.png").write_bytes(draw_picture(0))
+    first, second = stored.predictor.predict([draw_picture(0), tmp_path / "a.png"])
+    np.testing.assert_array_equal(first, second)
+
+
+def test_answers_are_float32_and_sum_to_one(stored):
+    probs = stored.predictor.predict([draw_picture(0), draw_picture(1)])
+    assert (probs.shape, probs.dtype) == ((2, 3), np.float32)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_answers_are_those_of_torch_on_the_prepared_picture(stored):
+    pixels = np.stack([read_square(draw_picture(seed), PREPROCESSING) for seed in (0, 1, 2)])
+    with torch.inference_mode():
+        wanted = stored.module(torch.from_numpy(pixels)).numpy()
+    np.testing.assert_allclose(stored.predictor.predict([draw_picture(seed) for seed in (0, 1, 2)]), wanted, atol=1e-6)
+
+
+def test_answers_come_in_the_order_of_the_pictures(stored):
+    forth = stored.predictor.predict([draw_picture(0), draw_picture(1)])
+    back = stored.predictor.predict([draw_picture(1), draw_picture(0)])
+    np.testing.assert_allclose(forth, back[::-1], atol=1e-6)
+
+
+def test_prepared_pixels_are_answered_like_their_picture(stored):
+    pixels = read_square(draw_picture(0), PREPROCESSING)[None]
+    np.testing.assert_array_equal(stored.predictor.predict_pixels(pixels), stored.predictor.predict([draw_picture(0)]))
+
+
+def test_bytes_that_are_no_picture_are_refused(stored):
+    with pytest.raises(BrokenPicture, match=r"^not a picture$"):
+        stored.predictor.predict([b"hello"])
+
+
+def test_it_runs_on_the_cpu_with_the_threads_that_are_named(stored):
+    assert stored.predictor.session.get_providers() == ["CPUExecutionProvider"]
+    options = Predictor.load(stored.folder / "model.onnx", 2).session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
+
+
+@pytest.mark.parametrize("heavy", ["torch", "torchvision", "timm", "mlflow", "sklearn", "matplotlib", "onnx"])
+def test_importing_it_brings_no_heavy_library(heavy, imported):
+    assert heavy not in imported
+
+
+@pytest.fixture(scope="module")
+def imported():
+    """What a fresh Python holds after the import."""
+    code = "import sys, pipeline.serving.predictor; print(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())

@@ -1,0 +1,165 @@
+"""The stage `download`: one zip of the source, pinned, described; whole messages where it is refused."""
+
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+
+import pytest
+
+from pipeline.data.archive import digest_of, folder_members
+from pipeline.errors import PipelineError
+from pipeline.stages.download import Params, run
+
+WRONG = "0" * 64
+NAMES = ["cats/1.png", "cats/2.png", "dogs/day/1.png", "README"]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def folder(root):
+    """A folder of pictures (of which only the names count here)."""
+    for name in NAMES:
+        (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "pics" / name).write_text(name)
+    return root / "pics"
+
+
+def digest_by_hand(names):
+    lines = (f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n" for name in sorted(names))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def make_tar(root):
+    with tarfile.open(root / "pics.tar.gz", "w:gz") as archive:
+        for name in reversed(NAMES):
+            info = tarfile.TarInfo(f"./{name}")
+            info.size, info.mtime = len(name), 12345
+            archive.addfile(info, io.BytesIO(name.encode()))
+    return hashlib.sha256((root / "pics.tar.gz").read_bytes()).hexdigest()
+
+
+def download(root, source, digest):
+    run(Params(source=source, digest=digest, url_mirrors=[]), root / "data" / "raw.zip", root / "data" / "source.json")
+
+
+def message_of(root, source, digest):
+    with pytest.raises(PipelineError) as caught:
+        download(root, source, digest)
+    return str(caught.value)
+
+
+def outs(root):
+    return sorted(path.name for path in root.glob("data/*"))
+
+
+def test_a_folder_becomes_a_zip_of_its_files(root, folder):
+    download(root, "pics", digest_by_hand(NAMES))
+    with zipfile.ZipFile(root / "data" / "raw.zip") as archive:
+        assert {name: archive.read(name).decode() for name in archive.namelist()} == {name: name for name in NAMES}
+
+
+def test_the_source_is_described(root, folder):
+    download(root, "pics", digest_by_hand(NAMES))
+    assert json.loads((root / "data" / "source.json").read_text()) == {
+        "source": "pics",
+        "licence": "unknown",
+        "digest": digest_by_hand(NAMES),
+        "raw_sha256": hashlib.sha256((root / "data" / "raw.zip").read_bytes()).hexdigest(),
+        "files": 4,
+        "layout": {"classes": ["cats", "dogs"], "folders": []},
+    }
+
+
+def test_no_path_of_this_machine_is_written(root, folder):
+    download(root, str(folder), digest_by_hand(NAMES))
+    assert str(root) not in (root / "data" / "source.json").read_text()
+
+
+def test_split_folders_are_described(root):
+    for name in ("train/cats/1.png", "val/cats/2.png", "train/dogs/3.png"):
+        (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "pics" / name).touch()
+    download(root, "pics", digest_of(folder_members(root / "pics")))
+    layout = json.loads((root / "data" / "source.json").read_text())["layout"]
+    assert layout == {"classes": ["cats", "dogs"], "folders": ["train", "val"]}
+
+
+def test_a_tar_is_repacked_to_the_same_zip_as_its_folder(root, folder):
+    download(root, "pics", digest_by_hand(NAMES))
+    from_folder = (root / "data" / "raw.zip").read_bytes()
+    download(root, "pics.tar.gz", make_tar(root))
+    assert (root / "data" / "raw.zip").read_bytes() == from_folder
+
+
+def test_the_same_source_gives_the_same_bytes_twice(root, folder):
+    found = []
+    for _ in range(2):
+        download(root, "pics", digest_by_hand(NAMES))
+        found.append([(root / "data" / name).read_bytes() for name in outs(root)])
+    assert found[0] == found[1]
+
+
+def test_a_wrong_digest_of_a_folder_is_refused_and_both_are_named(root, folder):
+    assert message_of(root, "pics", WRONG) == (
+        f"pics: its digest is {digest_by_hand(NAMES)}, params.yaml pins download.digest {WRONG}; "
+        "if the change is meant, run `pipeline data refresh`"
+    )
+
+
+def test_a_wrong_digest_of_an_archive_is_refused_and_both_are_named(root):
+    found = make_tar(root)
+    assert message_of(root, "pics.tar.gz", WRONG) == (
+        f"pics.tar.gz: its digest is {found}, params.yaml pins download.digest {WRONG}; if the change is meant, run `pipeline data refresh`"
+    )
+
+
+@pytest.mark.parametrize("source", ["pics", "pics.tar.gz"])
+def test_nothing_is_written_where_the_digest_is_wrong(root, folder, source):
+    make_tar(root)
+    message_of(root, source, WRONG)
+    assert outs(root) == []
+
+
+def test_a_digest_that_is_not_set_is_refused(root, folder):
+    found = message_of(root, "pics", None)
+    assert found == "params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures"
+
+
+def test_an_empty_folder_is_refused(root):
+    (root / "pics").mkdir()
+    assert message_of(root, "pics", WRONG) == "pics: holds no files; name a folder or an archive of pictures"
+
+
+def test_pictures_without_folders_are_refused(root):
+    (root / "pics").mkdir()
+    (root / "pics" / "1.png").touch()
+    digest = digest_of(folder_members(root / "pics"))
+    assert message_of(root, "pics", digest) == "pics: holds no pictures in folders; make one folder for each class"
+
+
+def test_a_folder_one_level_too_high_is_refused(root):
+    for name in ("train/1.png", "val/2.png"):
+        (root / "pics" / name).parent.mkdir(parents=True)
+        (root / "pics" / name).touch()
+    assert message_of(root, "pics", digest_of(folder_members(root / "pics"))) == (
+        "pics: its root: the classes would be 'train', 'val': those are splits; name the folder that holds the classes"
+    )
+
+
+def test_nothing_is_written_where_the_layout_is_refused(root):
+    (root / "pics").mkdir()
+    (root / "pics" / "1.png").touch()
+    message_of(root, "pics", digest_of(folder_members(root / "pics")))
+    assert outs(root) == []
+
+
+def test_a_source_that_is_not_there_is_refused(root):
+    assert message_of(root, "digit", WRONG) == "params.yaml: download.source: 'digit' is not there; did you mean 'digits'?"

@@ -1,0 +1,142 @@
+"""The embedding's stage: the size at which pictures enter the network, the export that is kept, the order of the features."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pipeline.data.images import Preprocessing, read_square
+from pipeline.data.manifest import Picture, write_manifest
+from pipeline.errors import PipelineError
+from pipeline.files import read_table
+from pipeline.models.classifier import Backbone
+from pipeline.stages import embed as stage
+from pipeline.stages.embed import Params, export_backbone, resolve_image_size, run
+
+
+def make_picture(width, height, image_id="a.png", split="train"):
+    return Picture(image_id, image_id, "0" * 64, "ants", split, width, height)
+
+
+def make_facts(image_size=224, fixed_size=False):
+    return {"architecture": {"image_size": image_size, "fixed_size": fixed_size}}
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size"), [(1, 64), (8, 64), (28, 64), (32, 64), (33, 96), (48, 96), (96, 192), (112, 224), (113, 224), (500, 224)]
+)
+def test_auto_is_twice_the_pictures_side_up_to_the_networks_own(side, image_size):
+    assert resolve_image_size("auto", make_facts(), [make_picture(side, side)]) == image_size
+
+
+def test_the_longer_side_counts():
+    assert resolve_image_size("auto", make_facts(), [make_picture(10, 40)]) == 96
+
+
+def test_the_median_picture_counts():
+    assert resolve_image_size("auto", make_facts(), [make_picture(side, side) for side in (8, 40, 2000)]) == 96
+
+
+def test_of_two_pictures_the_mean_counts():
+    assert resolve_image_size("auto", make_facts(), [make_picture(side, side) for side in (40, 57)]) == 128  # twice 48.5 is above 96
+
+
+def test_a_network_smaller_than_the_least_takes_its_own():
+    assert resolve_image_size("auto", make_facts(image_size=32), [make_picture(8, 8)]) == 32
+
+
+@pytest.mark.parametrize("side", [8, 500])
+def test_a_network_of_fixed_size_takes_its_own(side):
+    assert resolve_image_size("auto", make_facts(384, fixed_size=True), [make_picture(side, side)]) == 384
+
+
+@pytest.mark.parametrize("fixed_size", [False, True])
+def test_a_number_is_taken_as_it_is(fixed_size):
+    assert resolve_image_size(100, make_facts(fixed_size=fixed_size), [make_picture(8, 8)]) == 100
+
+
+class Refusing(nn.Module):
+    """A network that takes one size alone, and says so in two lines."""
+
+    def forward(self, pixels):
+        raise AssertionError(f"Input height ({pixels.shape[1]}) doesn't match model (224)\nmore")
+
+
+def write_backbone(folder):
+    """A backbone folder whose network is put in its place by the test."""
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    architecture = {"image_size": 224, "fixed_size": False, "crop": 1.0, "interpolation": "bicubic"}
+    (folder / "backbone.json").write_text(json.dumps({"architecture": architecture}))
+    return folder
+
+
+def test_a_size_that_the_network_refuses_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(stage, "load_backbone", lambda _: (Refusing(), 3))
+    with pytest.raises(PipelineError) as error:
+        export_backbone(write_backbone(tmp_path / "backbone"), 64, np.zeros((1, 64, 64, 3), np.uint8), 1)
+    assert str(error.value) == (
+        "params.yaml: embed.image_size: the backbone refuses 64: Input height (64) doesn't match model (224); say auto"
+    )
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+    """Six pictures, embedded by a network of one convolution, twice."""
+    root, patch = tmp_path_factory.mktemp("embed"), pytest.MonkeyPatch()
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    backbone, opened = Backbone(network, (0.5,) * 3, (0.5,) * 3).eval(), []
+    pictures = []
+    for number, split in enumerate(["val", "train", "train", "val", "train", "train"]):
+        path = root / split / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+        pictures.append(make_picture(8, 8, path.name, split))
+    write_manifest(root / "manifest.csv", pictures)
+    write_backbone(root / "backbone")
+    patch.setenv("DVC_ROOT", str(root))
+    patch.setattr(stage, "load_backbone", lambda folder: (opened.append(folder) or backbone, 4))
+    patch.setattr(stage.runtime, "choose_device", lambda: torch.device("cpu"))
+    for name in ("first", "second"):
+        paths = (root / "train", root / "val", root / "manifest.csv", root / "backbone", root / name)
+        run(Params(threads=1, image_size="auto", batch_size=4), *paths)
+    patch.undo()
+    return SimpleNamespace(root=root, folder=root / "first", backbone=backbone, opened=opened)
+
+
+def test_the_pictures_are_those_of_train_and_then_of_val(embedded):
+    assert [row["image_id"] for row in read_table(embedded.folder / "image_ids.csv")] == ["1.png", "2.png", "4.png", "5.png", "0.png", "3.png"]
+
+
+def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):
+    splits = {"0": "val", "1": "train", "2": "train", "3": "val", "4": "train", "5": "train"}
+    paths = [embedded.root / splits[number] / f"{number}.png" for number in "124503"]
+    pixels = np.stack([read_square(path, Preprocessing(64, 1.0, "bicubic")) for path in paths])
+    with torch.inference_mode():
+        wanted = embedded.backbone(torch.from_numpy(pixels)).numpy()
+    found = np.load(embedded.folder / "features.npy")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_the_size_that_was_resolved_is_written_down(embedded):
+    assert json.loads((embedded.folder / "embedding.json").read_text()) == {
+        "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic"},
+        "own_size": False,
+    }
+
+
+def test_an_export_is_made_once(embedded):
+    assert len(embedded.opened) == 1
+
+
+def test_embedding_twice_gives_equal_bytes(embedded):
+    names = sorted(path.name for path in embedded.folder.iterdir())
+    assert names == ["backbone.onnx", "embedding.json", "features.npy", "image_ids.csv"]
+    assert all((embedded.folder / name).read_bytes() == (embedded.root / "second" / name).read_bytes() for name in names)

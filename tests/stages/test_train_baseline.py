@@ -1,0 +1,126 @@
+"""The baseline's stage: examples joined on image_id, ImageNet's head replaced, a folder that answers as the head does."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
+
+from pipeline.data.manifest import Picture, write_manifest
+from pipeline.errors import PipelineError
+from pipeline.files import read_table, write_table
+from pipeline.models.artifact import verify, write_onnx
+from pipeline.params import read_section
+from pipeline.serving.predictor import Predictor
+from pipeline.stages.train_baseline import Params, read_examples, run, with_head
+
+
+def make_picture(image_id, label, split="train"):
+    return Picture(image_id, image_id, "0" * 64, label, split, 4, 4)
+
+
+def write_embeddings(folder, image_ids, features):
+    folder.mkdir()
+    np.save(folder / "features.npy", np.asarray(features, np.float32))
+    write_table(folder / "image_ids.csv", ["image_id"], [{"image_id": image_id} for image_id in image_ids])
+
+
+def write_backbone(folder):
+    """A stored network of one convolution and ImageNet's head."""
+    folder.mkdir()
+    tensors = {"conv.weight": np.ones((2, 2), np.float32), "conv.bias": np.zeros(2, np.float32)}
+    save_file({**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors")
+    (folder / "backbone.json").write_text('{"head": "fc"}')
+
+
+def test_examples_are_joined_on_their_image_id(tmp_path):
+    write_embeddings(tmp_path / "embeddings", ["c", "a", "b"], [[3], [1], [2]])
+    pictures = [make_picture("a", "bees"), make_picture("b", "ants"), make_picture("c", "bees")]
+    examples = read_examples(tmp_path / "embeddings", pictures, ["ants", "bees"])
+    assert examples.features.tolist() == [[1], [2], [3]]
+    assert examples.labels.tolist() == [1, 0, 1]
+
+
+def test_pictures_that_are_not_asked_for_are_left_out(tmp_path):
+    write_embeddings(tmp_path / "embeddings", ["a", "b"], [[1], [2]])
+    assert read_examples(tmp_path / "embeddings", [make_picture("b", "ants")], ["ants"]).features.tolist() == [[2]]
+
+
+def test_the_new_head_takes_the_place_of_imagenets(tmp_path):
+    write_backbone(tmp_path / "backbone")
+    tensors = with_head(tmp_path / "backbone", np.zeros((3, 2), np.float32), np.zeros(3, np.float32))
+    shapes = {key: value.shape for key, value in tensors.items()}
+    assert shapes == {"backbone.network.conv.weight": (2, 2), "backbone.network.conv.bias": (2,), "head.weight": (3, 2), "head.bias": (3,)}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model folder trained on features that are the mean colours of pictures."""
+    root = tmp_path_factory.mktemp("baseline")
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
+    pixels[::3] //= 3
+    pictures = [
+        make_picture(f"{index:02}", "dark" if index % 3 == 0 else "light", "val" if index > 20 else "train") for index in range(30)
+    ]
+    write_embeddings(root / "embeddings", [picture.image_id for picture in pictures], pixels.mean(axis=(1, 2)))
+    preprocessing = {"image_size": 4, "crop": 1.0, "interpolation": "bicubic"}
+    (root / "embeddings" / "embedding.json").write_text(json.dumps({"preprocessing": preprocessing, "own_size": False}))
+    write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
+    write_manifest(root / "manifest.csv", pictures)
+    write_backbone(root / "backbone")
+    run(Params(threads=1, l2_grid=[0.01, 1.0]), root / "embeddings", root / "manifest.csv", root / "backbone", root / "baseline")
+    return SimpleNamespace(folder=root / "baseline", pixels=pixels)
+
+
+def mean_colours():
+    """A graph whose three features are the mean red, green and blue of a picture."""
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["floats", "axes"], ["features"], keepdims=0),
+    ]
+    pixels = helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 4, 4, 3])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
+    graph = helper.make_graph(nodes, "backbone", [pixels], [features], [helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def test_the_folder_agrees_with_itself(trained):
+    assert len(verify(trained.folder)) == 64
+
+
+def test_the_folder_holds_weights_graph_facts_and_history(trained):
+    assert sorted(path.name for path in trained.folder.iterdir()) == ["history.csv", "model.json", "model.onnx", "model.safetensors"]
+
+
+def test_the_graph_answers_as_the_stored_head_does(trained):
+    tensors = load_file(trained.folder / "model.safetensors")
+    logits = trained.pixels.mean(axis=(1, 2)) @ tensors["head.weight"].T + tensors["head.bias"]
+    found = Predictor.load(trained.folder / "model.onnx", 1).predict_pixels(trained.pixels)
+    np.testing.assert_allclose(found, softmax(logits, axis=1), atol=1e-5)
+
+
+def test_the_graph_names_its_classes_in_their_order(trained):
+    assert Predictor.load(trained.folder / "model.onnx", 1).class_names == ["dark", "light"]
+
+
+def test_the_history_has_a_row_for_each_penalty(trained):
+    assert [(row["step"], row["l2"]) for row in read_table(trained.folder / "history.csv")] == [("0", "0.01"), ("1", "1.0")]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("[0.1, 0]", "params.yaml: train_baseline.l2_grid.1: 0 is not above 0"),
+        ("[0.1, -1.0]", "params.yaml: train_baseline.l2_grid.1: -1.0 is not above 0"),
+    ],
+)
+def test_a_penalty_must_be_above_zero(grid, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(f"threads: 1\ntrain_baseline: {{l2_grid: {grid}}}\n")
+    with pytest.raises(PipelineError) as error:
+        read_section("train_baseline", Params)
+    assert str(error.value) == message

@@ -1,0 +1,174 @@
+"""The training loop on a network of a few layers: it learns, keeps the best epoch, stops at what is no number."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pipeline.errors import PipelineError
+from pipeline.models.classifier import Backbone, Classifier
+from pipeline.training.finetune import Hardware, Tally, finetune, score
+from pipeline.training.recipe import make_recipe
+
+CPU = Hardware(torch.device("cpu"), "fp32")
+DARK, BRIGHT = 60, 180
+
+
+def draw_batches(seed, count=4, size=8):
+    """Dark pictures of class 0, bright ones of class 1, in batches."""
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for _ in range(count):
+        labels = torch.randint(0, 2, (size,), generator=generator)
+        noise = torch.randint(-50, 50, (size, 8, 8, 3), generator=generator)
+        batches.append(((DARK + (BRIGHT - DARK) * labels[:, None, None, None] + noise).to(torch.uint8), labels))
+    return batches
+
+
+TRAIN, VAL = draw_batches(0), draw_batches(1, 2)
+
+
+def build_small():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return Classifier(Backbone(nn.Sequential(*layers), (0.5,) * 3, (0.5,) * 3), 4, 2)
+
+
+def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9, label_smoothing=0.0, hardware=CPU, rows=None):  # noqa: PLR0917
+    """Train a model, and return its history."""
+    torch.manual_seed(0)
+    recipe = make_recipe(model, epochs, len(train), learning_rate, 0.01, 0.1, label_smoothing, patience)
+    return finetune(model, train, val, recipe, hardware, (rows if rows is not None else []).append)
+
+
+def weights_of(model):
+    return copy.deepcopy(model.state_dict())
+
+
+def are_equal(first, second):
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_loss_falls():
+    history = train(build_small(), epochs=6)
+    assert history[-1]["train_loss"] < history[1]["train_loss"]
+    assert history[-1]["val_loss"] < 0.8 * history[0]["val_loss"]
+
+
+def test_there_is_a_row_an_epoch_and_one_of_the_start():
+    assert [row["epoch"] for row in train(build_small(), epochs=2)] == [0, 1, 2]
+
+
+def test_the_start_has_no_train_figure():
+    history = train(build_small(), epochs=1)
+    assert list(history[0]) == ["epoch", "learning_rate", "val_loss", "val_accuracy"]
+    assert list(history[1]) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+
+
+def test_each_row_is_logged_as_it_comes():
+    rows = []
+    history = train(build_small(), epochs=2, rows=rows)
+    assert rows == history
+
+
+def test_the_start_is_scored_before_anything_is_trained():
+    model = build_small()
+    wanted = score(copy.deepcopy(model), VAL, CPU)
+    assert train(model, epochs=1)[0] | wanted == train(build_small(), epochs=1)[0]
+
+
+def test_the_best_epochs_weights_are_left_in_the_model():
+    model = build_small()
+    history = train(model, epochs=6, learning_rate=0.8)
+    losses = [row["val_loss"] for row in history]
+    assert 0 < losses.index(min(losses)) < len(losses) - 1  # neither the start nor the last
+    assert score(model, VAL, CPU)["val_loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_the_starts_weights_are_left_where_no_epoch_is_better():
+    model = build_small()
+    train(model, epochs=10)
+    start = weights_of(model)
+    swapped = [(pixels, 1 - labels) for pixels, labels in TRAIN]
+    history = train(model, epochs=2, learning_rate=0.05, train=swapped)
+    assert min(history, key=lambda row: row["val_loss"])["epoch"] == 0
+    assert are_equal(model.state_dict(), start)
+
+
+def test_training_stops_after_so_many_epochs_without_a_better_one():
+    swapped = [(pixels, 1 - labels) for pixels, labels in TRAIN]
+    model = build_small()
+    train(model, epochs=10)
+    assert len(train(model, epochs=8, learning_rate=0.05, train=swapped, patience=2)) == 3  # the start and two
+
+
+def test_one_seed_gives_equal_weights_twice():
+    first, second = build_small(), build_small()
+    histories = [train(model) for model in (first, second)]
+    assert histories[0] == histories[1]
+    assert are_equal(first.state_dict(), second.state_dict())
+
+
+def test_batchnorm_does_not_move():
+    model = build_small()
+    before = weights_of(model)
+    train(model)
+    moved = {key.removeprefix("backbone.network.") for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert moved == {"0.weight", "0.bias", "head.weight", "head.bias"}
+
+
+def test_a_bf16_run_keeps_float32_weights():
+    model = build_small()
+    history = train(model, hardware=Hardware(torch.device("cpu"), "bf16"))
+    assert {tensor.dtype for name, tensor in model.named_parameters()} == {torch.float32}
+    assert history[-1]["val_loss"] < history[0]["val_loss"]
+
+
+def test_bf16_answers_differ_from_those_of_fp32():
+    model = build_small()
+    assert score(model, VAL, Hardware(torch.device("cpu"), "bf16")) != score(model, VAL, CPU)
+
+
+def test_a_val_loss_that_is_no_number_stops_the_run():
+    model = build_small()
+    nn.init.constant_(model.head.bias, math.nan)
+    with pytest.raises(PipelineError) as error:
+        train(model)
+    assert str(error.value) == "val: the val loss is nan; lower the learning rate, or say precision: fp32"
+
+
+def test_a_train_loss_that_is_no_number_stops_the_run():
+    with pytest.raises(PipelineError) as error:
+        train(build_small(), epochs=2, learning_rate=math.inf)
+    assert str(error.value) == "epoch 1/2: the train loss is nan; lower the learning rate, or say precision: fp32"
+
+
+def test_the_scores_are_means_over_pictures_not_over_batches():
+    model = build_small().eval()
+    (pixels, labels), _ = VAL
+    halves = [(pixels[:1], labels[:1]), (pixels[1:], labels[1:])]
+    with torch.no_grad():
+        logits = model(pixels).numpy().astype(np.float64)
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    loss = -np.log(probs[np.arange(len(labels)), labels.numpy()]).mean()
+    accuracy = (logits.argmax(axis=1) == labels.numpy()).mean()
+    assert score(model, halves, CPU) == pytest.approx({"val_loss": loss, "val_accuracy": accuracy}, rel=1e-5)
+
+
+def test_the_train_loss_is_the_smoothed_one():
+    # With a rate of zero nothing moves: cross entropy with smoothing s is (1 - s) of the plain one + s of the mean over all classes.
+    plain, smooth = (train(build_small(), epochs=1, learning_rate=0.0, label_smoothing=share)[1]["train_loss"] for share in (0.0, 0.5))
+    model = build_small().eval()
+    with torch.no_grad():
+        uniform = torch.cat([-model(pixels).log_softmax(dim=1).mean(dim=1) for pixels, _ in TRAIN]).mean().item()
+    assert smooth == pytest.approx(0.5 * plain + 0.5 * uniform, rel=1e-5)
+
+
+def test_a_tally_is_the_mean_worked_by_hand():
+    tally = Tally()
+    tally.add(torch.tensor(1.0), torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
+    tally.add(torch.tensor(4.0), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    assert tally.row("val", "val") == {"val_loss": 3.0, "val_accuracy": pytest.approx(1 / 3)}

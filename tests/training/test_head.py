@@ -1,0 +1,135 @@
+"""The linear head: it minimises what it says it minimises, and val chooses its penalty."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.training.head import Examples, Head, choose_head, fit_head
+
+GRID = [0.001, 0.1, 10.0]
+
+
+def draw_examples(num_classes, seed=0, count=60, width=5, noise=1.0):
+    """Overlapping clouds, a class each, far from the origin."""
+    generator = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(num_classes), generator.integers(0, num_classes, count - num_classes)])
+    centres = np.random.default_rng(99).normal(size=(num_classes, width))
+    return Examples((3 + 2 * (centres[labels] + noise * generator.normal(size=(count, width)))).astype(np.float32), labels)
+
+
+def scaled(examples):
+    """The features as the objective sees them: centred, scaled as a whole."""
+    features = examples.features.astype(float)
+    return (features - features.mean(axis=0)) / features.std()
+
+
+def gradient(head, examples, l2):
+    """Of the mean cross entropy + l2/2 · |weight|² on the scaled features, by the weight and by the bias."""
+    features, deviation = scaled(examples), examples.features.astype(float).std()
+    weight = head.weight.astype(float) * deviation
+    bias = head.bias + head.weight.astype(float) @ examples.features.astype(float).mean(axis=0)
+    errors = softmax(features @ weight.T + bias, axis=1) - np.eye(len(bias))[examples.labels]
+    return errors.T @ features / len(features) + l2 * weight, errors.mean(axis=0)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6])
+@pytest.mark.parametrize("l2", GRID)
+def test_the_objectives_gradient_is_zero_at_the_head(num_classes, l2):
+    examples = draw_examples(num_classes)
+    by_weight, by_bias = gradient(fit_head(examples, l2), examples, l2)
+    np.testing.assert_allclose(by_weight, 0, atol=5e-4)
+    np.testing.assert_allclose(by_bias, 0, atol=5e-4)
+
+
+@pytest.mark.parametrize("num_classes", [3, 6])
+def test_the_head_answers_as_scikit_learns_on_scaled_features(num_classes):
+    examples = draw_examples(num_classes)
+    model = LogisticRegression(C=1 / (0.01 * 60), tol=1e-8, max_iter=5000).fit(scaled(examples), examples.labels)
+    probs = softmax(fit_head(examples, 0.01).logits(examples.features), axis=1)
+    np.testing.assert_allclose(probs, model.predict_proba(scaled(examples)), atol=2e-3)
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_head_is_float32_in_rows_of_classes(num_classes):
+    head = fit_head(draw_examples(num_classes), 0.1)
+    assert (head.weight.shape, head.bias.shape) == ((num_classes, 5), (num_classes,))
+    assert head.weight.dtype == head.bias.dtype == np.float32
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_heads_arrays_lie_row_by_row(num_classes):
+    head = fit_head(draw_examples(num_classes), 0.1)
+    assert head.weight.flags.c_contiguous
+    assert head.bias.flags.c_contiguous
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_head_comes_back_from_safetensors_as_it_was(num_classes, tmp_path):
+    head = fit_head(draw_examples(num_classes), 0.1)
+    save_file({"head.weight": head.weight, "head.bias": head.bias}, tmp_path / "head.safetensors")
+    np.testing.assert_array_equal(load_file(tmp_path / "head.safetensors")["head.weight"], head.weight)
+    np.testing.assert_array_equal(load_file(tmp_path / "head.safetensors")["head.bias"], head.bias)
+
+
+def test_shifted_and_stretched_features_get_the_same_answers():
+    examples = draw_examples(3)
+    other = Examples(examples.features * 10 + 5, examples.labels)
+    np.testing.assert_allclose(
+        fit_head(other, 0.1).logits(other.features), fit_head(examples, 0.1).logits(examples.features), atol=2e-3
+    )
+
+
+def test_a_greater_penalty_gives_smaller_weights():
+    sizes = [np.abs(fit_head(draw_examples(3), l2).weight).sum() for l2 in GRID]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_two_classes_have_opposite_weights():
+    head = fit_head(draw_examples(2), 0.1)
+    np.testing.assert_allclose(head.weight[0], -head.weight[1], rtol=1e-6)
+
+
+def test_logits_are_a_linear_map():
+    head = Head(np.array([[1, 2], [3, 4]], np.float32), np.array([10, 20], np.float32))
+    assert head.logits(np.array([[1, 1], [0, 2]], np.float32)).tolist() == [[13, 27], [14, 28]]
+
+
+@pytest.fixture(scope="module")
+def choice():
+    """Few pictures, many features: the penalties differ much."""
+    train, val = draw_examples(3, seed=1, count=20, width=30, noise=4), draw_examples(3, seed=2, width=30, noise=4)
+    return train, val, *choose_head(train, val, GRID, 1)
+
+
+def test_there_is_a_row_for_each_penalty_in_order(choice):
+    assert [(row["step"], row["l2"]) for row in choice[3]] == [(0, 0.001), (1, 0.1), (2, 10.0)]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_rows_tell_mean_cross_entropy_and_accuracy(choice, split):
+    examples, row = dict(zip(("train", "val"), choice[:2], strict=True))[split], choice[3][1]
+    logits = fit_head(choice[0], 0.1).logits(examples.features).astype(float)
+    loss = -np.mean([line[label] for line, label in zip(log_softmax(logits, axis=1), examples.labels, strict=True)])
+    assert row[f"{split}_loss"] == pytest.approx(loss, rel=1e-4)
+    assert row[f"{split}_accuracy"] == np.mean(logits.argmax(axis=1) == examples.labels)
+
+
+def test_the_head_of_the_lowest_val_loss_is_chosen(choice):
+    train, _, head, history = choice
+    best = min(history, key=lambda row: row["val_loss"])
+    assert best["l2"] == 0.1  # neither the first nor the last, nor the one that fits train best
+    np.testing.assert_array_equal(head.weight, fit_head(train, best["l2"]).weight)
+
+
+def test_of_equal_val_losses_the_first_is_chosen():
+    train, val = draw_examples(3, seed=1), draw_examples(3, seed=2)
+    head, history = choose_head(train, val, [0.1, 0.1], 1)
+    assert history[0]["val_loss"] == history[1]["val_loss"]
+    np.testing.assert_array_equal(head.weight, fit_head(train, 0.1).weight)
+
+
+def test_a_head_fitted_twice_is_the_same():
+    first, second = (choose_head(draw_examples(4), draw_examples(4, seed=1), GRID, 2)[0] for _ in range(2))
+    np.testing.assert_array_equal(first.weight, second.weight)
