@@ -42,10 +42,12 @@ def refresh() -> tuple[str | None, str]:
 
 
 def _rewrite(digest: str) -> None:
-    text = PARAMS.read_text(encoding="utf-8")
+    text = PARAMS.read_bytes().decode()
     node = _child(_child(yaml.compose(text, Loader=yaml.SafeLoader), "download"), "digest")
+    before, after = text[: node.start_mark.index], text[node.end_mark.index :]
+    space = " " if before.endswith(":") else ""  # where `digest:` had nothing behind it
     with atomic_file(PARAMS) as partial:
-        partial.write_text(f"{text[: node.start_mark.index]}{digest}{text[node.end_mark.index :]}", encoding="utf-8")
+        partial.write_bytes(f"{before}{space}{digest}{after}".encode())
 
 
 def _child(mapping: yaml.Node | None, key: str) -> yaml.Node:

@@ -40,7 +40,7 @@ def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str],
         ticks = range(len(class_names))
         axis.set_xticks(ticks, [_short(name) for name in class_names], rotation=90 if len(class_names) > 6 else 0)
         axis.set_yticks(ticks, [_short(name) for name in class_names])
-        axis.set(xlabel="predicted", ylabel="true", title=title)
+        axis.set(xlabel="predicted", ylabel="true", title=_plain(title))
         figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class")
         if len(class_names) <= _READABLE_CELLS:
             for row, column in np.ndindex(*matrix.shape):
@@ -64,7 +64,7 @@ def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], q
         axis.plot(*zip(*points, strict=True), marker="o", color=colour, label=split)
     ticks = [float(row[step]) for row in rows]
     axis.set_xticks(ticks, [row.get("l2", row[step]) for row in rows])
-    axis.set(title=f"{name}: {quantity}", xlabel="L2 penalty" if "l2" in rows[0] else step)
+    axis.set(title=_plain(f"{name}: {quantity}"), xlabel="L2 penalty" if "l2" in rows[0] else step)
     axis.grid(alpha=0.3)
     axis.legend()
 
@@ -73,15 +73,20 @@ def plot_pictures(path: Path, pictures: Sequence[Image.Image], captions: Sequenc
     """Pictures in rows of four, a caption over each; a plain sentence where there are none."""
     rows, columns = max(1, -(-len(pictures) // 4)), 4
     with _figure(path, 8.8, 2.7 * rows + 0.4, rows, columns) as (figure, axes):
-        figure.suptitle(title)
+        figure.suptitle(_plain(title))
         for axis in axes.flat:
             axis.set_axis_off()
         for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
             axis.imshow(picture, interpolation="nearest" if max(picture.size) < 64 else "antialiased")
-            axis.set_title(caption, fontsize=9)
+            axis.set_title(_plain(caption), fontsize=9)
         if not pictures:
             figure.text(0.5, 0.4, "None.", ha="center")
 
 
 def _short(name: str) -> str:
-    return (name if len(name) <= 18 else f"{name[:17]}…").replace("$", r"\$")
+    return _plain(name if len(name) <= 18 else f"{name[:17]}…")
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not read as a formula."""
+    return text.replace("$", r"\$")

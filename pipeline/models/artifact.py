@@ -92,6 +92,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def verify(folder: Path) -> str:
     """Check that model.json tells the truth of model.onnx, and return the sha256. Raises PipelineError."""
     facts = read_facts(folder)
+    if not (folder / "model.onnx").is_file():
+        raise PipelineError(f"{folder}/model.onnx: is not there; run `dvc checkout`")
     found = sha256_of_file(folder / "model.onnx")
     if found != facts.pop("model_sha256"):
         raise PipelineError(f"{folder}/model.onnx: its sha256 is {found}, model.json says otherwise; run `dvc checkout`")

@@ -61,6 +61,8 @@ def load_backbone(folder: Path) -> tuple[Backbone, int]:
 def headless(network: nn.Module, head: str, architecture: zoo.Architecture) -> Backbone:
     """Take the head away from a network."""
     network.set_submodule(head, nn.Identity())
+    if getattr(network, "aux_logits", False):  # GoogLeNet's and Inception's side heads know ImageNet's classes alone
+        network.aux_logits = False  # type: ignore[assignment]
     return Backbone(network, architecture.mean, architecture.std)
 
 

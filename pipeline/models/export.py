@@ -30,13 +30,15 @@ def export_onnx(module: nn.Module, image_size: int, output: str) -> onnx.ModelPr
 
 
 def check_parity(path: Path, module: nn.Module, pixels: np.ndarray[Any, Any], threads: int) -> None:
-    """Raise PipelineError where the file at `path` answers otherwise than the module on these pixels."""
+    """Raise PipelineError where the ONNX file at `path` answers otherwise than the module on these pixels."""
     with torch.no_grad():
         wanted = module.eval().cpu()(torch.from_numpy(pixels)).numpy()
     found = open_session(path, threads).run(None, {"pixels": pixels})[0]
     off = float(np.abs(np.asarray(found) - wanted).max() / max(1.0, float(np.abs(wanted).max())))
     if not off <= _TOLERANCE:
-        raise PipelineError(f"{path.name}: differs from torch by {off:.1e}, more than {_TOLERANCE:g}; this network cannot be exported")
+        raise PipelineError(
+            f"the exported network: differs from torch by {off:.1e}, more than {_TOLERANCE:g}; this network cannot be exported"
+        )
 
 
 def _clear(message: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.data import fetch
 from pipeline.errors import PipelineError
-from pipeline.files import project_root, sha256_of_file
+from pipeline.files import project_root, sha256_of, sha256_of_file
 from pipeline.models import zoo
 
 if TYPE_CHECKING:
@@ -54,15 +54,15 @@ def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: 
 def read_state(path: Path, name: str) -> State:
     """The tensors of a safetensors file or of a torch file that holds nothing but tensors. Raises PipelineError."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         with path.open("rb") as file:
             is_torch_file = file.read(2) in (b"PK", b"\x80\x02")
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if is_torch_file else load_file(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # torch lets many kinds out of a damaged file
+        is_code = isinstance(error, pickle.UnpicklingError)
+        reason = "what else is in it is not run" if is_code else str(error).partition("\n")[0]
         raise PipelineError(f"{name}: holds no plain tensors: {reason}; save a state dict, best as .safetensors") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
@@ -88,7 +88,10 @@ def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path
         url, licence = zoo.torchvision_weights(architecture.name).url, "BSD-3-Clause (torchvision)"
     else:
         url, licence = _timm_source(architecture)
-    path = (fetch.stored(digest) if digest else None) or fetch.fetch(url)
+    key = digest or sha256_of(url.encode())
+    if (path := fetch.stored(key)) is None:
+        path = fetch.fetch(url)
+        fetch.alias(key, path)
     expected = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     if expected and not sha256_of_file(path).startswith(expected[1]):
         raise PipelineError(f"{url}: its sha256 is {sha256_of_file(path)}, not {expected[1]}… as its name says; try again later")
@@ -124,7 +127,7 @@ def _fill(network: "nn.Module", state: State, name: str, architecture: str) -> N
     if differing:
         shown = ", ".join(f"{key} ({_shape(state, key)}, not {_shape(wanted, key)})" for key in differing[:3])
         raise PipelineError(
-            f"{name}: does not fit {architecture}: {len(differing)} tensors differ, first {shown}; name its own architecture"
+            f"{name}: does not fit {architecture}: {len(differing)} of its tensors differ, first {shown}; name its own architecture"
         )
     network.load_state_dict(state)
 

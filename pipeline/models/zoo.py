@@ -42,7 +42,7 @@ def find_architecture(name: str) -> Architecture:
 
     if timm.is_model(plain):
         return _timm_architecture(name)
-    known = [*torchvision_names(), *timm.list_models()]
+    known = dict.fromkeys([*torchvision_names(), *timm.list_models()])
     near = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
     raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(near)}")
 
@@ -52,7 +52,7 @@ def build(architecture: Architecture) -> "nn.Module":
     if architecture.library == "torchvision":
         import torchvision
 
-        options = {"init_weights": True} if architecture.name in ("googlenet", "inception_v3") else {}
+        options = {"init_weights": True, "transform_input": True} if architecture.name in ("googlenet", "inception_v3") else {}
         return cast("nn.Module", torchvision.models.get_model(architecture.name, weights=None, **options))
     import timm
 
@@ -96,7 +96,14 @@ def _torchvision_architecture(name: str) -> Architecture:
     side = transform.crop_size[0]
     crop = side / transform.resize_size[0]
     return Architecture(
-        name, "torchvision", side, tuple(transform.mean), tuple(transform.std), transform.interpolation.value, crop, name.startswith("vit")
+        name,
+        "torchvision",
+        side,
+        tuple(transform.mean),
+        tuple(transform.std),
+        transform.interpolation.value,
+        crop,
+        name.startswith(("vit", "maxvit")),
     )
 
 

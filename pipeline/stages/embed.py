@@ -61,7 +61,7 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
         try:
             backbone(torch.from_numpy(pixels[:1]))
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
+            reason = str(error).partition("\n")[0].rstrip(".")
             raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say auto") from None
         with atomic_file(path) as partial:
             write_onnx(export_onnx(backbone, image_size, "features"), partial)

@@ -70,10 +70,12 @@ def score_classes(labels: Array, predicted: Array, matrix: Array, class_names: S
     )
     scored: dict[str, object] = {}
     for index, name in enumerate(class_names):
-        precision = wilson_interval(int(hits[index]), int(answers[index]), level) if answers[index] else (None, None)
+        precision, recall = (
+            wilson_interval(int(hits[index]), int(count[index]), level) if count[index] else (None, None) for count in (answers, support)
+        )
         scored[name] = {
             **_with("precision", metrics.precisions(matrix)[index], precision),
-            **_with("recall", metrics.recalls(matrix)[index], wilson_interval(int(hits[index]), int(support[index]), level)),
+            **_with("recall", metrics.recalls(matrix)[index], recall),
             **_with("f1", metrics.f1_scores(matrix)[index], (low[index], high[index])),
             "support": int(support[index]),
         }
@@ -92,6 +94,13 @@ def write_predictions(path: Path, pictures: list[Picture], probs: Array, class_n
         for picture, row in zip(pictures, probs, strict=True)
     ]
     write_table(path, list(rows[0]), rows)
+
+
+def write_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str]) -> None:
+    """A row a true class, a column a predicted one, the names of both in the first column and row."""
+    columns = ["true/predicted", *class_names]  # no class has a slash in its name
+    rows = [dict(zip(columns, [name, *row], strict=True)) for name, row in zip(class_names, matrix.tolist(), strict=True)]
+    write_table(path, columns, rows)
 
 
 def plot_mistakes(path: Path, pictures: list[Picture], paths: list[Path], labels: Array, probs: Array, class_names: Sequence[str]) -> None:
@@ -127,8 +136,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     matrix = metrics.confusion_matrix(labels, probs.argmax(axis=1), len(names))
     with atomic_dir(results) as partial:
         write_predictions(partial / "predictions.csv", pictures, probs, names)
-        rows = [{"true": name, **dict(zip(names, row, strict=True))} for name, row in zip(names, matrix.tolist(), strict=True)]
-        write_table(partial / "confusion_matrix.csv", ["true", *names], rows)
+        write_confusion_matrix(partial / "confusion_matrix.csv", matrix, names)
         title = f"{model.name}: {scores['top1_accuracy']:.3f} of {len(labels)} test pictures right"
         figures.plot_confusion_matrix(partial / "confusion_matrix.png", matrix, names, title)
         plot_mistakes(partial / "mistakes.png", pictures, paths, labels, probs, names)

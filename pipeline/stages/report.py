@@ -39,7 +39,7 @@ def compare(first: Sequence[Mapping[str, str]], second: Sequence[Mapping[str, st
         "top1_accuracy_difference_high": round(high, 6),
         "only_first_right": int((first_right & ~second_right).sum()),
         "only_second_right": int((second_right & ~first_right).sum()),
-        "mcnemar_p": round(mcnemar_p(first_right, second_right), 6),
+        "mcnemar_p": float(f"{mcnemar_p(first_right, second_right):.6g}"),
     }
 
 

@@ -17,7 +17,6 @@ from pipeline.training.recipe import Recipe
 
 Row = dict[str, float]
 
-
 # Pixels uint8 (N, S, S, 3) and the numbers of their classes int64 (N,).
 Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 
@@ -45,7 +44,7 @@ def finetune(model: Classifier, train: Batches, val: Batches, recipe: Recipe, ha
         row: Row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}
         if epoch > 0:
             row |= train_epoch(model, train, recipe, hardware, f"epoch {epoch}/{recipe.epochs}")
-        row |= score(model, val, hardware)
+        row |= score(model, val, hardware, f"epoch {epoch}/{recipe.epochs}")
         history.append(row)
         log(row)
         recipe.best.see(row["val_loss"], model)
@@ -73,7 +72,7 @@ def train_epoch(model: Classifier, batches: Batches, recipe: Recipe, hardware: H
 
 
 @torch.inference_mode()
-def score(model: nn.Module, batches: Batches, hardware: Hardware) -> Row:
+def score(model: nn.Module, batches: Batches, hardware: Hardware, title: str) -> Row:
     """The mean cross entropy and the accuracy on the val pictures as they are."""
     model.eval()
     tally = Tally()
@@ -82,7 +81,7 @@ def score(model: nn.Module, batches: Batches, hardware: Hardware) -> Row:
         with hardware.autocast():
             logits = model(pixels).float()
         tally.add(functional.cross_entropy(logits, labels), logits, labels)
-    return tally.row("val", "val")
+    return tally.row("val", title)
 
 
 class Tally:

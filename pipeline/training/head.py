@@ -52,7 +52,9 @@ def fit_head(examples: Examples, l2: float) -> Head:
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = examples.features.mean(axis=0), examples.features.std()
-    model = LogisticRegression(C=1 / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
+    # Of two classes scikit-learn fits the difference of their logits, whose square is twice that of the two weights.
+    of_two = 2 if len(np.unique(examples.labels)) == 2 else 1
+    model = LogisticRegression(C=of_two / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
     model.fit((examples.features - mean) / deviation, examples.labels)
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: scikit-learn stores the difference of their logits

@@ -91,7 +91,10 @@ def test_exporting_says_nothing(capsys):
 def test_another_network_is_told_from_the_file(small):
     torch.manual_seed(1)
     other = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(PipelineError, match=r"^model\.onnx: differs from torch by \d\.\de[-+]\d\d, more than 0\.0001; this network cannot be exported$"):
+    with pytest.raises(
+        PipelineError,
+        match=r"^the exported network: differs from torch by \d\.\de[-+]\d\d, more than 0\.0001; this network cannot be exported$",
+    ):
         check_parity(small.path, other, draw_pixels(2), 1)
 
 
@@ -100,7 +103,7 @@ def test_answers_that_are_no_numbers_are_no_parity(small):
     nn.init.constant_(broken.network[0].weight, torch.nan)
     with pytest.raises(PipelineError) as error:
         check_parity(small.path, broken, draw_pixels(2), 1)
-    assert str(error.value) == "model.onnx: differs from torch by nan, more than 0.0001; this network cannot be exported"
+    assert str(error.value) == "the exported network: differs from torch by nan, more than 0.0001; this network cannot be exported"
 
 
 def test_a_network_in_training_is_exported_as_it_answers_in_use(tmp_path):

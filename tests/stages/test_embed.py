@@ -111,7 +111,14 @@ def embedded(tmp_path_factory):
 
 
 def test_the_pictures_are_those_of_train_and_then_of_val(embedded):
-    assert [row["image_id"] for row in read_table(embedded.folder / "image_ids.csv")] == ["1.png", "2.png", "4.png", "5.png", "0.png", "3.png"]
+    assert [row["image_id"] for row in read_table(embedded.folder / "image_ids.csv")] == [
+        "1.png",
+        "2.png",
+        "4.png",
+        "5.png",
+        "0.png",
+        "3.png",
+    ]
 
 
 def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):

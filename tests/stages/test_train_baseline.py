@@ -32,7 +32,9 @@ def write_backbone(folder):
     """A stored network of one convolution and ImageNet's head."""
     folder.mkdir()
     tensors = {"conv.weight": np.ones((2, 2), np.float32), "conv.bias": np.zeros(2, np.float32)}
-    save_file({**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors")
+    save_file(
+        {**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors"
+    )
     (folder / "backbone.json").write_text('{"head": "fc"}')
 
 
@@ -63,9 +65,7 @@ def trained(tmp_path_factory):
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (30, 4, 4, 3), dtype=np.uint8)
     pixels[::3] //= 3
-    pictures = [
-        make_picture(f"{index:02}", "dark" if index % 3 == 0 else "light", "val" if index > 20 else "train") for index in range(30)
-    ]
+    pictures = [make_picture(f"{index:02}", "dark" if index % 3 == 0 else "light", "val" if index > 20 else "train") for index in range(30)]
     write_embeddings(root / "embeddings", [picture.image_id for picture in pictures], pixels.mean(axis=(1, 2)))
     preprocessing = {"image_size": 4, "crop": 1.0, "interpolation": "bicubic"}
     (root / "embeddings" / "embedding.json").write_text(json.dumps({"preprocessing": preprocessing, "own_size": False}))

@@ -37,7 +37,7 @@ def build_small():
     return Classifier(Backbone(nn.Sequential(*layers), (0.5,) * 3, (0.5,) * 3), 4, 2)
 
 
-def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9, label_smoothing=0.0, hardware=CPU, rows=None):  # noqa: PLR0917
+def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9, label_smoothing=0.0, hardware=CPU, rows=None):
     """Train a model, and return its history."""
     torch.manual_seed(0)
     recipe = make_recipe(model, epochs, len(train), learning_rate, 0.01, 0.1, label_smoothing, patience)
@@ -76,7 +76,7 @@ def test_each_row_is_logged_as_it_comes():
 
 def test_the_start_is_scored_before_anything_is_trained():
     model = build_small()
-    wanted = score(copy.deepcopy(model), VAL, CPU)
+    wanted = score(copy.deepcopy(model), VAL, CPU, "val")
     assert train(model, epochs=1)[0] | wanted == train(build_small(), epochs=1)[0]
 
 
@@ -85,7 +85,7 @@ def test_the_best_epochs_weights_are_left_in_the_model():
     history = train(model, epochs=6, learning_rate=0.8)
     losses = [row["val_loss"] for row in history]
     assert 0 < losses.index(min(losses)) < len(losses) - 1  # neither the start nor the last
-    assert score(model, VAL, CPU)["val_loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert score(model, VAL, CPU, "val")["val_loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_the_starts_weights_are_left_where_no_epoch_is_better():
@@ -129,7 +129,7 @@ def test_a_bf16_run_keeps_float32_weights():
 
 def test_bf16_answers_differ_from_those_of_fp32():
     model = build_small()
-    assert score(model, VAL, Hardware(torch.device("cpu"), "bf16")) != score(model, VAL, CPU)
+    assert score(model, VAL, Hardware(torch.device("cpu"), "bf16"), "val") != score(model, VAL, CPU, "val")
 
 
 def test_a_val_loss_that_is_no_number_stops_the_run():
@@ -137,7 +137,7 @@ def test_a_val_loss_that_is_no_number_stops_the_run():
     nn.init.constant_(model.head.bias, math.nan)
     with pytest.raises(PipelineError) as error:
         train(model)
-    assert str(error.value) == "val: the val loss is nan; lower the learning rate, or say precision: fp32"
+    assert str(error.value) == "epoch 0/3: the val loss is nan; lower the learning rate, or say precision: fp32"
 
 
 def test_a_train_loss_that_is_no_number_stops_the_run():
@@ -155,7 +155,7 @@ def test_the_scores_are_means_over_pictures_not_over_batches():
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     loss = -np.log(probs[np.arange(len(labels)), labels.numpy()]).mean()
     accuracy = (logits.argmax(axis=1) == labels.numpy()).mean()
-    assert score(model, halves, CPU) == pytest.approx({"val_loss": loss, "val_accuracy": accuracy}, rel=1e-5)
+    assert score(model, halves, CPU, "val") == pytest.approx({"val_loss": loss, "val_accuracy": accuracy}, rel=1e-5)
 
 
 def test_the_train_loss_is_the_smoothed_one():

@@ -76,9 +76,7 @@ def test_the_head_comes_back_from_safetensors_as_it_was(num_classes, tmp_path):
 def test_shifted_and_stretched_features_get_the_same_answers():
     examples = draw_examples(3)
     other = Examples(examples.features * 10 + 5, examples.labels)
-    np.testing.assert_allclose(
-        fit_head(other, 0.1).logits(other.features), fit_head(examples, 0.1).logits(examples.features), atol=2e-3
-    )
+    np.testing.assert_allclose(fit_head(other, 0.1).logits(other.features), fit_head(examples, 0.1).logits(examples.features), atol=2e-3)
 
 
 def test_a_greater_penalty_gives_smaller_weights():
@@ -99,7 +97,7 @@ def test_logits_are_a_linear_map():
 @pytest.fixture(scope="module")
 def choice():
     """Few pictures, many features: the penalties differ much."""
-    train, val = draw_examples(3, seed=1, count=20, width=30, noise=4), draw_examples(3, seed=2, width=30, noise=4)
+    train, val = draw_examples(3, seed=1, count=20, width=30, noise=1.5), draw_examples(3, seed=2, width=30, noise=1.5)
     return train, val, *choose_head(train, val, GRID, 1)
 
 

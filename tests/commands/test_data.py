@@ -1,0 +1,135 @@
+"""`pipeline data refresh`: the digest is pinned anew, and nothing else in params.yaml moves."""
+
+import hashlib
+
+import pytest
+
+from pipeline.commands.data import describe, refresh
+from pipeline.data.sources import NAMED
+from pipeline.errors import PipelineError
+from pipeline.params import parse_yaml
+
+OLD = "ab" * 32
+
+FORMS = [
+    pytest.param("# top\ndownload:\n  source: pictures.zip   # mine\n  digest: {} # pinned\n  url_mirrors: []\nseed: 0\n", id="block"),
+    pytest.param("seed: 0\ndownload: {{source: pictures.zip, digest: {}, url_mirrors: []}}\n", id="flow"),
+    pytest.param("download:\n  digest: {}\n  source: pictures.zip\n", id="digest first"),
+    pytest.param("download:\n  source: pictures.zip\n  digest: {}", id="no newline at the end"),
+    pytest.param("# größer, 例, 🙂\ndownload:\n  source: pictures.zip  # ←\n  digest: {}   # 🙂\n", id="beyond ASCII"),
+    pytest.param("backbone: {{digest: null}}  # digest: null\ndownload:\n  source: pictures.zip\n  digest: {}\n", id="another digest"),
+    pytest.param("download:\r\n  source: pictures.zip\r\n  digest: {}  # pinned\r\nseed: 0\r\n", id="CRLF"),
+    pytest.param("\ufeffdownload:\n  source: pictures.zip\n  digest: {}\n", id="byte order mark"),
+]
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    """A project whose source is one archive."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "pictures.zip").write_bytes(b"pictures")
+    return tmp_path
+
+
+def digest_of(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_params(root, text):
+    (root / "params.yaml").write_bytes(text.encode())
+
+
+def refusal():
+    with pytest.raises(PipelineError) as error:
+        refresh()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("before", [OLD, "null", "~", f"'{OLD}'", f'"{OLD}"'])
+def test_no_other_byte_changes(form, before, root):
+    write_params(root, form.format(before))
+    refresh()
+    assert (root / "params.yaml").read_bytes() == form.format(digest_of(b"pictures")).encode()
+
+
+def test_the_digest_before_and_after_is_told(root):
+    write_params(root, f"download: {{source: pictures.zip, digest: {OLD}}}\n")
+    assert refresh() == (OLD, digest_of(b"pictures"))
+
+
+def test_a_digest_that_was_not_set_is_none(root):
+    write_params(root, "download: {source: pictures.zip, digest: null}\n")
+    assert refresh() == (None, digest_of(b"pictures"))
+
+
+@pytest.mark.parametrize("line", ["digest:", "digest: ", "digest:  # not yet", "digest:\n  url_mirrors: []"])
+def test_a_digest_left_empty_is_written(line, root):
+    write_params(root, f"download:\n  source: pictures.zip\n  {line}\nseed: 0\n")
+    refresh()
+    params = parse_yaml((root / "params.yaml").read_text())
+    assert params["download"]["digest"] == digest_of(b"pictures")
+    assert params["seed"] == 0
+
+
+def test_refreshing_twice_changes_nothing(root):
+    write_params(root, "download: {source: pictures.zip, digest: null}\n")
+    refresh()
+    content, changed = (root / "params.yaml").read_bytes(), (root / "params.yaml").stat().st_mtime_ns
+    assert refresh() == (digest_of(b"pictures"),) * 2
+    assert (root / "params.yaml").read_bytes() == content
+    assert (root / "params.yaml").stat().st_mtime_ns == changed
+
+
+def test_a_changed_source_is_pinned_anew(root):
+    write_params(root, "download: {source: pictures.zip, digest: null}\n")
+    refresh()
+    (root / "pictures.zip").write_bytes(b"other pictures")
+    assert refresh() == (digest_of(b"pictures"), digest_of(b"other pictures"))
+
+
+def test_a_folder_is_pinned_by_its_content(root):
+    for name in ("ants", "bees"):
+        (root / "pictures" / name).mkdir(parents=True)
+        (root / "pictures" / name / "1.png").write_bytes(name.encode())
+    write_params(root, "download: {source: pictures, digest: null}\n")
+    _, first = refresh()
+    (root / "pictures").rename(root / "moved")
+    write_params(root, f"download: {{source: moved, digest: {first}}}\n")
+    assert refresh() == (first, first)
+
+
+def test_a_fault_leaves_params_yaml_alone(root):
+    write_params(root, f"download: {{source: absent.zip, digest: {OLD}}}\n")
+    before = (root / "params.yaml").read_bytes()
+    refusal()
+    assert (root / "params.yaml").read_bytes() == before
+
+
+def test_a_source_that_is_not_there_is_told(root):
+    write_params(root, "download: {source: absent.zip, digest: null}\n")
+    assert refusal() == f"params.yaml: download.source: 'absent.zip' is not there; give a path, a URL, or one of {', '.join(NAMED)}"
+
+
+@pytest.mark.parametrize("text", ["seed: 0\n", "download: digits\n", "download: {digest: null}\n", "download: {source: 3, digest: null}\n"])
+def test_a_missing_source_is_told(text, root):
+    write_params(root, text)
+    assert refusal() == "params.yaml: download.source: is missing"
+
+
+def test_a_missing_digest_is_told(root):
+    write_params(root, "download: {source: pictures.zip}\n")
+    assert refusal() == "params.yaml: download.digest: is missing; write `digest: null` below `download`"
+
+
+def test_a_project_without_params_is_told_so():
+    assert refusal() == "params.yaml: is not there; run in the project's root"
+
+
+def test_a_change_is_described():
+    assert describe("aa", "bb") == "download.digest aa -> bb: see `git diff params.yaml`, then run `dvc repro`"
+
+
+def test_no_change_is_described():
+    assert describe("aa", "aa") == "download.digest aa: nothing changed"

@@ -1,0 +1,30 @@
+"""Clones in which the default pipeline has run, shared by all that looks at one."""
+
+import re
+import shutil
+
+import pytest
+
+
+def stages_run(output: str) -> list[str]:
+    """The stages that a `dvc repro` ran, in their order."""
+    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory, clone, type_in):
+    """A clone in which the pipeline ran once on the default data, and what the run printed."""
+    folder = clone(tmp_path_factory.mktemp("digits") / "clone")
+    return folder, type_in(folder, "dvc", "repro")
+
+
+@pytest.fixture(scope="session")
+def short(digits, tmp_path_factory, clone, type_in):
+    """Another clone, with the outs of the first, after fine-tuning for one epoch instead of four; and what that printed."""
+    folder = clone(tmp_path_factory.mktemp("short") / "clone")
+    shutil.copy(digits[0] / "dvc.lock", folder)
+    type_in(folder, "dvc", "config", "cache.dir", str(digits[0] / ".dvc/cache"))
+    type_in(folder, "dvc", "repro")
+    params = folder / "params.yaml"
+    params.write_text(re.sub(r"epochs: \d+", "epochs: 1", params.read_text()))
+    return folder, type_in(folder, "dvc", "repro")

@@ -1,0 +1,83 @@
+"""The backbone's stage: the same seed, the same bytes; and what the network is, in a table."""
+
+import hashlib
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.models import zoo
+from pipeline.params import read_section
+from pipeline.stages.backbone import Params, run
+
+
+def make_params(seed=0, name="mobilenet_v3_small", weights="none"):
+    return Params(seed=seed, name=name, weights=weights, digest=None)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Random backbones: two of one seed, one of another."""
+    root = tmp_path_factory.mktemp("backbones")
+    for name, seed in {"first": 0, "again": 0, "other": 1}.items():
+        run(make_params(seed), root / name)
+    return root
+
+
+def digest_of(folder):
+    return hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+
+
+def test_one_seed_draws_equal_bytes_twice(folders):
+    assert digest_of(folders / "first") == digest_of(folders / "again")
+    assert (folders / "first" / "backbone.json").read_bytes() == (folders / "again" / "backbone.json").read_bytes()
+
+
+def test_another_seed_draws_other_bytes(folders):
+    assert digest_of(folders / "first") != digest_of(folders / "other")
+
+
+def test_the_table_says_what_the_network_is(folders):
+    assert read_json(folders / "first" / "backbone.json") == {
+        "architecture": {
+            "name": "mobilenet_v3_small",
+            "library": "torchvision",
+            "image_size": 224,
+            "mean": [0.485, 0.456, 0.406],
+            "std": [0.229, 0.224, 0.225],
+            "interpolation": "bilinear",
+            "crop": 0.875,
+            "fixed_size": False,
+        },
+        "head": "classifier.3",
+        "num_features": 1024,
+        "parameters": 2542856,  # as torchvision's page of the model says
+        "weights": {"name": "random", "sha256": None, "licence": "none needed"},
+    }
+
+
+def test_all_tensors_are_stored_with_imagenets_head(folders):
+    network = zoo.build(zoo.find_architecture("mobilenet_v3_small"))
+    found = load_file(folders / "first" / "weights.safetensors")
+    assert {key: tensor.shape for key, tensor in found.items()} == {key: tensor.shape for key, tensor in network.state_dict().items()}
+
+
+def test_an_unknown_name_leaves_no_folder(tmp_path):
+    with pytest.raises(PipelineError):
+        run(make_params(name="nonsense"), tmp_path / "backbone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_not_there_leave_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with pytest.raises(PipelineError):
+        run(make_params(weights="absent.pth"), tmp_path / "backbone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_digest_is_64_hex_digits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("seed: 0\nbackbone: {name: resnet18, weights: own.pth, digest: abc}\n")
+    with pytest.raises(PipelineError, match=r"^params\.yaml: backbone\.digest: 'abc'"):
+        read_section("backbone", Params)
