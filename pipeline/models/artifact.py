@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of_file, sha256_of_json, write_json, write_table
+from pipeline.models.session import METADATA_KEY
 from pipeline.params import Section
 from pipeline.provenance import code_digest
-from pipeline.serving.predictor import METADATA_KEY
 
 
 def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any) -> onnx.ModelProto:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.serving.predictor import open_session
+from pipeline.models.session import open_session
 
 _TOLERANCE = 1e-4
 

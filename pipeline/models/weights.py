@@ -1,6 +1,5 @@
 """Weights for an architecture: from a package, from their publisher, from a file, or none. No pickle is run."""
 
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,7 @@ def read_state(path: Path, name: str) -> State:
             is_torch_file = file.read(2) in (b"PK", b"\x80\x02")
         state: Any = torch.load(path, map_location="cpu", weights_only=True) if is_torch_file else load_file(path)
     except Exception as error:  # torch lets many kinds out of a damaged file
-        is_code = isinstance(error, pickle.UnpicklingError)
+        is_code = type(error).__name__ == "UnpicklingError"
         reason = "what else is in it is not run" if is_code else str(error).partition("\n")[0]
         raise PipelineError(f"{name}: holds no plain tensors: {reason}; save a state dict, best as .safetensors") from None
     state = state.get("state_dict", state) if isinstance(state, dict) else {}

@@ -10,8 +10,7 @@ import numpy as np
 import onnxruntime
 
 from pipeline.data.images import Preprocessing, read_square
-
-METADATA_KEY = "transfer_pipeline"
+from pipeline.models.session import METADATA_KEY, open_session
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,12 +38,3 @@ class Predictor:
         """Probabilities of prepared pixels, uint8 (pictures, S, S, 3): float32, (pictures, classes)."""
         (probs,) = self.session.run(None, {"pixels": pixels})
         return np.asarray(probs)
-
-
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU with that many threads."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

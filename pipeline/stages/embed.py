@@ -19,9 +19,9 @@ from pipeline.files import atomic_dir, atomic_file, cache_dir, read_json, sha256
 from pipeline.models.artifact import write_onnx
 from pipeline.models.classifier import load_backbone
 from pipeline.models.export import check_parity, export_onnx
+from pipeline.models.session import open_session
 from pipeline.params import Section
 from pipeline.provenance import code_digest
-from pipeline.serving.predictor import open_session
 from pipeline.training import runtime
 
 _STEP, _LEAST = 32, 64

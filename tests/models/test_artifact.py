@@ -11,7 +11,7 @@ from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of_file
 from pipeline.models.artifact import append_head, describe, identity, read_facts, verify, write_facts, write_onnx
-from pipeline.serving.predictor import METADATA_KEY, open_session
+from pipeline.models.session import METADATA_KEY, open_session
 from pipeline.stages.train_baseline import Params
 
 FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
