@@ -1,6 +1,7 @@
 """`pipeline data refresh`: look at the source and pin what it holds now."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,10 @@ def refresh() -> tuple[str | None, str]:
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
         raise PipelineError(f"{PARAMS}: download.source: is missing")
     before = section.get("digest")
-    after = measure_digest(find_source(section["source"]), tuple(section.get("url_mirrors") or ()))
+    source = find_source(section["source"])
+    after = measure_digest(source, tuple(section.get("url_mirrors") or ()))
+    if source.known_digest not in (None, after):
+        print(f"{source.title}: was known by the digest {source.known_digest}; look at the pictures before you train", file=sys.stderr)
     if before != after:
         _rewrite(after)
     return before, after

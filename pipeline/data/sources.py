@@ -19,16 +19,23 @@ _FOOD_COMMIT = "3b6c230bc4b373456f3a6ccd2734cac23cfac77f"
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A data set with a name: where it is published (None: a package carries it) and under what terms."""
+    """A data set with a name: where it is published (None: a package carries it), under what terms, its known digest."""
 
     url: str | None
     licence: str
+    digest: str | None = None
 
 
 NAMED = {
-    "digits": NamedSource(None, "CC BY 4.0 (UCI Machine Learning Repository, optical recognition of handwritten digits)"),
+    "digits": NamedSource(
+        None,
+        "CC BY 4.0 (UCI Machine Learning Repository, optical recognition of handwritten digits)",
+        "37acf0748c15b78e0925dba295929831a53986dbc868cb45322833d51c5da306",
+    ),
     "hymenoptera": NamedSource(
-        "https://download.pytorch.org/tutorial/hymenoptera_data.zip", "pictures of the web, for teaching; no licence stated"
+        "https://download.pytorch.org/tutorial/hymenoptera_data.zip",
+        "pictures of the web, for teaching; no licence stated",
+        "5a108f97d3bce1380a9ce668f27cbad193fc4949eae3742814be6880564333ae",
     ),
     "pizza_steak_sushi": NamedSource(
         f"https://raw.githubusercontent.com/mrdbourke/pytorch-deep-learning/{_FOOD_COMMIT}/data/pizza_steak_sushi.zip",
@@ -42,7 +49,7 @@ class Source:
     """Where pictures come from: a URL, a local path, or neither (a package carries them).
 
     `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is that
-    of the files by their paths, not that of one archive's bytes.
+    of the files by their paths, not that of one archive's bytes. `known_digest`: what it was when it got its name here.
     """
 
     title: str
@@ -50,13 +57,14 @@ class Source:
     url: str | None = None
     path: Path | None = None
     pinned_by_content: bool = False
+    known_digest: str | None = None
 
 
 def find_source(text: str) -> Source:
     """Understand `download.source`. Relative paths start at the project's root. Raises PipelineError."""
     if text in NAMED:
         named = NAMED[text]
-        return Source(text, named.licence, url=named.url, pinned_by_content=True)
+        return Source(text, named.licence, url=named.url, pinned_by_content=True, known_digest=named.digest)
     try:
         scheme = urlsplit(text).scheme
     except ValueError as error:

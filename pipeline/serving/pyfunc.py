@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 from mlflow.models import set_model
-from mlflow.pyfunc.model import PythonModel
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from pipeline.serving.predictor import Predictor
 
@@ -17,11 +17,11 @@ from pipeline.serving.predictor import Predictor
 class PictureModel(PythonModel):
     """Answers for a data frame with the column `picture` (bytes of a file), a row a picture."""
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Open the model file that was logged."""
         self.predictor = Predictor.load(Path(context.artifacts["model"]), os.cpu_count() or 1)
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """`predicted` (the class), `probability` (its own) and `probabilities` (of all classes, in their order)."""
         probs = self.predictor.predict(list(model_input["picture"]))
         best = probs.argmax(axis=1)

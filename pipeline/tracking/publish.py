@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Metric, Run
 
 _REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
-_TEST_STEP = 1_000_000  # the time of test figures is after any epoch's
 
 
 def publish(models: Path, results: Path, metrics: Path) -> list[str]:
@@ -74,12 +73,13 @@ def _wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
 
 def _wanted_metrics(model: Path, scores: Mapping[str, Any], start: int) -> list["Metric"]:
     rows: list[Row] = [{name: float(value) for name, value in row.items() if value != ""} for row in read_table(model / "history.csv")]
-    test: Row = {"step": _TEST_STEP, **{f"test_{name}": value for name, value in scores.items() if isinstance(value, int | float)}}
-    figures = [metric for row in rows for metric in metrics_of(row, start)]
-    from mlflow.entities import Metric
+    test: Row = {"step": 0, **{f"test_{name}": scores[name] for name in scores if _is_figure(name, scores[name])}}
+    return [*(metric for row in rows for metric in metrics_of(row, start)), *metrics_of(test, start + 1000 * len(rows))]
 
-    last = start + 1000 * len(rows)
-    return figures + [Metric(metric.key, metric.value, last, 0) for metric in metrics_of(test, start)]
+
+def _is_figure(name: str, value: object) -> bool:
+    """Whether an entry of a metrics file says how well the model did, not on what."""
+    return isinstance(value, int | float) and name not in ("confidence", "test_pictures")
 
 
 def _contradicts(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], model: Path, scores: Mapping[str, Any]) -> bool:

@@ -10,8 +10,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.data import fetch, sources
+from pipeline.data.archive import digest_of, open_archive
 from pipeline.data.sources import NAMED, NamedSource, expect_digest, find_source, measure_digest, open_source
 from pipeline.errors import PipelineError
+from tests.conftest import HYMENOPTERA
 
 ONE, TWO = "1" * 64, "2" * 64
 KNOWN = "digits, hymenoptera, pizza_steak_sushi"
@@ -228,3 +230,14 @@ def test_an_archive_of_another_digest_is_not_opened(root, monkeypatch):
     (root / "pics.zip").write_bytes(b"no zip")
     monkeypatch.setattr(sources, "open_archive", None)
     assert message_of(contents_of, find_source("pics.zip"), ONE).startswith("pics.zip: its digest is ")
+
+
+def test_the_digits_are_those_that_their_name_is_known_for():
+    source = find_source("digits")
+    assert measure_digest(source, ()) == source.known_digest
+
+
+@pytest.mark.skipif(not HYMENOPTERA.is_file(), reason="the hymenoptera archive is not beside this checkout")
+def test_the_real_hymenoptera_pictures_are_those_that_their_name_is_known_for():
+    with open_archive(HYMENOPTERA, "hymenoptera") as members:
+        assert digest_of(members) == find_source("hymenoptera").known_digest

@@ -77,8 +77,9 @@ def test_mlflow_holds_a_run_a_model_with_the_numbers_of_the_metrics_files(digits
     assert sorted(runs) == ["baseline", "finetuned"]
     for name, metrics in runs.items():
         scores = json.loads((digits[0] / f"metrics/{name}.json").read_text())
-        numbers = {f"test_{key}": value for key, value in scores.items() if isinstance(value, int | float)}
-        assert {key: metrics[key] for key in numbers} == numbers
+        figures = ("top1_accuracy", "balanced_accuracy", "log_loss")
+        names = ["ece", *(f"{figure}{end}" for figure in figures for end in ("", "_low", "_high"))]
+        assert {name: metrics[f"test_{name}"] for name in names} == {name: scores[name] for name in names}
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
