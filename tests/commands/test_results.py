@@ -6,6 +6,8 @@ from pipeline.commands.results import show
 from pipeline.errors import PipelineError
 from pipeline.files import write_json
 
+DIFFERENCE = {"top1_accuracy_difference": 0.25, "top1_accuracy_difference_low": 0.15, "top1_accuracy_difference_high": 0.35}
+
 
 def make_scores(accuracy):
     figures = {"top1_accuracy": accuracy, "balanced_accuracy": accuracy, "log_loss": 0.25}
@@ -19,8 +21,7 @@ def make_scores(accuracy):
 def metrics(tmp_path):
     write_json(tmp_path / "baseline.json", make_scores(0.5))
     write_json(tmp_path / "finetuned.json", make_scores(0.75))
-    verdict = {"verdict": "finetuned is better by 25.0 points.", "mcnemar_p": 0.000066, "best_epoch": 3}
-    write_json(tmp_path / "comparison.json", {"finetuned": verdict})
+    write_json(tmp_path / "comparison.json", {"finetuned": {**DIFFERENCE, "mcnemar_p": 0.000066, "best_epoch": 3}})
     return tmp_path
 
 
@@ -31,7 +32,7 @@ def test_the_table_is_shown_whole(metrics):
         "finetuned  0.750 [0.650, 0.850]  0.750 [0.650, 0.850]  0.250 [0.150, 0.350]  0.050\n"
         "\n"
         "268 test pictures; in brackets 95 % intervals.\n"
-        "finetuned is better by 25.0 points. McNemar p = 6.6e-05.\n"
+        "finetuned is better by 25.0 points, interval +15.0 to +35.0: shown by these 268 pictures. McNemar p = 6.6e-05.\n"
         "\n"
         "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."
     )
@@ -43,7 +44,7 @@ def test_a_confidence_is_shown_without_rounding(metrics):
 
 
 def test_a_model_that_kept_its_start_is_told_of(metrics):
-    write_json(metrics / "comparison.json", {"finetuned": {"verdict": "Even.", "mcnemar_p": 1.0, "best_epoch": 0}})
+    write_json(metrics / "comparison.json", {"finetuned": {**DIFFERENCE, "mcnemar_p": 1.0, "best_epoch": 0}})
     assert "\nNo epoch of finetuned had a lower val loss than its start, whose weights it kept.\n" in show(metrics)
 
 
