@@ -32,7 +32,7 @@ def cache_dir(room: str) -> Path:
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # `.cache/` is shared by all copies of a project
     try:
         yield partial
         _sync(partial)

@@ -14,7 +14,9 @@ from filelock import FileLock, Timeout
 from pipeline.commands.data import refresh
 from pipeline.commands.publish import publish_all
 from pipeline.errors import PipelineError
+from pipeline.evaluation.comparison import BASELINE
 from pipeline.files import read_json
+from pipeline.params import read_params
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -42,19 +44,30 @@ def _retrain() -> dict[str, Any]:
     changed = {"download.digest": [before, after]} if before != after else {}
     scores_before = _scores()
     if not json.loads(_dvc("status", "--json")):
-        return {"changed": changed, "ran": [], "models": scores_before, "summary": "nothing changed"}
+        return {"changed": changed, "ran": [], "models": scores_before, "published": _publish(), "summary": "nothing changed"}
     ran = re.findall(r"^Running stage '(.+)':", _dvc("repro"), re.MULTILINE)
-    publish_all()
-    return {"changed": changed, "ran": ran, "models": _scores(), "before": scores_before, "summary": f"{len(ran)} stages ran"}
+    facts = {"changed": changed, "ran": ran, "models": _scores(), "before": scores_before}
+    return {**facts, "published": _publish(), "summary": f"{len(ran)} stages ran"}
+
+
+def _publish() -> bool:
+    """Bring MLflow up to date; where it is away, say so and leave it to the next time."""
+    try:
+        publish_all()
+    except PipelineError as error:
+        print(error, file=sys.stderr)
+        return False
+    return True
 
 
 def _scores() -> dict[str, dict[str, float]]:
     """The headline figures of each model, as the metrics files hold them."""
     scores = {}
-    for path in sorted(Path("metrics").glob("*.json")):
-        facts = read_json(path)
-        if "top1_accuracy" in facts:
-            scores[path.stem] = {key: facts[key] for key in ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")}
+    for name in (BASELINE, *read_params()["models"]):
+        path = Path("metrics") / f"{name}.json"
+        if path.is_file():
+            facts = read_json(path)
+            scores[name] = {key: facts[key] for key in ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")}
     return scores
 
 

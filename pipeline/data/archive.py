@@ -4,8 +4,10 @@ import errno
 import gzip
 import lzma
 import re
+import shutil
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -37,7 +39,7 @@ def open_archive(path: Path, title: str) -> Iterator[Members]:
     `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged.
     """
     try:
-        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path) as opened:
+        with zipfile.ZipFile(path) if zipfile.is_zipfile(path) else _open_tar(path) as opened:
             listing = _zip_entries(opened, title) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened, title)
             yield _members(listing, title)
     except _DAMAGED as error:
@@ -99,6 +101,19 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         if error.errno in (None, errno.EINVAL):
             raise zipfile.BadZipFile(str(error)) from None
         raise
+
+
+@contextmanager
+def _open_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    """A tar, unpacked first where it is compressed: its members are read by name, and each step back would unpack anew."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    with tempfile.TemporaryFile() as plain, gzip.open(path) if is_gzip else path.open("rb") as source:
+        if is_gzip:
+            shutil.copyfileobj(source, plain, 1 << 20)
+            plain.seek(0)
+        with tarfile.open(fileobj=plain if is_gzip else source) as opened:
+            yield opened
 
 
 def _tar_entries(archive: tarfile.TarFile, title: str) -> Iterator[_Entry]:

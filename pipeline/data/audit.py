@@ -2,15 +2,15 @@
 
 import os
 import zipfile
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import median
 
 from tqdm import tqdm
 
-from pipeline.data.images import BrokenPicture, decode
+from pipeline.data.images import PICTURE_SUFFIXES, BrokenPicture, decode
 from pipeline.data.layout import Entry, Layout
 from pipeline.data.manifest import SPLITS, Picture
 from pipeline.errors import PipelineError
@@ -49,19 +49,29 @@ def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspect
     return inspected
 
 
-def check_classes(entries: list[Entry]) -> None:
-    """Raise PipelineError where there is too little to learn from."""
-    counts = Counter(entry.label for entry in entries)
-    if not counts:
-        raise PipelineError("data/raw.zip: not one picture decodes; data/quarantine.csv would name all: look at the source")
+def check_classes(entries: list[Entry], inspected: Mapping[str, Inspected]) -> None:
+    """Raise PipelineError where there is too little to learn from. A folder without one picture's name is no class."""
+    good = [entry for entry in entries if not inspected[entry.name].fault]
+    broken = [entry for entry in entries if inspected[entry.name].fault and entry.name.lower().endswith(PICTURE_SUFFIXES)]
+    counts = Counter({entry.label: 0 for entry in (*good, *broken)})
+    counts.update(entry.label for entry in good)
+    if not good:
+        raise PipelineError(f"data/raw.zip: not one picture decodes{_first_of(broken, inspected)}; look at the source")
     if len(counts) == 1:
         raise PipelineError(f"data/raw.zip: holds one class, {next(iter(counts))!r}; a classifier needs two: one folder each")
     for label, count in sorted(counts.items()):
         if count < 3:
             raise PipelineError(
                 f"data/raw.zip: class {label!r} has {count} picture{'s' * (count != 1)} that decode{'s' * (count == 1)}, "
-                "fewer than 3; add pictures or take the class out"
+                f"fewer than 3; add pictures or take the class out{_first_of([e for e in broken if e.label == label], inspected)}"
             )
+
+
+def _first_of(broken: list[Entry], inspected: Mapping[str, Inspected]) -> str:
+    if not broken:
+        return ""
+    word = "does" if len(broken) == 1 else "do"
+    return f" ({len(broken)} {word} not decode, first {broken[0].name!r}: {inspected[broken[0].name].fault})"
 
 
 def check_every_class_everywhere(pictures: list[Picture]) -> None:
@@ -83,7 +93,10 @@ def quarantine_rows(layout: Layout, inspected: dict[str, Inspected]) -> Iterator
 
 
 def audit(pictures: list[Picture], left_out: int) -> dict[str, object]:
-    """The data at a glance: counts a class and split, sizes, exact duplicates."""
+    """The data at a glance: counts a class and split, sizes, exact duplicates (bytes, and those in more than one split)."""
+    splits_of: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        splits_of[picture.sha256].add(picture.split)
     classes = {
         label: {split: sum((picture.label, picture.split) == (label, split) for picture in pictures) for split in SPLITS}
         for label in sorted({picture.label for picture in pictures})
@@ -91,7 +104,8 @@ def audit(pictures: list[Picture], left_out: int) -> dict[str, object]:
     return {
         "pictures": len(pictures),
         "quarantined": left_out,
-        "exact_duplicates": len(pictures) - len({picture.sha256 for picture in pictures}),
+        "exact_duplicates": len(pictures) - len(splits_of),
+        "exact_duplicates_across_splits": sum(len(splits) > 1 for splits in splits_of.values()),
         "median_width": median(picture.width for picture in pictures),
         "median_height": median(picture.height for picture in pictures),
         "classes": classes,

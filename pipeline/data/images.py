@@ -33,6 +33,7 @@ _PLUGINS = (
 )
 FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo")
 MAX_PIXELS = 80_000_000  # below the point where Pillow itself begins to warn
 BACKGROUND = (255, 255, 255)
 _DEEP_MODES = ("I", "F")
@@ -80,10 +81,7 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
 
 
 def is_plain(image_bytes: bytes) -> bool:
-    """Whether 8-bit readers see the picture as `decode` does, so that its file may be kept as it is.
-
-    False for pixels of more than 8 bits, which they clip.
-    """
+    """Whether pixels have 8 bits, so that the file may be kept as it is: readers of 8 bits clip deeper ones."""
     with Image.open(io.BytesIO(image_bytes), formats=FORMATS) as image:
         return not image.mode.startswith(_DEEP_MODES)
 

@@ -44,13 +44,14 @@ def find_layout(names: Iterable[str], title: str) -> Layout:
     if not split_like:
         return Layout(_entries(root, below, None), outside)
     others = sorted(set(below) - set(split_like))
-    flat = [name for name in split_like if any("/" not in inner for inner in below[name])]
+    flat = [name for name in split_like if not any("/" in inner for inner in below[name])]
     if others or flat:
         classes = f"the classes would be {', '.join(map(repr, sorted(below)))}"
         raise PipelineError(f"{title}: {root or 'its root'}: {classes}: those are splits; name the folder that holds the classes")
     entries = []
     for folder in split_like:
-        classes_below = _group(below[folder])
+        outside += [f"{root}{folder}/{inner}" for inner in below[folder] if "/" not in inner]
+        classes_below = _group([inner for inner in below[folder] if "/" in inner])
         entries += _entries(f"{root}{folder}/", classes_below, folder)
     return Layout(entries, outside, split_like)
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.models.session import METADATA_KEY
+from pipeline.models.session import METADATA_KEY, write_onnx
 from pipeline.params import Section
 from pipeline.provenance import code_digest
 
@@ -64,11 +64,6 @@ def describe(
 def identity(facts: Mapping[str, Any]) -> str:
     """The sha256 of all that decides a model's bytes: its inputs, device, precision and threads."""
     return sha256_of_json([facts["model"], facts["inputs_sha256"], facts["hardware"]])
-
-
-def write_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model's bytes, always the same for the same model."""
-    path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:

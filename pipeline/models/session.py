@@ -1,8 +1,12 @@
-"""A stored graph, opened: ONNX Runtime, and where the graph's own facts stand in it. No torch."""
+"""A stored graph, written and opened (ONNX Runtime, no torch), and where its own facts stand in it."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnxruntime
+
+if TYPE_CHECKING:
+    import onnx
 
 METADATA_KEY = "transfer_pipeline"
 
@@ -14,3 +18,8 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def write_onnx(model: "onnx.ModelProto", path: Path) -> None:
+    """Write a model's bytes, always the same for the same model."""
+    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -41,7 +41,8 @@ def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: 
     else:
         path, name, licence = _own(weights, digest)
     sha256 = sha256_of_file(path)
-    if digest not in (None, sha256):
+    if digest is not None and digest != sha256:
+        fetch.forget(digest)
         raise PipelineError(f"{name}: its sha256 is {sha256}, params.yaml pins backbone.digest {digest}; set the one you trust")
     state = read_state(path, name)
     if weights == "packaged":
@@ -88,12 +89,11 @@ def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path
     else:
         url, licence = _timm_source(architecture)
     key = digest or sha256_of(url.encode())
-    if (path := fetch.stored(key)) is None:
-        path = fetch.fetch(url)
-        fetch.alias(key, path)
+    path = fetch.stored(key) or fetch.fetch(url)
     expected = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     if expected and not sha256_of_file(path).startswith(expected[1]):
         raise PipelineError(f"{url}: its sha256 is {sha256_of_file(path)}, not {expected[1]}… as its name says; try again later")
+    fetch.alias(key, path)
     return path, url, licence
 
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import NonNegativeInt, StringConstraints
 
 from pipeline import stage
 from pipeline.files import atomic_dir, write_json
@@ -13,7 +13,7 @@ from pipeline.params import Section
 
 
 class Params(Section):  # section `backbone` of params.yaml
-    seed: int  # draws the weights where `weights` is none
+    seed: NonNegativeInt  # draws the weights where `weights` is none
     name: str
     weights: str  # packaged, pretrained, none, or a file
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -16,15 +17,15 @@ from pipeline.data.loading import square_batches
 from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.models.artifact import write_onnx
 from pipeline.models.classifier import load_backbone
 from pipeline.models.export import check_parity, export_onnx
-from pipeline.models.session import open_session
+from pipeline.models.session import open_session, write_onnx
 from pipeline.params import Section
 from pipeline.provenance import code_digest
 from pipeline.training import runtime
 
 _STEP, _LEAST = 32, 64
+_EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
 _CHECKED = 8  # pictures on which the export is compared with torch
 
 
@@ -37,32 +38,36 @@ class Params(Section):  # section `embed` of params.yaml
 def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture]) -> int:
     """The side in pixels at which pictures enter the network.
 
-    `auto`: twice the median of the pictures' longer sides, rounded up to a multiple of 32, at least 64 and at most
-    the backbone's own size; a network of fixed input size takes its own.
+    `auto`: what is useful, and at most the backbone's own size; a network of fixed input size takes its own.
     """
     if isinstance(wanted, int):
         return wanted
     own = int(backbone["architecture"]["image_size"])
-    if backbone["architecture"]["fixed_size"]:
-        return own
+    return own if backbone["architecture"]["fixed_size"] else min(own, useful_size(pictures))
+
+
+def useful_size(pictures: list[Picture]) -> int:
+    """Twice the median of the pictures' longer sides, rounded up to a multiple of 32, at least 64: more shows no more."""
     longer_side = median(max(picture.width, picture.height) for picture in pictures)
-    return min(own, max(_LEAST, _STEP * math.ceil(2 * longer_side / _STEP)))
+    return max(_LEAST, _STEP * math.ceil(2 * longer_side / _STEP))
 
 
 def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any], threads: int) -> Path:
     """The backbone as ONNX at that size, compared with torch on real pixels; kept for the next time."""
     import torch
 
-    key = sha256_of_json([sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json"), image_size,
-                          torch.__version__, code_digest("pipeline.models.export"), code_digest("pipeline.models.classifier")])  # fmt: skip
+    weights, facts = sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json")
+    code = [code_digest("pipeline.models.export"), code_digest("pipeline.models.classifier")]
+    key = sha256_of_json([weights, facts, image_size, code, [version(name) for name in _EXPORTERS]])
     path = cache_dir("onnx") / f"{key}.onnx"
     if not path.is_file():
         backbone, _ = load_backbone(folder)
         try:
             backbone(torch.from_numpy(pixels[:1]))
         except (RuntimeError, AssertionError, ValueError) as error:
+            own = facts["architecture"]["image_size"]
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say auto") from None
+            raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say {own}") from None
         with atomic_file(path) as partial:
             write_onnx(export_onnx(backbone, image_size, "features"), partial)
             check_parity(partial, backbone, pixels, threads)
@@ -79,6 +84,8 @@ def embed(paths: list[Path], preprocessing: Preprocessing, params: Params, onnx_
         session = open_session(onnx_path, params.threads)
         return np.concatenate([session.run(None, {"pixels": pixels})[0] for pixels in batches])
     backbone = load_backbone(folder)[0].to(device)
+    torch.backends.cudnn.allow_tf32 = False  # the head is served on features of full fp32
+    torch.backends.cudnn.deterministic = True
     with torch.inference_mode():
         return np.concatenate([backbone(torch.from_numpy(pixels).to(device)).cpu().numpy() for pixels in batches])
 
@@ -99,8 +106,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         np.save(partial / "features.npy", features)
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
         (partial / "backbone.onnx").write_bytes(onnx_path.read_bytes())
-        own_size = image_size == architecture["image_size"]
-        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "own_size": own_size})
+        tiny = useful_size(training) < architecture["image_size"]
+        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny})
 
 
 if __name__ == "__main__":

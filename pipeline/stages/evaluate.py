@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline import stage
 from pipeline.data.images import decode
@@ -26,7 +26,7 @@ _THUMBNAIL = 256
 
 
 class Params(Section):  # section `evaluate` of params.yaml
-    seed: int  # draws the bootstrap
+    seed: NonNegativeInt  # draws the bootstrap
     threads: PositiveInt
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 

@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt
 
 from pipeline import stage
 from pipeline.errors import PipelineError
@@ -14,9 +16,8 @@ from pipeline.tracking.publish import publish
 
 
 class Params(Section):  # section `evaluate` of params.yaml
-    seed: int
-    threads: int
-    confidence: float
+    seed: NonNegativeInt
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
 
 def run(params: Params, models: Path, results: Path, metrics: Path, report: Path, comparison_json: Path) -> None:

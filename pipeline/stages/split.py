@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from tqdm import tqdm
 
 from pipeline import stage
@@ -22,8 +22,8 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Params(Section):  # section `split` of params.yaml
-    seed: int
-    val: Fraction | str  # a share of the training pictures, or the name of a folder in the archive
+    seed: NonNegativeInt
+    val: Fraction | str  # a share of the pictures that the archive deals to no split, or the name of a folder in the archive
     test: Fraction | str  # the same; an archive's own test folder comes first
 
 
@@ -89,7 +89,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         layout = find_layout(archive.namelist(), "data/raw.zip")
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
         entries = sorted((entry for entry in layout.entries if not inspected[entry.name].fault), key=lambda entry: entry.name)
-        check_classes(entries)
+        check_classes(layout.entries, inspected)
         plain = plain_names(archive, entries)
         pictures = place(entries, inspected, assign(entries, layout, params), plain)
         check_every_class_everywhere(pictures)
@@ -98,6 +98,8 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], left_out)
     write_json(audit_json, audit(pictures, len(left_out)))
+    if left_out:
+        print(f"{len(left_out)} of {len(pictures) + len(left_out)} files were left out; {quarantine} says which and why")
 
 
 if __name__ == "__main__":

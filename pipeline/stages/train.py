@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline import stage
 from pipeline.data.images import Preprocessing
@@ -27,7 +27,7 @@ _CHECKED = 32  # val pictures on which the export is compared with torch
 
 
 class Params(Section):  # an entry of section `models` of params.yaml
-    seed: int
+    seed: NonNegativeInt
     threads: PositiveInt
     regime: Literal["finetuned"]
     epochs: PositiveInt
@@ -51,7 +51,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     names = class_names(training)
     embedding = read_json(embeddings / "embedding.json")
     preprocessing = Preprocessing(**embedding["preprocessing"])
-    flip = embedding["own_size"] if params.flip == "auto" else params.flip
+    flip = not embedding["tiny"] if params.flip == "auto" else params.flip
 
     hardware = choose_hardware(params)
     facts = describe(

@@ -41,7 +41,13 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     head, history = choose_head(train, val, params.l2_grid, params.threads)
 
     preprocessing = Preprocessing(**read_json(embeddings / "embedding.json")["preprocessing"])
-    inputs = {"data": manifest, "backbone": backbone / "weights.safetensors", "embedding": embeddings / "embedding.json"}
+    inputs = {
+        "data": manifest,
+        "backbone": backbone / "weights.safetensors",
+        "architecture": backbone / "backbone.json",
+        "embedding": embeddings / "embedding.json",
+        "features": embeddings / "features.npy",
+    }
     hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
     facts = describe(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
     graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias)

@@ -1,5 +1,6 @@
 """Bring MLflow up to date from the files: every model's run as the outs say, whatever was there before."""
 
+import re
 import shutil
 import tempfile
 import warnings
@@ -9,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
+from pipeline.evaluation.comparison import BASELINE
 from pipeline.files import read_json, read_table, sha256_of_file, sha256_of_json
 from pipeline.models.artifact import identity, read_facts
-from pipeline.params import read_params
+from pipeline.params import parse_yaml, read_params
 from pipeline.provenance import import_closure
-from pipeline.tracking.runs import KEY, Row, connect, create_run, find_run, flatten, metrics_of, tracking_uri
+from pipeline.tracking.runs import KEY, Row, connect, create_run, find_run, flatten, metrics_of, one_at_a_time, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Metric, Run
 
+_OTHER_STAGES = ("download", "split", "backbone", "embed")
 _REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
 
 
@@ -26,17 +29,20 @@ def publish(models: Path, results: Path, metrics: Path) -> list[str]:
     """Make each model's run equal to its files, and return a line for each that was not. Raises PipelineError."""
     from mlflow.exceptions import MlflowException
 
-    folders = sorted(path.parent for path in models.glob("*/model.json") if (metrics / f"{path.parent.name}.json").is_file())
-    if not folders:
-        raise PipelineError(f"{models}: holds no evaluated model; run `dvc repro`")
+    names = [name for name in (BASELINE, *read_params()["models"]) if (metrics / f"{name}.json").is_file()]
+    if not names:
+        raise PipelineError(f"{metrics}: holds no scores of a model; run `dvc repro`")
+    if missing := [path for name in names for path in (models / name / "model.onnx", results / name) if not path.exists()]:
+        raise PipelineError(f"{missing[0]}: is not there; run `dvc checkout`")
     try:
         client, experiment_id = connect()
-        lines = [
-            _publish_model(client, experiment_id, folder, results / folder.name, metrics / f"{folder.name}.json") for folder in folders
-        ]
+        with one_at_a_time():
+            lines = [_publish_model(client, experiment_id, models / name, results / name, metrics / f"{name}.json") for name in names]
     except (MlflowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise PipelineError(f"MLflow at {tracking_uri()}: {reason}; start the server, then run `pipeline publish`") from None
+        raise PipelineError(
+            f"MLflow at {re.sub('//[^/@]*@', '//', tracking_uri())}: {reason}; start the server, then run `pipeline publish`"
+        ) from None
     return [line for line in lines if line]
 
 
@@ -44,6 +50,8 @@ def _publish_model(client: "MlflowClient", experiment_id: str, model: Path, resu
     facts, scores = read_facts(model), read_json(metrics_json)
     if scores["model_sha256"] != facts["model_sha256"]:
         raise PipelineError(f"{metrics_json}: tells of another model than {model}; run `dvc repro`")
+    if sha256_of_file(model / "model.onnx") != facts["model_sha256"]:
+        raise PipelineError(f"{model}/model.onnx: is not the file that model.json describes; run `dvc checkout`")
     run = find_run(client, experiment_id, identity(facts))
     if run and _contradicts(client, run, facts, model, scores):
         _delete(client, experiment_id, run)
@@ -66,9 +74,11 @@ def _digest(paths: list[Path]) -> str:
 
 
 def _wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
-    everything = read_params()
-    upstream = {key: everything[key] for key in ("download", "split", "backbone", "embed", "evaluate")}
-    return {key: str(value) for key, value in {**flatten(upstream), **flatten(facts["params"]), **facts["hardware"]}.items()}
+    """The model's own params, and those of the stages before and after it as dvc.lock says that they ran."""
+    stages = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
+    ran = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, f"evaluate@{facts['model']}") if name in stages)
+    others = {key: value for params in ran for key, value in flatten(params).items()}
+    return {key: str(value) for key, value in {**others, **flatten(facts["params"]), **facts["hardware"]}.items()}
 
 
 def _wanted_metrics(model: Path, scores: Mapping[str, Any], start: int) -> list["Metric"]:
@@ -108,9 +118,8 @@ def _write(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], model: 
 
 
 def _delete(client: "MlflowClient", experiment_id: str, run: "Run") -> None:
-    for logged in client.search_logged_models([experiment_id]):
-        if logged.source_run_id == run.info.run_id:
-            client.delete_logged_model(logged.model_id)
+    for logged in client.search_logged_models([experiment_id], f"source_run_id = '{run.info.run_id}'"):
+        client.delete_logged_model(logged.model_id)
     client.delete_run(run.info.run_id)
 
 

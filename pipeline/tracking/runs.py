@@ -70,6 +70,13 @@ def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, A
     return run
 
 
+def one_at_a_time() -> FileLock:
+    """The lock under which a run is looked for and made, so that two processes make no twins."""
+    lock = cache_dir("locks") / "runs.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
+
+
 def metrics_of(row: Row, start: int) -> list["Metric"]:
     """A row as MLflow's metrics. Their times follow from the step alone, so that logging twice changes nothing."""
     from mlflow.entities import Metric
@@ -121,10 +128,12 @@ class _LiveLog:
 
     def open(self) -> None:
         self.client, experiment_id = connect()
-        run = find_run(self.client, experiment_id, identity(self.facts))
-        if run is None:
-            self.run = create_run(self.client, experiment_id, self.facts)
-        elif run.info.status != "FINISHED":
+        with one_at_a_time():
+            run = find_run(self.client, experiment_id, identity(self.facts))
+            if run is None:
+                self.run = create_run(self.client, experiment_id, self.facts)
+                return
+        if run.info.status != "FINISHED":
             self.client.update_run(run.info.run_id, "RUNNING")
             self.run = run
 
@@ -139,13 +148,13 @@ class _LiveLog:
 
 def _create_database(path: Path) -> None:
     """Make MLflow's tables in a temporary file under a lock: two processes on a fresh database would break it."""
-    lock = cache_dir("locks") / "mlflow.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with one_at_a_time():
         if not path.exists():
             with atomic_file(path) as partial_path:
                 command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{partial_path.resolve()}"]
-                subprocess.run(command, check=True, capture_output=True)
+                made = subprocess.run(command, capture_output=True, text=True, check=False)
+                if made.returncode:
+                    raise OSError(f"mlflow db upgrade: {made.stderr[-200:]}")
 
 
 def _git_tags() -> dict[str, str]:
@@ -153,7 +162,7 @@ def _git_tags() -> dict[str, str]:
         result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
         return result.stdout.strip() if result.returncode == 0 else None
 
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics")
     if commit is None:
         return {}
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}

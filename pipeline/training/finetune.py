@@ -38,7 +38,9 @@ def finetune(model: Classifier, train: Batches, val: Batches, recipe: Recipe, ha
 
     Row 0 is the start, of which there is no train figure. Raises PipelineError where a loss is not a number.
     """
-    model.to(hardware.device).to(memory_format=torch.channels_last)
+    model.to(hardware.device)
+    if hardware.device.type != "mps":  # whose backward pass stumbles over it
+        model.to(memory_format=torch.channels_last)
     history: list[Row] = []
     for epoch in range(recipe.epochs + 1):
         row: Row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}

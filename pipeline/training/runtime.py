@@ -1,6 +1,7 @@
 """Where and how numbers are computed: device, precision, threads, seeds."""
 
 import os
+import platform
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def choose_precision(wanted: str, device: "torch.device") -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device.type == "cpu":
-        has_bf16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-untyped-call]
-        return "bf16" if has_bf16 else "fp32"
+        on_arm = platform.machine() == "aarch64" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if on_arm or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
     return "fp32"
 
 

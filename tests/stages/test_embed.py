@@ -81,7 +81,7 @@ def test_a_size_that_the_network_refuses_is_told(tmp_path, monkeypatch):
     with pytest.raises(PipelineError) as error:
         export_backbone(write_backbone(tmp_path / "backbone"), 64, np.zeros((1, 64, 64, 3), np.uint8), 1)
     assert str(error.value) == (
-        "params.yaml: embed.image_size: the backbone refuses 64: Input height (64) doesn't match model (224); say auto"
+        "params.yaml: embed.image_size: the backbone refuses 64: Input height (64) doesn't match model (224); say 224"
     )
 
 
@@ -135,7 +135,7 @@ def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):
 def test_the_size_that_was_resolved_is_written_down(embedded):
     assert json.loads((embedded.folder / "embedding.json").read_text()) == {
         "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic"},
-        "own_size": False,
+        "tiny": True,
     }
 
 

@@ -8,7 +8,7 @@ from pipeline.stages import report
 from pipeline.stages.report import Params, run
 from tests.evaluation.test_comparison import make_history, make_rows
 
-PARAMS = Params(seed=0, threads=1, confidence=0.95)
+PARAMS = Params(seed=0, confidence=0.95)
 
 
 @pytest.fixture

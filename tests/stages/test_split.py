@@ -106,7 +106,29 @@ def test_the_audit_counts_pictures_and_exact_duplicates(tmp_path):
     contents = {**TWO_CLASSES, "cats/again.png": picture(0), "dogs/again.png": picture(0), "cats/broken.png": b""}
     audit = json.loads((split(tmp_path, contents) / "audit.json").read_text())
     del audit["classes"]
+    assert audit.pop("exact_duplicates_across_splits") in (0, 1)
     assert audit == {"pictures": 22, "quarantined": 1, "exact_duplicates": 2, "median_width": 3, "median_height": 2}
+
+
+def test_the_audit_counts_pictures_that_stand_in_more_than_one_split(tmp_path):
+    contents = {f"{split}/{label}/{n}.png": picture(n + 10 * (label == "dogs")) for split in ("train", "test")
+                for label in ("cats", "dogs") for n in range(4)}  # fmt: skip
+    assert json.loads((split(tmp_path, contents) / "audit.json").read_text())["exact_duplicates_across_splits"] == 8
+
+
+def test_a_class_of_broken_pictures_alone_is_not_passed_over(tmp_path):
+    contents = {**TWO_CLASSES, "fish/1.jpg": b"", "fish/2.jpg": b"no picture"}
+    with pytest.raises(PipelineError) as error:
+        split(tmp_path, contents)
+    assert str(error.value) == (
+        "data/raw.zip: class 'fish' has 0 pictures that decode, fewer than 3; add pictures or take the class out "
+        "(2 do not decode, first 'fish/1.jpg': not a picture)"
+    )
+
+
+def test_what_was_left_out_is_told(tmp_path, capsys):
+    split(tmp_path, {**TWO_CLASSES, "cats/broken.png": b"", "notes.txt": b"hello"})
+    assert capsys.readouterr().out == f"2 of 22 files were left out; {tmp_path}/data/quarantine.csv says which and why\n"
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path):
@@ -286,7 +308,10 @@ def test_one_class_is_refused(tmp_path):
 @pytest.mark.parametrize(("count", "words"), [(2, "2 pictures that decode"), (1, "1 picture that decodes")])
 def test_a_class_of_less_than_three_pictures_is_refused(tmp_path, count, words):
     found = message_of(tmp_path, {**of_class("cats", 5), **of_class("dogs", count, 9), "dogs/broken.png": b""})
-    assert found == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; add pictures or take the class out"
+    assert (
+        found
+        == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; add pictures or take the class out (1 does not decode, first 'dogs/broken.png': not a picture)"
+    )
 
 
 def test_a_class_of_three_pictures_has_one_in_each_split(tmp_path):
@@ -296,7 +321,7 @@ def test_a_class_of_three_pictures_has_one_in_each_split(tmp_path):
 
 def test_no_picture_that_decodes_is_refused(tmp_path):
     found = message_of(tmp_path, {"cats/1.png": b"", "dogs/2.png": b""})
-    assert found == "data/raw.zip: not one picture decodes; data/quarantine.csv would name all: look at the source"
+    assert found == "data/raw.zip: not one picture decodes (2 do not decode, first 'cats/1.png': not a picture); look at the source"
 
 
 def test_pictures_without_folders_are_refused(tmp_path):

@@ -37,7 +37,9 @@ def test_a_precision_that_is_named_is_taken(wanted, device):
 
 
 def test_auto_is_fp32_where_the_cpu_has_no_bf16(monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     assert choose_precision("auto", torch.device("cpu")) == "fp32"
 
 
