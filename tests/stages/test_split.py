@@ -309,8 +309,8 @@ def test_one_class_is_refused(tmp_path):
 def test_a_class_of_less_than_three_pictures_is_refused(tmp_path, count, words):
     found = message_of(tmp_path, {**of_class("cats", 5), **of_class("dogs", count, 9), "dogs/broken.png": b""})
     assert (
-        found
-        == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; add pictures or take the class out (1 does not decode, first 'dogs/broken.png': not a picture)"
+        found == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; "
+        "add pictures or take the class out (1 does not decode, first 'dogs/broken.png': not a picture)"
     )
 
 
