@@ -61,7 +61,8 @@ def _publish_model(client: "MlflowClient", experiment_id: str, model: Path, resu
     if run and before == wanted and run.info.status == "FINISHED" and _logged_model(client, experiment_id, run, facts):
         return None
     run = run or create_run(client, experiment_id, facts)
-    _write(client, run, facts, model, results, metrics_json)
+    _write_numbers(client, run, facts, scores, model)
+    _write_files(client, run.info.run_id, model, results, metrics_json)
     if not _logged_model(client, experiment_id, run, facts):
         _log_model(run.info.run_id, model, facts)
     client.set_tag(run.info.run_id, "published_sha256", wanted)
@@ -104,14 +105,15 @@ def _contradicts(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], m
     return not found <= wanted
 
 
-def _write(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], model: Path, results: Path, metrics_json: Path) -> None:
+def _write_numbers(client: "MlflowClient", run: "Run", facts: Mapping[str, Any], scores: Mapping[str, Any], model: Path) -> None:
     from mlflow.entities import Param, RunTag
 
-    run_id = run.info.run_id
     params = [Param(key, value) for key, value in _wanted_params(facts).items()]
     tags = [RunTag("model_sha256", facts["model_sha256"])]
-    client.log_batch(run_id, params=params, tags=tags)
-    client.log_batch(run_id, metrics=_wanted_metrics(model, read_json(metrics_json), run.info.start_time))
+    client.log_batch(run.info.run_id, _wanted_metrics(model, scores, run.info.start_time), params, tags)
+
+
+def _write_files(client: "MlflowClient", run_id: str, model: Path, results: Path, metrics_json: Path) -> None:
     client.log_artifacts(run_id, str(model), f"models/{model.name}")
     client.log_artifacts(run_id, str(results), f"results/{model.name}")
     client.log_artifact(run_id, str(metrics_json), "metrics")
