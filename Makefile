@@ -1,4 +1,5 @@
 # make run: set up and run the pipeline.  make test: set up and pass the checks and the tests.
+# make check: the linters, the type checker, known faults of the pinned packages.  make crash: a hundred kills.
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,16 +14,22 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 HAS_TORCH := $(shell $(PYTHON) -c "import torch, torchvision" 2>/dev/null && echo yes)
 
-.PHONY: run test setup lock
+.PHONY: run test check crash setup lock
 run: $(READY)
 	dvc repro
 	@pipeline results
 
-test: $(READY)
+test: check
+	python -m pytest --cov --cov-report=
+
+check: $(READY)
 	ruff check
 	ruff format --check
 	mypy
-	python -m pytest
+	python .ci/packages.py
+
+crash: $(READY)
+	python -m tests.crash 100
 
 setup: $(READY)
 

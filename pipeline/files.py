@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,8 @@ def cache_dir(room: str) -> Path:
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # `.cache/` is shared by all copies of a project
+    _clear(path)
+    partial = _beside(path, "partial")
     try:
         yield partial
         _sync(partial)
@@ -45,19 +46,52 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    _clear(path)
+    partial, old = _beside(path, "partial"), _beside(path, "old.partial")
     partial.mkdir()
     try:
         yield partial
-        for file in partial.rglob("*"):
+        for file in (partial, *partial.rglob("*")):
             _sync(file)
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            path.rename(old)  # to remove it where it lies could be cut short half-way
         partial.rename(path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+        _remove(old)
     _sync(path.parent)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A name beside `path` for this process alone: `.cache/` is shared by all copies of a project."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
+def _clear(path: Path) -> None:
+    """Make the folder of `path`, and remove from it what processes that were killed while they wrote `path` left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.partial.*")  # SQLite adds an ending of its own
+    for file in path.parent.iterdir():
+        if (match := left.fullmatch(file.name)) and ((pid := int(match[1])) == os.getpid() or not is_running(pid)):
+            _remove(file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

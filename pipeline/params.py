@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -105,11 +105,13 @@ def read_section(name: str, section_class: type[SectionType], path: Path = Path(
 
 def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section]) -> str:
     """`split.test: 1.4 is not below 1` for pydantic's errors: an unknown key, else what it found first."""
-    error = min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
+    first = min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
+    below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]  # of a union's members, the one that fits best fails deepest
+    error = max(below, key=lambda fault: (len(fault["loc"]), fault["type"] == "extra_forbidden"))
     keys = [str(part) for part in error["loc"]]
     where = keys[0] if keys[0] in SHARED else ".".join([section, *_path(keys)])
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(keys[-1], tuple(section_class.model_fields))}"
+        return f"{where}: unknown key{_nearest(keys[-1], tuple(_section_at(_path(keys)[:-1], section_class).model_fields))}"
     if error["type"] == "missing":
         return f"{where}: is missing"
     faults = [_fault(error)]
@@ -143,7 +145,16 @@ def _as_yaml(value: Any) -> str:
 
 def _path(keys: list[str]) -> list[str]:
     """The keys of params.yaml in a location of pydantic, which adds the name of a union's member."""
-    return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|function-.*)", key)]
+    return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|function-.*|[A-Z]\w*)", key)]
+
+
+def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:
+    """The class of the section below `section_class` at these keys."""
+    for key in keys:
+        annotation = section_class.model_fields[key].annotation
+        classes = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+        section_class = classes[0]
+    return section_class
 
 
 def _nearest(key: str, known: tuple[str, ...]) -> str:

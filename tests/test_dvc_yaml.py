@@ -72,7 +72,13 @@ def test_every_data_dependency_is_written_by_another_stage_or_tracked(stage):
 def test_every_entry_of_models_is_evaluated_and_reported():
     names = ["baseline", *PARAMS["models"]]
     assert STAGES["evaluate"]["matrix"]["model"] == names
-    wanted = [*(f"models/{name}" for name in names), *(f"results/{name}" for name in names), *(f"metrics/{name}.json" for name in names)]
+    data = ["data/audit.json", "data/manifest.csv", "data/splits/train", "data/splits/val", "models/out_of_fold.csv"]
+    wanted = [
+        *data,
+        *(f"models/{name}" for name in names),
+        *(f"results/{name}" for name in names),
+        *(f"metrics/{name}.json" for name in names),
+    ]
     assert [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))] == wanted
 
 

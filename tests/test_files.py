@@ -1,6 +1,9 @@
 """Files that are written whole or not at all, sums worked by other means, tables that come back as they were."""
 
 import hashlib
+import os
+import shutil
+import subprocess
 
 import pytest
 
@@ -8,6 +11,7 @@ from pipeline.files import (
     atomic_dir,
     atomic_file,
     cache_dir,
+    is_running,
     project_root,
     read_json,
     read_table,
@@ -89,6 +93,108 @@ def test_a_folder_does_not_take_over_what_a_killed_process_left(tmp_path):
     with atomic_dir(tmp_path / "d") as partial:
         (partial / "new").touch()
     assert names_below(tmp_path) == ["d", "d/new"]
+
+
+def test_a_file_does_not_take_over_what_a_killed_process_of_the_same_number_left(tmp_path):
+    (tmp_path / f".a.txt.{os.getpid()}.partial").touch()
+    with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
+        pass
+    assert names_below(tmp_path) == []
+
+
+def test_a_folder_is_not_there_half_removed_while_a_new_one_takes_its_place(tmp_path, monkeypatch):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "old").touch()
+    seen = []
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **settings: (seen.append(names_below(tmp_path / "d")), remove(path, **settings)))
+    with atomic_dir(tmp_path / "d") as partial:
+        (partial / "new").touch()
+    assert seen == [["new"]]
+
+
+def test_a_file_is_replaced_by_a_folder(tmp_path):
+    (tmp_path / "d").touch()
+    with atomic_dir(tmp_path / "d") as partial:
+        (partial / "new").touch()
+    assert names_below(tmp_path) == ["d", "d/new"]
+
+
+@pytest.fixture
+def synced(tmp_path, monkeypatch):
+    """What was brought to the disk, in its order, and whether `out` was there by then."""
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_ino, (tmp_path / "out").exists())))
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_block_ends(tmp_path, synced):
+    with atomic_file(tmp_path / "out") as partial:
+        partial.touch()
+    assert synced == [((tmp_path / "out").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_block_ends(tmp_path, synced):
+    with atomic_dir(tmp_path / "out") as partial:
+        (partial / "sub").mkdir()
+        (partial / "sub" / "a").touch()
+    inside = {((tmp_path / name).stat().st_ino, False) for name in ("out", "out/sub", "out/sub/a")}
+    assert (set(synced[:-1]), synced[-1]) == (inside, (tmp_path.stat().st_ino, True))
+
+
+@pytest.fixture(scope="module")
+def gone():
+    """The number of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize("name", [".d.{}.partial", ".d.{}.old.partial", ".d.{}.partial-journal"])
+@pytest.mark.parametrize("write", [atomic_file, atomic_dir])
+def test_what_killed_processes_left_vanishes_when_the_same_is_written_again(tmp_path, gone, write, name):
+    (tmp_path / name.format(gone)).mkdir()
+    (tmp_path / name.format(gone) / "stale").touch()
+    with write(tmp_path / "d"):
+        assert [left for left in names_below(tmp_path) if str(gone) in left] == []
+        (tmp_path / f".d.{os.getpid()}.partial").touch()
+
+
+def test_a_killed_processs_file_vanishes_too(tmp_path, gone):
+    (tmp_path / f".d.{gone}.partial").touch()
+    with atomic_dir(tmp_path / "d"):
+        pass
+    assert names_below(tmp_path) == ["d"]
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_dir])
+def test_what_a_living_process_writes_is_left_alone(tmp_path, write):
+    other = f".d.{os.getppid()}.partial"
+    (tmp_path / other).touch()
+    with write(tmp_path / "d"):
+        (tmp_path / f".d.{os.getpid()}.partial").touch()
+    assert names_below(tmp_path) == [other, "d"]
+
+
+@pytest.mark.parametrize("name", [".e.{}.partial", ".d.txt.{}.partial", ".d.1.{}.partial", "d.{}.partial", ".d.partial", ".dx{}.partial"])
+def test_what_is_of_another_file_is_left_alone(tmp_path, gone, name):
+    (tmp_path / name.format(gone)).touch()
+    with atomic_file(tmp_path / "d") as partial:
+        partial.touch()
+    assert names_below(tmp_path) == sorted(["d", name.format(gone)])
+
+
+def test_this_process_is_running():
+    assert is_running(os.getpid())
+
+
+def test_a_process_that_ended_is_not_running(gone):
+    assert not is_running(gone)
+
+
+def test_somebody_elses_process_is_running(monkeypatch):
+    monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
+    assert is_running(1)
 
 
 def test_the_sum_of_bytes_is_sha256():

@@ -146,6 +146,26 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one():
     assert message_of("split", Split) == "params.yaml: split.vall: unknown key; did you mean 'val'?"
 
 
+@pytest.mark.parametrize(
+    ("group", "fault"),
+    [
+        ("{csv: a.csv}", "split.group.digest: is missing"),
+        ("{csv: a.csv, digest: null, digset: b}", "split.group.digset: unknown key; did you mean 'digest'?"),
+        ("{csv: 3, digest: null}", "split.group.csv: 3 is not a text"),
+        ("3", "split.group: 3 is not a text"),
+    ],
+)
+def test_a_fault_in_a_table_that_may_also_be_a_text_is_named_where_it_is(group, fault):
+    write(f"seed: 0\nsplit: {{val: 0.1, test: 0.1, group: {group}, similarity: null, leak: repair}}\n")
+    assert message_of("split", Split) == f"params.yaml: {fault}"
+
+
+def test_a_misspelt_key_of_an_inner_section_is_named_with_its_neighbours():
+    limits = "{fetch_gigabytes: 1, fetch_hours: 1, file: 1, gigabytes: 1, ratio: 1}"
+    write(f"download: {{source: a, digest: null, url_mirrors: [], limits: {limits}}}\n")
+    assert message_of("download", Download) == "params.yaml: download.limits.file: unknown key; did you mean 'files'?"
+
+
 def test_a_number_among_the_mirrors_is_named_by_its_place():
     write("download: {source: a, digest: null, url_mirrors: [a, 1]}\n")
     assert message_of("download", Download) == "params.yaml: download.url_mirrors.1: 1 is not a text"

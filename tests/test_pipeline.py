@@ -14,8 +14,11 @@ from pipeline.stages import backbone, download, embed, evaluate, report, split, 
 PARAMS = {
     "seed": 3,
     "threads": 1,
-    "download": {"source": "pictures", "digest": None, "url_mirrors": []},
-    "split": {"val": 0.2, "test": 0.3},
+    "download": {
+        "source": "pictures", "digest": None, "url_mirrors": [],
+        "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
+    },
+    "split": {"val": 0.2, "test": 0.3, "group": None, "similarity": 0.99, "leak": "repair"},
     "backbone": {"name": "mobilenet_v3_small", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
@@ -27,6 +30,16 @@ PARAMS = {
     },
     "evaluate": {"confidence": 0.9},
 }  # fmt: skip
+# 255 bytes are the most that a file's name may have.
+HOSTILE_NAMES = [
+    "a\nb.png",
+    "<script>alert(1)<&>.png",
+    'it\'s "quoted", or not.png',
+    "-rf.png",
+    "🐝.png",
+    "é" * 125 + "x.png",
+    "$x${y}%s.png",
+]
 OUTS = ("data", "models", "results", "metrics", "report")
 
 
@@ -34,6 +47,8 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     """Run every stage in a folder, and return the sum of each file that it wrote."""
     folder.mkdir()
     make_pictures(folder / "pictures", 15)
+    for index, name in enumerate(HOSTILE_NAMES):
+        (folder / f"pictures/left/{index:03d}.png").rename(folder / "pictures/left" / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
@@ -48,11 +63,19 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
     pictures = ("data/splits/train", "data/splits/val", "data/manifest.csv")
     run(embed, "embed", *pictures, "models/backbone", "data/embeddings")
-    run(train_baseline, "train_baseline", "data/embeddings", "data/manifest.csv", "models/backbone", "models/baseline")
+    run(
+        train_baseline,
+        "train_baseline",
+        "data/embeddings",
+        "data/manifest.csv",
+        "models/backbone",
+        "models/baseline",
+        "models/out_of_fold.csv",
+    )
     run(train, "models.finetuned", *pictures, "models/backbone", "data/embeddings", "models/baseline", "models/finetuned")
     for name in ("baseline", "finetuned"):
         run(evaluate, "evaluate", f"models/{name}", "data/splits/test", "data/manifest.csv", f"results/{name}", f"metrics/{name}.json")
-    run(report, "evaluate", "models", "results", "metrics", "report", "metrics/comparison.json")
+    run(report, "evaluate", "data", "models", "results", "metrics", "report", "metrics/comparison.json")
     files = [path for out in OUTS for path in Path(out).rglob("*") if path.is_file()]
     return {path.as_posix(): sha256_of_file(path) for path in sorted(files)}
 
@@ -106,6 +129,12 @@ def test_embeddings_hold_a_row_for_every_train_and_val_picture_and_none_for_test
     folder = two_runs[2]
     wanted = {row["image_id"] for row in read_table(folder / "data/manifest.csv") if row["split"] != "test"}
     assert {row["image_id"] for row in read_table(folder / "data/embeddings/image_ids.csv")} == wanted
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_a_hostile_name_goes_through_all_stages(two_runs, name):
+    tables = ("models/out_of_fold.csv", "results/baseline/predictions.csv")
+    assert f"left/{name}" in {row["image_id"] for table in tables for row in read_table(two_runs[2] / table)}
 
 
 def test_the_history_begins_with_the_start_and_has_a_row_an_epoch(two_runs):

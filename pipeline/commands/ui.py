@@ -16,13 +16,14 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def serve(parsed: argparse.Namespace) -> None:
     """Become MLflow's server on our database, or name the server that MLFLOW_TRACKING_URI points at."""
-    from pipeline.tracking.runs import connect, tracking_uri
+    from pipeline.tracking.connection import connect, mendable, tracking_uri
 
     uri = tracking_uri()
     if uri.startswith("http"):
         print(f"MLflow's page is at {uri}")
         return
-    connect()
+    with mendable():
+        connect()
     # Job execution and four workers would take 2.4 GB of memory for a page that one person looks at.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = ["mlflow", "server", "--backend-store-uri", uri, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]

@@ -1,108 +1,116 @@
-"""Files from the network, kept by their sha256 in the project's store."""
+"""Files from the network into the store: one process at a time, mirrors in order, patience with a server in trouble, sums checked."""
 
-import tempfile
+import re
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import requests
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from pipeline.data import store, transfer
+from pipeline.data.store import Partial
+from pipeline.data.transfer import Bounds, Interrupted, Refused, Session
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_file, cache_dir, sha256_of_file
+from pipeline.files import cache_dir, sha256_of
 
-_CONNECT_SECONDS, _STALL_SECONDS = 10, 30
-_ATTEMPTS = 3
-_RETRIED_STATUS = (429, 500, 502, 503, 504)
-
-
-def stored(digest: str) -> Path | None:
-    """The file in the store with that sha256 or that alias, its sum checked, or None. A damaged one is removed."""
-    alias = _store() / f"{digest}.alias"
-    digest = alias.read_text().strip() if alias.is_file() else digest
-    path = _store() / digest
-    if not path.is_file():
-        return None
-    if sha256_of_file(path) == digest:
-        return path
-    path.unlink()
-    return None
+_ATTEMPTS = 5  # in a row, without one new byte
+_PAUSE_SECONDS = 0.5  # after an attempt that brought some; doubled for each one in a row that did not
+_CURE = "check the address and the network, or name a local file"
 
 
-def keep(path: Path) -> Path:
-    """Move a file into the store under its sha256 and return its new path."""
-    target = _store() / sha256_of_file(path)
-    with atomic_file(target) as partial:
-        path.replace(partial)
-    return target
+@dataclass(frozen=True)
+class Pin:
+    """What the sha256 of a file begins with, the fault where it does not ({found} and {digits} stand in it), and its cure."""
+
+    digits: str
+    fault: str
+    cure: str
+
+    def refusal(self, found: str) -> Refused:
+        """What to say of a file with another sha256."""
+        return Refused(self.fault.format(found=found, digits=self.digits), self.cure)
 
 
-def alias(digest: str, path: Path) -> None:
-    """Let `stored(digest)` find a file of the store that has another sha256."""
-    with atomic_file(_store() / f"{digest}.alias") as partial:
-        partial.write_text(path.name)
+def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = None, mirrors: tuple[str, ...] = ()) -> Path:
+    """Fetch a URL, or the first of its mirrors that gives what is pinned, into the store, and return the path there.
 
-
-def forget(digest: str) -> None:
-    """Take an alias back."""
-    (_store() / f"{digest}.alias").unlink(missing_ok=True)
-
-
-def fetch(url: str, mirrors: tuple[str, ...] = ()) -> Path:
-    """Fetch a URL, or the first of its mirrors that answers, into the store. Raises PipelineError."""
+    `key`: the sha256 or the alias by which it is looked for first and found from now on; None: it is fetched anew.
+    What was cut short is resumed, also by a later process. Raises PipelineError, and OSError where the disk is full.
+    """
     faults = []
     for address in (url, *mirrors):
-        with tempfile.TemporaryDirectory(dir=_store()) as folder:
-            partial = Path(folder) / "partial"
+        with _alone(address):
+            if key is not None and (kept := store.stored(key)) and _fits(pin, kept.name):
+                return kept
             try:
-                _download(address, partial)
-                return keep(partial)
-            except requests.RequestException as error:
-                faults.append(f"{address}: {_reason(error)}")
-    raise PipelineError(f"{'; '.join(faults)}; check the address and the network, or name a local file")
+                path = _fetch_from(address, bounds, pin)
+            except Refused as fault:
+                faults.append((address, fault))
+                continue
+            if key not in (None, path.name):
+                store.alias(key, path)
+            return path
+    cure = next((fault.cure for _, fault in faults if fault.cure), _CURE)
+    raise PipelineError(f"{'; '.join(f'{shown(address)}: {fault}' for address, fault in faults)}; {cure}")
 
 
-def _store() -> Path:
-    store = cache_dir("store")
-    store.mkdir(parents=True, exist_ok=True)
-    return store
+def shown(url: str) -> str:
+    """A URL as it may be printed: without user and password."""
+    return re.sub(r"//[^/?#]*@", "//", url, count=1)
 
 
-def _download(url: str, target: Path) -> None:
-    for attempt in range(_ATTEMPTS):
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Let no other process fetch this URL meanwhile; where one does, say so and wait until it ends."""
+    path = cache_dir("locks") / f"{sha256_of(url.encode())}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"{shown(url)}: another process is fetching it; waiting until it ends", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch_from(url: str, bounds: Bounds, pin: Pin | None) -> Path:
+    if not re.match("https?:", url, re.IGNORECASE):
+        raise Refused("is no http or https address")
+    deadline = time.monotonic() + bounds.hours * 3600
+    with Session() as session, Partial(url) as partial:
+        _persist(session, url, partial, bounds, deadline)
+        if partial.resumed and not _fits(pin, partial.sha256):
+            partial.restart("")  # what lay there may have been wrong
+            _persist(session, url, partial, bounds, deadline)
+        if pin and not _fits(pin, partial.sha256):
+            partial.discard()
+            raise pin.refusal(partial.sha256)
+        return partial.keep()
+
+
+def _fits(pin: Pin | None, sha256: str) -> bool:
+    return pin is None or sha256.startswith(pin.digits)
+
+
+def _persist(session: Session, url: str, partial: Partial, bounds: Bounds, deadline: float) -> None:
+    """Ask until the file is whole. Only attempts in a row without a new byte count: a server that advances wins."""
+    furthest, fruitless = {partial.validator: partial.size}, 0  # a file that changed on the server counts its bytes anew
+    while True:
         try:
-            _download_once(url, target)
-            return
-        except requests.RequestException as error:
-            answered = error.response is not None and error.response.status_code not in _RETRIED_STATUS
-            if (
-                answered
-                or attempt == _ATTEMPTS - 1
-                or isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema))
-            ):
-                raise
-            time.sleep(2.0**attempt / 2)
-
-
-def _download_once(url: str, target: Path) -> None:
-    with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _STALL_SECONDS)) as answer:
-        answer.raise_for_status()
-        announced = int(answer.headers.get("Content-Length", 0)) or None
-        with target.open("wb") as file, tqdm(desc="fetch", total=announced, unit="B", unit_scale=True, disable=None) as bar:
-            try:
-                for block in answer.iter_content(1 << 20):
-                    file.write(block)
-                    bar.update(len(block))
-            except requests.exceptions.ChunkedEncodingError:
-                of = f"{announced:,}" if announced else "an unknown number of"
-                raise requests.ConnectionError(f"the body ended after {answer.raw.tell():,} of {of} bytes") from None
-        if announced and "Content-Encoding" not in answer.headers and target.stat().st_size != announced:
-            raise requests.ConnectionError(f"the body ended after {target.stat().st_size:,} of {announced:,} bytes")
-
-
-def _reason(error: requests.RequestException) -> str:
-    if error.response is not None:
-        return f"HTTP {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
-        return "no answer in time"
-    text = str(error)
-    return text if text.startswith("the body ended") else "cannot be reached" if isinstance(error, requests.ConnectionError) else text
+            return transfer.receive(session, url, partial, bounds, deadline)
+        except Interrupted as fault:
+            before = furthest.get(partial.validator, 0)
+            fruitless = 0 if partial.size > before else fruitless + 1
+            furthest[partial.validator] = max(before, partial.size)
+            pause = max(_PAUSE_SECONDS * 2**fruitless, fault.pause_seconds)
+            if fruitless == _ATTEMPTS or pause > bounds.check(partial.size, deadline):
+                raise Refused(str(fault)) from None
+            tqdm.write(f"{shown(url)}: {fault}; asking again in {pause:g} s", file=sys.stderr)
+            time.sleep(pause)

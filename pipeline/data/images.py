@@ -2,7 +2,9 @@
 
 import io
 import math
+import re
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import (  # a format can be opened once its plugin is imported
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageOps,
@@ -37,6 +40,10 @@ PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo")
 MAX_PIXELS = 80_000_000  # below the point where Pillow itself begins to warn
 BACKGROUND = (255, 255, 255)
 _DEEP_MODES = ("I", "F")
+_TURNED = range(2, 9)  # EXIF orientations; 1 is upright, and some cameras write 0
+# Pillow's readers let all of these out of a damaged file.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, struct.error, zlib.error)
+_DOUBTS = ("ignore", None, Warning, re.compile("PIL"), 0)  # a filter of warnings
 
 
 class BrokenPicture(ValueError):  # noqa: N818 - it says what the picture is
@@ -56,6 +63,18 @@ class Preprocessing:
     interpolation: str
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a file was before it was decoded: Pillow's name of its format, and in words what decoding had to change.
+
+    `plain`: its pixels have 8 bits, so that the file may be kept as it is: readers of 8 bits clip deeper ones.
+    """
+
+    format: str
+    plain: bool
+    changes: tuple[str, ...]
+
+
 def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     """The picture as 8-bit RGB, upright, decoded to its last byte. Raises BrokenPicture.
 
@@ -63,6 +82,13 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     CMYK and palettes are converted; the first frame of an animation counts. `at_least`: a JPEG may be decoded
     at a half, a quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
     """
+    return decode_with_traits(source, at_least)[0]
+
+
+def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tuple[Image.Image, Traits]:
+    """The same, and what the file was like."""
+    if _DOUBTS not in warnings.filters:  # no catch_warnings: it is not safe among threads
+        warnings.filterwarnings("ignore", module="PIL")  # of what it cannot read it raises, of the rest it only warns
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -70,20 +96,41 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+            return upright, _traits(image)
     except UnidentifiedImageError:
         raise BrokenPicture("not a picture") from None
     except Image.DecompressionBombError:
         raise BrokenPicture(f"more than {MAX_PIXELS:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError, EOFError, struct.error, zlib.error) as error:
-        # Pillow's readers let all of these out of a damaged file.
-        raise BrokenPicture(" ".join(str(error).split()) or type(error).__name__) from None
+    except _DAMAGE as error:
+        raise BrokenPicture(" ".join(str(error).split()) or "damaged") from None
 
 
-def is_plain(image_bytes: bytes) -> bool:
-    """Whether pixels have 8 bits, so that the file may be kept as it is: readers of 8 bits clip deeper ones."""
-    with Image.open(io.BytesIO(image_bytes), formats=FORMATS) as image:
-        return not image.mode.startswith(_DEEP_MODES)
+def _traits(image: Image.Image) -> Traits:
+    deep = image.mode.startswith(_DEEP_MODES)
+    changes = {
+        "turned upright as its EXIF says": image.getexif().get(ExifTags.Base.Orientation) in _TURNED,
+        "scaled from 16 bits or more to 8": deep,
+        "converted from CMYK to RGB": image.mode == "CMYK",
+        "its transparent pixels laid on white": _has_transparent_pixels(image),
+        "the first of its frames taken": _has_more_frames(image),
+    }
+    return Traits(image.format or "", not deep, tuple(change for change, is_so in changes.items() if is_so))
+
+
+def _has_transparent_pixels(image: Image.Image) -> bool:
+    if not image.has_transparency_data:
+        return False
+    if image.mode.startswith(_DEEP_MODES):
+        return bool(np.any(np.asarray(image) == image.info["transparency"]))
+    return image.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except _DAMAGE:
+        return True  # a second one begins, and is broken
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -98,12 +145,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Scale by the range that the numbers announce: 0 to 1, 255 or 65535, else up to their largest."""
-    pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    with np.errstate(invalid="ignore"):  # a NaN may be of the kind that signals
+        pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
     largest = pixels.max(initial=0)
     top = 65535 if image.mode.startswith("I;16") else next((t for t in (1, 255, 65535) if largest <= t), largest)
     if image.mode != "F" and top == 1:
         top = 255
-    return Image.fromarray(np.clip(np.rint(pixels * (255 / top)), 0, 255).astype(np.uint8))
+    levels = np.clip(np.rint(pixels * (255 / top)), 0, 255)
+    levels[pixels == image.info.get("transparency", np.nan)] = BACKGROUND[0]
+    return Image.fromarray(levels.astype(np.uint8))
 
 
 def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -13,7 +13,8 @@ SPLITS = ("train", "val", "test")
 class Picture:
     """A row: `image_id` is the path inside the archive, `path` the one below `data/splits/<split>/`.
 
-    `sha256` is that of the picture's bytes in the archive, `label` its class; `width` and `height` in pixels, upright.
+    `sha256` is that of the picture's bytes in the archive, `label` its class; pictures of one `group` are in one split;
+    `width` and `height` in pixels, upright.
     """
 
     image_id: str
@@ -21,6 +22,7 @@ class Picture:
     sha256: str
     label: str
     split: str
+    group: str
     width: int
     height: int
 
@@ -43,5 +45,5 @@ def class_names(pictures: Iterable[Picture]) -> list[str]:
 
 
 def _picture(row: dict[str, str]) -> Picture:
-    texts = {name: row[name] for name in ("image_id", "path", "sha256", "label", "split")}
+    texts = {name: row[name] for name in ("image_id", "path", "sha256", "label", "split", "group")}
     return Picture(**texts, width=int(row["width"]), height=int(row["height"]))

@@ -4,12 +4,15 @@ import difflib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.data import fetch
+from pipeline.data import store
 from pipeline.data.archive import Members, digest_of, folder_members, is_archive, open_archive
+from pipeline.data.fetch import Pin, fetch, shown
+from pipeline.data.limits import Limits
+from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
 from pipeline.files import project_root, sha256_of_file
 
@@ -43,6 +46,8 @@ NAMED = {
     ),
 }
 
+_CURE = f"give a path, a URL, or one of {', '.join(NAMED)}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -67,71 +72,75 @@ def find_source(text: str) -> Source:
         return Source(text, named.licence, url=named.url, pinned_by_content=True, known_digest=named.digest)
     try:
         scheme = urlsplit(text).scheme
-    except ValueError as error:
-        raise PipelineError(f"params.yaml: download.source: {text!r} is no address: {error}") from None
+    except ValueError:
+        raise PipelineError(f"params.yaml: download.source: {shown(text)!r} is no address; {_CURE}") from None
     if scheme in ("http", "https"):
-        return Source(text, "unknown", url=text)
+        return Source(shown(text), "unknown", url=text)
     path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
     if path.is_dir():
         return Source(path.resolve().name, "unknown", path=path, pinned_by_content=True)
     if not path.exists():
         near = difflib.get_close_matches(text, NAMED, n=1)
-        cure = f"did you mean {near[0]!r}?" if near else f"give a path, a URL, or one of {', '.join(NAMED)}"
-        raise PipelineError(f"params.yaml: download.source: {text!r} is not there; {cure}")
+        cure = f"did you mean {near[0]!r}?" if near else _CURE
+        raise PipelineError(f"params.yaml: download.source: {shown(text)!r} is not there; {cure}")
     if not is_archive(path.name):
-        raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar or .tar.gz")
+        raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz")
     return Source(path.name, "unknown", path=path)
 
 
 @contextmanager
-def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None) -> Iterator[Members]:
+def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Iterator[Members]:
     """The files of a source. With the digest that params.yaml pins, what was fetched before is not fetched again.
 
     An archive whose own digest differs is refused before it is read. Raises PipelineError.
     """
     if source.path is not None and source.path.is_dir():
-        yield folder_members(source.path)
+        yield folder_members(source.path, limits)
     elif source.url is None and source.path is None:
         yield _digits_members()
     else:
-        archive = source.path or _fetched(source, mirrors, digest)
-        if digest is not None and not source.pinned_by_content:
+        archive = source.path or _fetched(source, mirrors, digest, limits)
+        if digest is not None and source.path is not None:
             expect_digest(source, sha256_of_file(archive), digest)
         try:
-            with open_archive(archive, source.title) as members:
+            with open_archive(archive, source.title, limits) as members:
                 yield members
         except PipelineError:
             if digest is not None:
-                fetch.forget(digest)
+                store.forget(digest)
             raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...]) -> str:
+def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> str:
     """Look at the source as it is now, fetching it anew, and return its digest. Raises PipelineError."""
-    if not source.pinned_by_content:
-        return sha256_of_file(source.path or fetch.fetch(source.url or "", mirrors))
-    with open_source(source, mirrors, digest=None) as members:
-        return digest_of(members)
+    archive = _fetched(source, mirrors, None, limits) if source.url else source.path
+    if archive and not source.pinned_by_content:
+        return sha256_of_file(archive)
+    with open_source(replace(source, path=archive), (), None, limits) as members:
+        digest = digest_of(members)
+    if archive and source.url:
+        store.alias(digest, archive)  # what is pinned now need not be fetched once more
+    return digest
 
 
 def expect_digest(source: Source, found: str, pinned: str) -> None:
     """Raise PipelineError where the source is not what params.yaml pins, and forget what was fetched."""
     if found != pinned:
-        fetch.forget(pinned)
-        raise PipelineError(
-            f"{source.title}: its digest is {found}, params.yaml pins download.digest {pinned}; "
-            "if the change is meant, run `pipeline data refresh`"
-        )
+        store.forget(pinned)
+        refusal = _pin(pinned).refusal(found)
+        raise PipelineError(f"{source.title}: {refusal}; {refusal.cure}")
 
 
-def _fetched(source: Source, mirrors: tuple[str, ...], digest: str | None) -> Path:
+def _pin(digest: str) -> Pin:
+    fault = "its digest is {found}, params.yaml pins download.digest {digits}"
+    return Pin(digest, fault, "if the change is meant, run `pipeline data refresh`")
+
+
+def _fetched(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
     """The source's archive from the store, or from the network. A content digest leads to its archive by an alias."""
-    if digest is not None and (kept := fetch.stored(digest)):
-        return kept
-    archive = fetch.fetch(source.url or "", mirrors)
-    if digest is not None and source.pinned_by_content:
-        fetch.alias(digest, archive)
-    return archive
+    bounds = Bounds(limits.fetch_gigabytes, limits.fetch_hours, "download.limits")
+    pin = None if digest is None or source.pinned_by_content else _pin(digest)
+    return fetch(source.url or "", bounds, digest, pin, mirrors)
 
 
 def _digits_members() -> Members:

@@ -7,6 +7,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.data.audit import SHOWN_FINDINGS
+from pipeline.data.findings import KINDS
 from pipeline.evaluation.figures import plot_curves
 from pipeline.files import atomic_dir
 
@@ -19,8 +21,13 @@ def write_page(
     comparison: Mapping[str, Mapping[str, Any]],
     histories: Mapping[str, Sequence[Mapping[str, str]]],
     results: Path,
+    audit: Mapping[str, Any],
+    doubts: Sequence[Mapping[str, str]],
 ) -> None:
-    """Write `index.html` with all of its pictures inside, and `curves.png` beside it. Every name in it is escaped."""
+    """Write `index.html` with all of its pictures inside, and `curves.png` beside it. Every name in it is escaped.
+
+    `audit`: what `data/audit.json` holds; `doubts`: rows of out_of_fold.csv, each with a `thumbnail`.
+    """
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["figure"] = format_figure
     with atomic_dir(folder) as partial:
@@ -29,8 +36,9 @@ def write_page(
             name: {kind: (text.format(name), embed(results / name / f"{kind}.png")) for kind, text in _PICTURES.items()} for name in scores
         }
         html = environment.get_template("page.html").render(
-            scores=scores, comparison=comparison, pictures=pictures, curves=embed(partial / "curves.png")
-        )
+            scores=scores, comparison=comparison, pictures=pictures, curves=embed(partial / "curves.png"),
+            audit=audit, kinds=KINDS, shown=SHOWN_FINDINGS, doubts=doubts,
+        )  # fmt: skip
         (partial / "index.html").write_text(html, encoding="utf-8")
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.data import fetch
+from pipeline.data.fetch import Pin, fetch
+from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
 from pipeline.files import project_root, sha256_of, sha256_of_file
 from pipeline.models import zoo
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 State = dict[str, "Tensor"]
 
 _PACKAGED = "tf_efficientnet_lite0"
+_BOUNDS = Bounds(gigabytes=20, hours=6)  # of a published file
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: 
         path, name, licence = _own(weights, digest)
     sha256 = sha256_of_file(path)
     if digest is not None and digest != sha256:
-        fetch.forget(digest)
-        raise PipelineError(f"{name}: its sha256 is {sha256}, params.yaml pins backbone.digest {digest}; set the one you trust")
+        refusal = _pin_of_params(digest).refusal(sha256)
+        raise PipelineError(f"{name}: {refusal}; {refusal.cure}")
     state = read_state(path, name)
     if weights == "packaged":
         state = dict(zip(network.state_dict(), state.values(), strict=True))
@@ -83,18 +85,22 @@ def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
 
 
 def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path, str, str]:
-    """The publisher's file. torchvision's names end in the first digits of their sha256, and those are checked."""
+    """The publisher's file, whose sha256 must be the digest, or else begin as torchvision's file names say."""
     if architecture.library == "torchvision":
         url, licence = zoo.torchvision_weights(architecture.name).url, "BSD-3-Clause (torchvision)"
     else:
         url, licence = _timm_source(architecture)
-    key = digest or sha256_of(url.encode())
-    path = fetch.stored(key) or fetch.fetch(url)
-    expected = re.search(r"-([0-9a-f]{8,})\.pth$", url)
-    if expected and not sha256_of_file(path).startswith(expected[1]):
-        raise PipelineError(f"{url}: its sha256 is {sha256_of_file(path)}, not {expected[1]}… as its name says; try again later")
-    fetch.alias(key, path)
-    return path, url, licence
+    named = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    pin = _pin_of_params(digest) if digest else _pin_of_name(named[1]) if named else None
+    return fetch(url, _BOUNDS, digest or sha256_of(url.encode()), pin), url, licence
+
+
+def _pin_of_params(digest: str) -> Pin:
+    return Pin(digest, "its sha256 is {found}, params.yaml pins backbone.digest {digits}", "set the one you trust")
+
+
+def _pin_of_name(digits: str) -> Pin:
+    return Pin(digits, "its sha256 is {found}, not {digits}… as its name says", "try again later")
 
 
 def _timm_source(architecture: zoo.Architecture) -> tuple[str, str]:

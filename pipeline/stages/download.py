@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 from pipeline import stage
 from pipeline.data.archive import Members, pack
 from pipeline.data.layout import find_layout
+from pipeline.data.limits import Limits
 from pipeline.data.sources import Source, expect_digest, find_source, open_source
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_file, sha256_of_file, write_json
@@ -17,7 +18,8 @@ from pipeline.params import Section
 class Params(Section):  # section `download` of params.yaml
     source: Annotated[str, StringConstraints(min_length=1)]  # a name, a folder, an archive or a URL
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
-    url_mirrors: list[str] = Field(strict=True)  # tried in order when the source's own URL does not answer
+    url_mirrors: list[str] = Field(strict=True)  # tried in order when the source's own URL does not give what is pinned
+    limits: Limits  # what is more than this is refused
 
 
 def describe(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
@@ -38,7 +40,7 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     source, mirrors = find_source(params.source), tuple(params.url_mirrors)
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
-    with open_source(source, mirrors, params.digest) as members:
+    with open_source(source, mirrors, params.digest, params.limits) as members:
         if not members:
             raise PipelineError(f"{source.title}: holds no files; name a folder or an archive of pictures")
         with atomic_file(raw) as partial:

@@ -15,6 +15,7 @@ from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import figures, metrics
 from pipeline.evaluation.metrics import Array
+from pipeline.evaluation.predictions import write_predictions
 from pipeline.evaluation.statistics import bootstrap_interval, wilson_interval
 from pipeline.files import atomic_dir, sha256_of_file, write_json, write_table
 from pipeline.params import Section
@@ -80,20 +81,6 @@ def score_classes(labels: Array, predicted: Array, matrix: Array, class_names: S
             "support": int(support[index]),
         }
     return scored
-
-
-def write_predictions(path: Path, pictures: list[Picture], probs: Array, class_names: Sequence[str]) -> None:
-    """A row a test picture: its class, the answer, and the probability of every class to six places."""
-    rows = [
-        {
-            "image_id": picture.image_id,
-            "label": picture.label,
-            "predicted": class_names[int(row.argmax())],
-            **{f"prob_{name}": f"{prob:.6f}" for name, prob in zip(class_names, row, strict=True)},
-        }
-        for picture, row in zip(pictures, probs, strict=True)
-    ]
-    write_table(path, list(rows[0]), rows)
 
 
 def write_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str]) -> None:

@@ -1,21 +1,25 @@
-"""Split the pictures into train, val and test: ImageFolder trees of all that decodes, a list of all that does not."""
+"""Split the pictures into train, val and test: ImageFolder trees of all that can be used, a list of all that cannot."""
 
-import io
 import zipfile
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
-from tqdm import tqdm
 
 from pipeline import stage
-from pipeline.data.audit import Inspected, audit, check_classes, check_every_class_everywhere, inspect_all, quarantine_rows
-from pipeline.data.images import IMAGEFOLDER_SUFFIXES, decode, is_plain
+from pipeline.data import findings as found
+from pipeline.data.audit import audit, check_classes, check_every_class_everywhere, draw_thumbnails, quarantine_rows
+from pipeline.data.duplicates import Groups, exact_duplicates, near_duplicates
+from pipeline.data.findings import Finding
+from pipeline.data.groups import GroupTable, read_groups
+from pipeline.data.inspection import Look, inspect_all
 from pipeline.data.layout import Entry, Layout, choose_folders, find_layout
-from pipeline.data.manifest import Picture, write_manifest
+from pipeline.data.manifest import write_manifest
 from pipeline.data.partition import deal
+from pipeline.data.trees import place, write_trees
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_dir, write_json, write_table
+from pipeline.files import write_json, write_table
 from pipeline.params import Section
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -25,81 +29,85 @@ class Params(Section):  # section `split` of params.yaml
     seed: NonNegativeInt
     val: Fraction | str  # a share of the pictures that the archive deals to no split, or the name of a folder in the archive
     test: Fraction | str  # the same; an archive's own test folder comes first
+    group: str | GroupTable | None  # what names a group in a picture's path, or a table; groups stay whole
+    similarity: Annotated[float, Field(gt=0, le=1)] | None  # of two thumbnails, from which the pictures stay together
+    leak: Literal["repair", "fail"]  # what to do where labels contradict each other or given splits share pictures
 
 
-def assign(entries: list[Entry], layout: Layout, params: Params) -> dict[str, str]:
-    """Decide `image_id: split`: by the archive's own folders where it has them, by the dealt fractions elsewhere."""
+def given_splits(layout: Layout, params: Params) -> dict[str, str]:
+    """`image_id: split` of the pictures that the archive's own folders hold out."""
     test_folder, val_folder = choose_folders(layout, params.val, params.test)
     given = {folder: name for folder, name in ((test_folder, "test"), (val_folder, "val")) if folder}
-    assigned = {entry.name: given[entry.folder] for entry in entries if entry.folder in given}
-    rest = {entry.name: entry.label for entry in entries if entry.folder not in given}
+    return {entry.name: given[entry.folder] for entry in layout.entries if entry.folder in given}
+
+
+def sort_out(
+    looks: Mapping[str, Look], labels: Mapping[str, str], given: Mapping[str, str], params: Params
+) -> tuple[list[Finding], Groups]:
+    """What is there twice, contradicts or leaks; and which pictures of the rest must stay together."""
+    exact = exact_duplicates(looks)
+    conflicts = [*found.label_conflicts(exact, labels)]
+    contradicted = left_out(conflicts)
+    rest = {name: look for name, look in looks.items() if name not in contradicted}
+    near = near_duplicates(rest, params.similarity) if params.similarity else []
+    agreeing = [names for names in exact if names[0] in rest]
+    user_groups = read_groups(rest, params.group)
+    together, first = Groups(rest), dict[str, str]()
+    for names in (*agreeing, *near, *((name, first.setdefault(group, name)) for name, group in user_groups.items())):
+        together.join(names)
+    leaks = [*found.leaks({name: given.get(name, "train") for name in rest}, together, user_groups, rest)]
+    return [*conflicts, *leaks, *found.duplicates(agreeing, near, labels, left_out(leaks))], together
+
+
+def left_out(findings: Iterable[Finding]) -> set[str]:
+    """The pictures that no split gets."""
+    return {name for finding in findings for name in finding.left_out}
+
+
+def refuse_leaks(findings: Sequence[Finding]) -> None:
+    """Raise PipelineError where labels contradict each other or given splits share pictures."""
+    faults = [finding for finding in findings if finding.kind in ("label_conflict", "leak")]
+    if faults:
+        count = f"{len(faults)} conflict{'s' * (len(faults) != 1)} of labels or splits"
+        raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; mend the source, or say split.leak: repair")
+
+
+def assign(entries: list[Entry], given: Mapping[str, str], together: Groups, params: Params) -> dict[str, str]:
+    """Decide `image_id: split`: by the archive's own folders where it has them, by the dealt fractions elsewhere."""
+    rest = {entry.name: entry.label for entry in entries if entry.name not in given}
     shares = {name: value for name, value in (("val", params.val), ("test", params.test)) if name not in given.values()}
     train_share = 1 - sum(float(value) for value in shares.values())
     if train_share <= 0:
         raise PipelineError(f"params.yaml: split: val {params.val} and test {params.test} leave nothing to train on")
-    return assigned | deal(rest, {"train": train_share, **{name: float(value) for name, value in shares.items()}}, params.seed)
-
-
-def place(entries: list[Entry], inspected: dict[str, Inspected], splits: dict[str, str], plain: set[str]) -> list[Picture]:
-    """The rows of the manifest. Paths keep their folders; equal ones are told apart, what ImageFolder drops is a .png."""
-    taken = {
-        (splits[entry.name], str(folder).lower()) for entry in entries for folder in PurePosixPath(entry.label, entry.inner_path).parents
-    }
-    pictures = []
-    for entry in entries:
-        split, facts = splits[entry.name], inspected[entry.name]
-        path = wanted = f"{entry.label}/{entry.inner_path}" + ("" if entry.name in plain else ".png")
-        number = 1
-        while (split, path.lower()) in taken:
-            number += 1
-            path = str(PurePosixPath(wanted).with_stem(f"{PurePosixPath(wanted).stem}~{number}"))
-        taken.add((split, path.lower()))
-        pictures.append(Picture(entry.name, path, facts.sha256, entry.label, split, facts.width, facts.height))
-    return pictures
-
-
-def plain_names(archive: zipfile.ZipFile, entries: list[Entry]) -> set[str]:
-    """The pictures whose files any reader of ImageFolder trees understands as they are."""
-    return {
-        entry.name for entry in entries
-        if entry.name.lower().endswith(IMAGEFOLDER_SUFFIXES) and is_plain(archive.read(entry.name))
-    }  # fmt: skip
-
-
-def write_trees(archive: zipfile.ZipFile, pictures: list[Picture], plain: set[str], splits: Path) -> None:
-    """Write `<split>/<class>/…`: a picture's own bytes, or its decoded pixels as PNG."""
-    with atomic_dir(splits) as partial:
-        for picture in tqdm(pictures, "write", disable=None):
-            target = partial / picture.split / picture.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.read(picture.image_id)
-            target.write_bytes(content if picture.image_id in plain else as_png(content))
-
-
-def as_png(content: bytes) -> bytes:
-    """A picture's decoded pixels as a PNG file."""
-    with io.BytesIO() as file:
-        decode(content).save(file, "PNG")
-        return file.getvalue()
+    fractions = {"train": train_share, **{name: float(value) for name, value in shares.items()}}
+    dealt = deal(rest, {name: together.of(name) for name in rest}, fractions, params.seed)
+    return {entry.name: given.get(entry.name) or dealt[entry.name] for entry in entries}
 
 
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:
-    """Inspect every picture, deal them out, write the trees and the tables."""
+    """Look at every picture, leave out what cannot be used, deal out the rest, write the trees and the tables."""
     with zipfile.ZipFile(raw) as archive:
         layout = find_layout(archive.namelist(), "data/raw.zip")
+        given = given_splits(layout, params)
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
-        entries = sorted((entry for entry in layout.entries if not inspected[entry.name].fault), key=lambda entry: entry.name)
-        check_classes(layout.entries, inspected)
-        plain = plain_names(archive, entries)
-        pictures = place(entries, inspected, assign(entries, layout, params), plain)
+        looks = {name: facts.look for name, facts in inspected.items() if facts.look}
+        shared, together = sort_out(looks, {entry.name: entry.label for entry in layout.entries}, given, params)
+        if params.leak == "fail":
+            refuse_leaks(shared)
+        findings = [*found.misplaced(layout.outside), *found.broken(inspected), *shared, *found.oddities(looks)]
+        unused = left_out(findings)
+        check_classes(layout.entries, inspected, unused)
+        entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
+        pictures = place(entries, inspected, looks, assign(entries, given, together, params), together)
         check_every_class_everywhere(pictures)
-        write_trees(archive, pictures, plain, splits)
-    left_out = sorted(quarantine_rows(layout, inspected), key=lambda row: row["image_id"])
+        write_trees(archive, pictures, looks, splits)
+        thumbnails = draw_thumbnails(archive, findings)
+    rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
-    write_table(quarantine, ["image_id", "reason"], left_out)
-    write_json(audit_json, audit(pictures, len(left_out)))
-    if left_out:
-        print(f"{len(left_out)} of {len(pictures) + len(left_out)} files were left out; {quarantine} says which and why")
+    write_table(quarantine, ["image_id", "reason"], rows)
+    write_json(audit_json, audit(pictures, findings, thumbnails))
+    if rows:
+        print(f"{len(rows)} of {len(pictures) + len(rows)} files were left out; {quarantine} says which and why")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pipeline.data.images import Preprocessing
 from pipeline.data.loading import Array, TrainingPictures, square_batches
 from pipeline.data.manifest import Picture, class_names, read_manifest
 from pipeline.files import atomic_dir, read_json
-from pipeline.models.artifact import describe, write_facts
+from pipeline.models.artifact import describe, identity, write_facts
 from pipeline.params import Section
 from pipeline.tracking.runs import Row, live_run
 from pipeline.training import runtime
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from pipeline.models.classifier import Classifier
+    from pipeline.training.checkpoint import Checkpoint
     from pipeline.training.finetune import Batches, Hardware
 
 _CHECKED = 32  # val pictures on which the export is compared with torch
@@ -43,9 +44,10 @@ class Params(Section):  # an entry of section `models` of params.yaml
 
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path, model: Path) -> None:
-    """Read the pictures, train, and write the model folder."""
+    """Read the pictures, train, and write the model folder. A run that was killed goes on after its last whole epoch."""
     from pipeline.models.classifier import WithProbs, load_classifier, save_classifier
     from pipeline.models.export import check_parity, export_onnx
+    from pipeline.training.checkpoint import find_checkpoint
 
     training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
     names = class_names(training)
@@ -61,12 +63,13 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     )  # fmt: skip
     classifier = load_classifier(backbone, baseline, len(names))
     pixels = [*square_batches([val / picture.path for picture in validation], preprocessing, params.batch_size, params.threads, "decode")]
+    checkpoint = find_checkpoint(model.name, identity(facts))
     with live_run(facts) as log:
         history = fit(
             classifier,
             train_batches(params, train, training, names, preprocessing, flip),
             val_batches(pixels, [names.index(picture.label) for picture in validation]),
-            params, hardware, log,
+            params, hardware, log, checkpoint,
         )  # fmt: skip
     probs = WithProbs(classifier.cpu())
     graph = export_onnx(probs, preprocessing.image_size, "probs")
@@ -74,6 +77,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         save_classifier(classifier, partial / "model.safetensors")
         write_facts(partial, graph, facts, history)
         check_parity(partial / "model.onnx", probs, np.concatenate(pixels)[:_CHECKED], params.threads)
+    checkpoint.remove()
 
 
 def choose_hardware(params: Params) -> "Hardware":
@@ -109,9 +113,15 @@ def val_batches(pixels: list[Array], labels: list[int]) -> "Batches":
 
 
 def fit(
-    classifier: "Classifier", train: "Batches", val: "Batches", params: Params, hardware: "Hardware", log: Callable[[Row], None]
+    classifier: "Classifier",
+    train: "Batches",
+    val: "Batches",
+    params: Params,
+    hardware: "Hardware",
+    log: Callable[[Row], None],
+    checkpoint: "Checkpoint",
 ) -> list[Row]:
-    """Fine-tune with the recipe that the params name."""
+    """Fine-tune with the recipe that the params name, from where the checkpoint stands."""
     from pipeline.training.finetune import finetune
     from pipeline.training.recipe import make_recipe
 
@@ -119,7 +129,7 @@ def fit(
         classifier, params.epochs, len(train), params.learning_rate, params.weight_decay, params.warmup,
         params.label_smoothing, params.patience,
     )  # fmt: skip
-    return finetune(classifier, train, val, recipe, hardware, log)
+    return finetune(classifier, train, val, recipe, hardware, log, checkpoint)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,29 @@
-"""Train the baseline: fit a linear head on frozen features, choose its L2 penalty on val."""
+"""Train the baseline: fit a linear head on frozen features, choose its L2 penalty on val; ask which labels it doubts."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import onnx
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors.numpy import load_file, save_file
 
 from pipeline import stage
 from pipeline.data.images import Preprocessing
 from pipeline.data.manifest import Picture, class_names, read_manifest
+from pipeline.data.partition import deal
+from pipeline.evaluation.predictions import write_predictions
 from pipeline.files import atomic_dir, read_json, read_table
 from pipeline.models.artifact import append_head, describe, write_facts
 from pipeline.params import Section
-from pipeline.training.head import Examples, choose_head
+from pipeline.training.head import Array, Examples, choose_head, out_of_fold_probs
+
+_FOLDS = 5
 
 
 class Params(Section):  # section `train_baseline` of params.yaml
+    seed: NonNegativeInt  # deals the folds
     threads: PositiveInt
     l2_grid: Annotated[list[PositiveFloat], Field(min_length=1)]  # tried in order; the lowest val loss wins
 
@@ -32,13 +38,27 @@ def read_examples(embeddings: Path, pictures: list[Picture], names: list[str]) -
     )
 
 
-def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path) -> None:
-    """Read the examples, choose the head, and write the model folder."""
-    training = read_manifest(manifest, "train")
+def deal_folds(pictures: list[Picture], seed: int) -> Array:
+    """The fold of each picture, int (pictures,): five, or as many as the class of the fewest groups has; groups stay whole."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        groups[picture.label].add(picture.group)
+    count = min(_FOLDS, *map(len, groups.values()))
+    labels, in_groups = ({picture.image_id: getattr(picture, field) for picture in pictures} for field in ("label", "group"))
+    folds = deal(labels, in_groups, {str(fold): 1 / count for fold in range(count)}, seed)
+    return np.array([int(folds[picture.image_id]) for picture in pictures])
+
+
+def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path, out_of_fold: Path) -> None:
+    """Read the examples, choose the head, write the model folder, and what heads say of pictures that they did not see."""
+    training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
     names = class_names(training)
-    train = read_examples(embeddings, training, names)
-    val = read_examples(embeddings, read_manifest(manifest, "val"), names)
+    pictures = [*training, *validation]
+    both = read_examples(embeddings, pictures, names)
+    train, val = (Examples(both.features[part], both.labels[part]) for part in (slice(len(training)), slice(len(training), None)))
     head, history = choose_head(train, val, params.l2_grid, params.threads)
+    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
+    probs = out_of_fold_probs(both, deal_folds(pictures, params.seed), l2, params.threads)
 
     preprocessing = Preprocessing(**read_json(embeddings / "embedding.json")["preprocessing"])
     inputs = {
@@ -54,6 +74,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
         write_facts(partial, graph, facts, history)
+    write_predictions(out_of_fold, pictures, probs, names)
 
 
 def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:

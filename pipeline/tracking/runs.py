@@ -1,80 +1,51 @@
 """MLflow runs: one a model and a set of inputs, found again by its key, logged to while a model trains."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from pipeline.files import atomic_file, cache_dir, project_root
 from pipeline.models.artifact import identity
+from pipeline.tracking.connection import connect, fault, one_at_a_time
+from pipeline.tracking.ownership import abandoned, own
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-EXPERIMENT = "transfer-pipeline"
 KEY = "pipeline.key"
 
 Row = dict[str, float]  # its first column is the step
 
-
-def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the one database at the project's root."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root().resolve() / 'mlflow.db'}"
+_PATIENCE_SECONDS = 8.0  # of a training that is over, for what MLflow has not taken yet
 
 
-def connect() -> tuple["MlflowClient", str]:
-    """A client and the id of our experiment, both made where they are not there yet."""
-    # MLflow's own patience is minutes: training must not wait for a server that is away.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    uri = tracking_uri()
-    if uri == f"sqlite:///{project_root().resolve() / 'mlflow.db'}":
-        _create_database(project_root() / "mlflow.db")
-    client = MlflowClient(tracking_uri=uri)
-    if experiment := client.get_experiment_by_name(EXPERIMENT):
-        return client, experiment.experiment_id
-    artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
-    try:
-        return client, client.create_experiment(EXPERIMENT, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
-    except MlflowException:
-        if experiment := client.get_experiment_by_name(EXPERIMENT):  # another process was faster
-            return client, experiment.experiment_id
-        raise
-
-
-def find_run(client: "MlflowClient", experiment_id: str, key: str) -> "Run | None":
-    """The run of that key, or None."""
-    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-    return runs[0] if runs else None
+def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run"]:
+    """The runs of that key, the one that is furthest first. There are several where a request to make one was repeated."""
+    runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'")
+    return sorted(runs, key=lambda run: (run.info.status != "FINISHED", -len(run.data.metrics)))
 
 
 def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any]) -> "Run":
     """A new run for a model: named like it, with its key, and with the code that it was made by."""
+    from mlflow.entities import Param
+
     tags = {KEY: identity(facts), **{f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}, **_git_tags()}
     run = client.create_run(experiment_id, tags=tags, run_name=facts["model"])
-    for name, value in {**flatten(facts["params"]), **facts["hardware"]}.items():
-        client.log_param(run.info.run_id, name, value, synchronous=True)
+    params = {**flatten(facts["params"]), **facts["hardware"]}
+    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in params.items()])
     return run
 
 
-def one_at_a_time() -> FileLock:
-    """The lock under which a run is looked for and made, so that two processes make no twins."""
-    lock = cache_dir("locks") / "runs.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock)
+def close_abandoned(client: "MlflowClient", experiment_id: str) -> None:
+    """End each run that a process of this project, which is gone, left RUNNING. To be called under `one_at_a_time()`."""
+    for key in abandoned():
+        for run in find_runs(client, experiment_id, key):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
 
 
 def metrics_of(row: Row, start: int) -> list["Metric"]:
@@ -95,66 +66,80 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
-    """A function that logs a row an epoch to the model's run while it trains.
+    """A function that logs a row an epoch to the model's run while it trains, and never waits for MLflow.
 
-    Where MLflow is away it says so once and logs nothing. A run that is finished already is left as it is: `publish`
-    compares it with the files.
+    At the end MLflow has a few seconds to take the rest. Where it does not take all, one line on stderr says so, once.
+    A run that is finished already is left as it is: `publish` compares it with the files.
     """
     log = _LiveLog(facts)
-    log.attempt(log.open)
+    log.start()
     try:
-        yield lambda row: log.attempt(partial(log.write, row))
-    except BaseException:
-        log.attempt(partial(log.close, "FAILED"))
+        yield log.write
+    except (SystemExit, KeyboardInterrupt):
+        log.close("KILLED")
         raise
-    log.attempt(partial(log.close, "FINISHED"))
+    except BaseException:
+        log.close("FAILED")
+        raise
+    log.close("FINISHED")
 
 
-class _LiveLog:
+class _LiveLog(Thread):
+    """Tells MLflow what it is given, in a thread that does not keep the process alive."""
+
     def __init__(self, facts: Mapping[str, Any]) -> None:
+        super().__init__(name="live log", daemon=True)
         self.facts = facts
-        self.client: MlflowClient | None = None
-        self.run: Run | None = None
-
-    def attempt(self, step: Callable[[], None]) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            step()
-        except (MlflowException, OSError) as error:
-            self.run = None
-            reason = " ".join(str(error).split())[:200]
-            print(f"MLflow is away: {reason}\nTraining goes on; `pipeline publish` brings MLflow up to date later.", file=sys.stderr)
-
-    def open(self) -> None:
-        self.client, experiment_id = connect()
-        with one_at_a_time():
-            run = find_run(self.client, experiment_id, identity(self.facts))
-            if run is None:
-                self.run = create_run(self.client, experiment_id, self.facts)
-                return
-        if run.info.status != "FINISHED":
-            self.client.update_run(run.info.run_id, "RUNNING")
-            self.run = run
+        self.waiting: SimpleQueue[Row | str] = SimpleQueue()  # rows, then the status
+        self.fault: BaseException | None = None
+        self.said = False
 
     def write(self, row: Row) -> None:
-        if self.client and self.run:
-            self.client.log_batch(self.run.info.run_id, metrics_of(row, self.run.info.start_time))
+        """Queue a row."""
+        self.waiting.put(row)
+        self._say(self.fault)
 
     def close(self, status: str) -> None:
-        if self.client and self.run:
-            self.client.set_terminated(self.run.info.run_id, status)
+        """Queue the end, and wait a little for all to be delivered."""
+        self.waiting.put(status)
+        self.join(_PATIENCE_SECONDS)
+        self._say(TimeoutError("is slow to answer") if self.is_alive() else self.fault)
 
+    def _say(self, error: BaseException | None) -> None:
+        if error and not self.said:
+            self.said = True
+            print(f"{fault(error)}; training goes on, `pipeline publish` brings MLflow up to date later", file=sys.stderr)
 
-def _create_database(path: Path) -> None:
-    """Make MLflow's tables in a temporary file under a lock: two processes on a fresh database would break it."""
-    with one_at_a_time():
-        if not path.exists():
-            with atomic_file(path) as partial_path:
-                command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{partial_path.resolve()}"]
-                made = subprocess.run(command, capture_output=True, text=True, check=False)
-                if made.returncode:
-                    raise OSError(f"mlflow db upgrade: {made.stderr[-200:]}")
+    def run(self) -> None:
+        """Deliver everything. Whatever goes wrong is MLflow's, and no reason to disturb a training."""
+        try:
+            with ExitStack() as owned:
+                client, run = self._open(owned)
+                self._deliver(client, run)
+        except Exception as error:
+            self.fault = error
+
+    def _open(self, owned: ExitStack) -> tuple["MlflowClient", "Run"]:
+        client, experiment_id = connect()
+        key = identity(self.facts)
+        with one_at_a_time():
+            close_abandoned(client, experiment_id)
+            owned.enter_context(own(key))
+            run = next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, self.facts)
+            if run.info.status not in ("RUNNING", "FINISHED"):
+                client.update_run(run.info.run_id, "RUNNING")
+        return client, run
+
+    def _deliver(self, client: "MlflowClient", run: "Run") -> None:
+        if run.info.status == "FINISHED":
+            return
+        status = None
+        while status is None:
+            waiting = [self.waiting.get(), *(self.waiting.get() for _ in range(self.waiting.qsize()))]
+            rows = [item for item in waiting if not isinstance(item, str)]
+            client.log_batch(run.info.run_id, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
+            status = next((item for item in waiting if isinstance(item, str)), None)
+        client.set_terminated(run.info.run_id, status)
 
 
 def _git_tags() -> dict[str, str]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import Classifier, train_mode
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.recipe import Recipe
 
 Row = dict[str, float]
@@ -33,25 +34,30 @@ class Hardware:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def finetune(model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None]) -> list[Row]:
+def finetune(
+    model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None], checkpoint: Checkpoint
+) -> list[Row]:
     """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
 
-    Row 0 is the start, of which there is no train figure. Raises PipelineError where a loss is not a number.
+    Row 0 is the start, of which there is no train figure. Goes on after the last epoch of `checkpoint`; its rows are
+    logged again. Raises PipelineError where a loss is not a number.
     """
     model.to(hardware.device)
     if hardware.device.type != "mps":  # whose backward pass stumbles over it
         model.to(memory_format=torch.channels_last)
-    history: list[Row] = []
-    for epoch in range(recipe.epochs + 1):
-        row: Row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}
+    history = checkpoint.restore(model, recipe, train)
+    for row in history:
+        log(row)
+    while len(history) <= recipe.epochs and not recipe.best.is_over:
+        epoch = len(history)
+        row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}
         if epoch > 0:
             row |= train_epoch(model, train, recipe, hardware, f"epoch {epoch}/{recipe.epochs}")
         row |= score(model, val, hardware, f"epoch {epoch}/{recipe.epochs}")
         history.append(row)
         log(row)
         recipe.best.see(row["val_loss"], model)
-        if recipe.best.is_over:
-            break
+        checkpoint.write(model, recipe, train, history)
     model.load_state_dict(recipe.best.state)
     return history
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -62,6 +62,26 @@ def fit_head(examples: Examples, l2: float) -> Head:
     weight = weight / deviation
     # safetensors writes an array's memory as it lies, and scikit-learn's lies column by column.
     return Head(np.ascontiguousarray(weight, np.float32), np.asarray(bias - weight @ mean, np.float32))
+
+
+def out_of_fold_probs(examples: Examples, folds: Array, l2: float, threads: int) -> Array:
+    """What heads say of pictures that they were not fitted on: float64 (pictures, classes).
+
+    `folds`: int (pictures,); a picture's head is fitted on all other folds, whose classes alone it can answer.
+    """
+    from threadpoolctl import threadpool_limits
+
+    probs = np.zeros((len(folds), examples.labels.max() + 1))
+    with threadpool_limits(threads):
+        for fold in np.unique(folds):
+            others = folds != fold
+            present, labels = np.unique(examples.labels[others], return_inverse=True)
+            if len(present) == 1:
+                probs[~others, present[0]] = 1
+                continue
+            head = fit_head(Examples(examples.features[others], labels), l2)
+            probs[np.ix_(~others, present)] = softmax(head.logits(examples.features[~others]).astype(np.float64), axis=1)
+    return probs
 
 
 def _scores(name: str, head: Head, examples: Examples) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pipeline.errors import PipelineError
 from pipeline.params import parse_yaml
 
 OLD = "ab" * 32
+LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, ratio: 10}"
 
 FORMS = [
     pytest.param("# top\ndownload:\n  source: pictures.zip   # mine\n  digest: {} # pinned\n  url_mirrors: []\nseed: 0\n", id="block"),
@@ -36,8 +37,12 @@ def digest_of(content):
     return hashlib.sha256(content).hexdigest()
 
 
+def with_limits(text):
+    return text.replace("  source:", f"  {LIMITS}\n  source:").replace("{source:", f"{{{LIMITS}, source:")
+
+
 def write_params(root, text):
-    (root / "params.yaml").write_bytes(text.encode())
+    (root / "params.yaml").write_bytes(with_limits(text).encode())
 
 
 def refusal():
@@ -51,7 +56,7 @@ def refusal():
 def test_no_other_byte_changes(form, before, root):
     write_params(root, form.format(before))
     refresh()
-    assert (root / "params.yaml").read_bytes() == form.format(digest_of(b"pictures")).encode()
+    assert (root / "params.yaml").read_bytes() == with_limits(form.format(digest_of(b"pictures"))).encode()
 
 
 def test_the_digest_before_and_after_is_told(root):
@@ -121,6 +126,11 @@ def test_a_missing_source_is_told(text, root):
 def test_a_missing_digest_is_told(root):
     write_params(root, "download: {source: pictures.zip}\n")
     assert refusal() == "params.yaml: download.digest: is missing; write `digest: null` below `download`"
+
+
+def test_missing_limits_are_told(root):
+    (root / "params.yaml").write_text("download: {source: pictures.zip, digest: null}\n")
+    assert refusal() == "params.yaml: download.limits: is missing"
 
 
 def test_a_project_without_params_is_told_so():

@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.__main__ import main
 
+LIMITS = "{fetch_gigabytes: 1, fetch_hours: 1, files: 9, gigabytes: 1, ratio: 9}"
+
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
@@ -42,7 +44,7 @@ def test_a_fault_of_the_user_is_one_line_and_ends_with_1(arguments, line, capsys
 
 def test_a_command_runs_in_the_projects_root(root, capsys):
     (root / "pictures.zip").write_bytes(b"")
-    (root / "params.yaml").write_text("download: {source: pictures.zip, digest: null}\n")
+    (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, limits: {LIMITS}}}\n")
     main(["data", "refresh"])
     assert capsys.readouterr().out.startswith("download.digest None -> e3b0c442")
 

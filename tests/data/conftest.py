@@ -1,8 +1,14 @@
-"""A project's root and a web server, both for one test."""
+"""A project's root and a web server, both for one test; how the server may answer, well or badly."""
 
+import socket
+import ssl
+import struct
 import threading
 from collections import defaultdict
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -28,26 +34,122 @@ def sleeps(monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch, sleeps):
-    """A server on this machine: `answers[path]` are (status, headers, body), the last one again and again; `asked` are the paths."""
+    """A server on this machine. `answers[path]` are given in turn, the last one again and again; `asked` are the paths,
+
+    `headers` what came with each. An answer is (status, headers, body), or a function of the handler.
+    """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    answers, asked = defaultdict(list), []
+    with serving() as listening:
+        yield listening
+
+
+@pytest.fixture
+def tls_server(monkeypatch, sleeps, tmp_path):
+    """The same over TLS, with a certificate that is trusted."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    certificate = write_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with serving(context) as listening:
+        yield listening
+
+
+@contextmanager
+def serving(context=None):
+    """A server while the block lasts, over TLS where a context is given."""
+    answers, asked, headers = defaultdict(list), [], []
 
     def answer(handler):
         asked.append(handler.path)
+        headers.append(handler.headers)
         waiting = answers[handler.path]
-        status, headers, body = waiting.pop(0) if len(waiting) > 1 else waiting[0]
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
+        chosen = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        chosen(handler) if callable(chosen) else send(handler, *chosen)
 
     handler_class = type("Handler", (BaseHTTPRequestHandler,), {"do_GET": answer, "log_message": lambda *_: None})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler_class) as listening:
-        listening.answers, listening.asked = answers, asked
-        listening.url = f"http://127.0.0.1:{listening.server_port}"
+        listening.answers, listening.asked, listening.headers = answers, asked, headers
+        listening.handle_error = lambda *_: None  # a client may hang up, a handler may die
+        if context:
+            listening.socket = context.wrap_socket(listening.socket, server_side=True)
+        listening.url = f"http{'s' * bool(context)}://127.0.0.1:{listening.server_port}"
         thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        yield listening
-        listening.shutdown()
-        thread.join()
+        try:
+            yield listening
+        finally:
+            listening.shutdown()
+            thread.join()
+
+
+def send(handler, status, headers, body):
+    """Send a whole answer."""
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def offer(body, stop=None, etag='"1"', after=lambda handler: None, **headers):
+    """Answer as a file server does, a part where one is asked for. Before the byte `stop` call `after`, and hang up."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()} | ({"ETag": etag} if etag else {})
+
+    def answer(handler):
+        first = int(handler.headers["Range"][len("bytes=") : -1]) if handler.headers["If-Range"] in headers.values() else 0
+        part = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
+        length = {"Content-Length": str(len(body) - first)}
+        send(handler, 206 if first else 200, {**length, **part, **headers}, body[first:stop])
+        handler.wfile.flush()
+        after(handler)
+
+    return answer
+
+
+def reset(handler):
+    """Break the connection off, as a machine that dies does."""
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.rfile.close()
+    handler.wfile.close()
+    handler.connection.close()
+
+
+def stall(handler):
+    """Say nothing more until the other side hangs up."""
+    handler.connection.settimeout(10)
+    handler.connection.recv(1)
+
+
+def drip(handler):
+    """Send bytes one by one until the other side hangs up."""
+    send(handler, 200, {"ETag": '"1"'}, b"")
+    while not threading.Event().wait(0.01):
+        handler.wfile.write(b"x")
+
+
+def pour(handler):
+    """Send bytes without end."""
+    send(handler, 200, {"ETag": '"1"'}, b"")
+    while True:
+        handler.wfile.write(bytes(1000))
+
+
+def write_certificate(folder):
+    """A certificate of this machine and its key, in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM))
+    return path

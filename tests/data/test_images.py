@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from pipeline.data.images import BrokenPicture, Preprocessing, decode, is_plain, read_square, to_square
+from pipeline.data.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -248,12 +249,27 @@ def test_a_huge_picture_is_refused_before_it_is_decoded():
     assert fault_of(png(10_000, 8_500, 8, 2, b"")) == "10000 x 8500 pixels are more than 80,000,000"
 
 
+def traits_of(content):
+    return decode_with_traits(content)[1]
+
+
+def changes_of(image, kind, **options):
+    return traits_of(encoded(image, kind, **options)).changes
+
+
+def exif_of(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
 @pytest.mark.parametrize(
     ("image", "kind", "expected"),
     [
         (Image.new("RGB", (2, 2)), "PNG", True),
         (Image.new("L", (2, 2)), "JPEG", True),
         (Image.new("P", (2, 2)), "PNG", True),
+        (Image.new("CMYK", (2, 2)), "TIFF", True),
         (grey_16(0, 65535), "PNG", False),
         (grey_16(0, 65535), "TIFF", False),
         (Image.new("F", (2, 2)), "TIFF", False),
@@ -261,7 +277,114 @@ def test_a_huge_picture_is_refused_before_it_is_decoded():
     ],
 )
 def test_a_picture_is_plain_unless_it_has_more_than_8_bits(image, kind, expected):
-    assert is_plain(encoded(image, kind)) is expected
+    assert traits_of(encoded(image, kind)).plain is expected
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+def test_a_format_is_called_as_pillow_calls_it(kind):
+    options = {"append_images": [noise(8, 8)], "save_all": True} if kind == "MPO" else {}
+    assert traits_of(encoded(noise(8, 8), kind, **options)).format == kind
+
+
+def test_with_its_traits_a_picture_has_the_same_pixels():
+    assert np.array_equal(np.asarray(decode_with_traits(encoded(noise(8, 6), "PNG"))[0]), np.asarray(noise(8, 6)))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "RGBA", "LA"])
+def test_a_picture_that_shows_its_pixels_as_they_are_is_not_changed(mode):
+    assert changes_of(noise(4, 4).convert(mode), "PNG") == ()
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turn_is_named(orientation):
+    assert changes_of(noise(8, 8), "JPEG", exif=exif_of(orientation)) == ("turned upright as its EXIF says",)
+
+
+@pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
+def test_an_orientation_that_turns_nothing_is_not_named(orientation):
+    assert changes_of(noise(8, 8), "JPEG", exif=exif_of(orientation)) == ()
+
+
+@pytest.mark.parametrize("image", [grey_16(0, 1), Image.new("I", (2, 2)), Image.new("F", (2, 2))], ids=lambda image: image.mode)
+def test_deep_pixels_are_named(image):
+    assert changes_of(image, "TIFF") == ("scaled from 16 bits or more to 8",)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_named(kind):
+    assert changes_of(Image.new("CMYK", (8, 8)), kind) == ("converted from CMYK to RGB",)
+
+
+@pytest.mark.parametrize("colour", [(1, 2, 3, 0), (1, 2, 3, 254)])
+def test_transparent_pixels_are_named(colour):
+    assert changes_of(Image.new("RGBA", (2, 2), colour), "PNG") == ("its transparent pixels laid on white",)
+
+
+def test_a_colour_that_stands_for_transparency_is_named_where_it_occurs():
+    assert changes_of(row_of((1, 2, 3), (9, 9, 9)), "PNG", transparency=(1, 2, 3)) == ("its transparent pixels laid on white",)
+
+
+def test_a_colour_that_stands_for_transparency_is_not_named_where_it_does_not_occur():
+    assert changes_of(row_of((1, 2, 3), (9, 9, 9)), "PNG", transparency=(4, 5, 6)) == ()
+
+
+def deep_with_hidden(hidden, *values):
+    """A 16-bit grey PNG in which one level stands for transparency."""
+    return png(len(values), 1, 16, 0, b"\0" + struct.pack(f">{len(values)}H", *values), (b"tRNS", struct.pack(">H", hidden)))
+
+
+def test_a_16_bit_level_that_stands_for_transparency_lies_on_white():
+    assert grey_row(deep_with_hidden(300, 0, 300, 301, 65535)) == [0, 255, 1, 255]
+
+
+@pytest.mark.parametrize(("hidden", "expected"), [(0, True), (300, True), (301, False)])
+def test_a_16_bit_level_that_stands_for_transparency_is_named_where_it_occurs(hidden, expected):
+    assert ("its transparent pixels laid on white" in traits_of(deep_with_hidden(hidden, 0, 300)).changes) is expected
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
+def test_further_frames_are_named(kind):
+    options = {"save_all": True, "append_images": [noise(8, 8).transpose(Image.Transpose.ROTATE_90)]}
+    assert changes_of(noise(8, 8), kind, **options) == ("the first of its frames taken",)
+
+
+def test_a_gif_whose_second_frame_is_cut_shows_its_first():
+    first = encoded(noise(24, 20).quantize(), "GIF")
+    content = encoded(noise(24, 20).quantize(), "GIF", save_all=True, append_images=[noise(20, 24).resize((24, 20)).quantize()])
+    cut = content[: len(first) + 30]  # in the palette of the second frame
+    assert (pixels(cut), traits_of(cut).changes) == (pixels(first), ("the first of its frames taken",))
+
+
+def test_all_changes_are_named():
+    content = encoded(Image.new("CMYK", (8, 8)), "JPEG", exif=exif_of(3))
+    assert traits_of(content).changes == ("turned upright as its EXIF says", "converted from CMYK to RGB")
+
+
+def tiff_with_a_tag_beyond_its_end():
+    """Pillow warns of it, and shows the picture."""
+    content = encoded(noise(8, 8), "TIFF", description="x" * 20)
+    at = content.index(struct.pack("<HHI", 270, 2, 21))
+    return content[: at + 4] + struct.pack("<I", 1 << 20) + content[at + 8 :]
+
+
+def test_what_pillow_warns_of_is_an_error_here():
+    with pytest.raises(UserWarning, match="Tag data larger than file"), Image.open(io.BytesIO(tiff_with_a_tag_beyond_its_end())) as image:
+        image.load()
+
+
+def test_what_pillow_warns_of_is_decoded():
+    assert pixels(tiff_with_a_tag_beyond_its_end()) == pixels(encoded(noise(8, 8), "PNG"))
+
+
+def test_other_warnings_stay_errors():
+    decode(encoded(noise(8, 8), "PNG"))
+    with pytest.raises(UserWarning, match="ours"):
+        warnings.warn("ours", stacklevel=1)
+
+
+def test_a_number_that_signals_that_it_is_none_is_black():
+    content = encoded(Image.fromarray(np.array([[0.25, 1.0]], dtype=np.float32)), "TIFF")
+    assert grey_row(content.replace(struct.pack("<f", 0.25), b"\1\0\x80\x7f")) == [0, 255]
 
 
 def test_a_jpeg_may_be_decoded_smaller():

@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.data.manifest import SPLITS, Picture, class_names, read_manifest, write_manifest
 
-CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", 8, 6)
-DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", 3, 4)
+CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6)
+DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)
 
 
 def test_a_manifest_comes_back_as_it_was(tmp_path):
@@ -17,7 +17,7 @@ def test_a_manifest_comes_back_as_it_was(tmp_path):
 
 def test_a_manifest_is_plain_csv(tmp_path):
     write_manifest(tmp_path / "m.csv", [DOG])
-    expected = f"image_id,path,sha256,label,split,width,height\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,3,4\n"
+    expected = f"image_id,path,sha256,label,split,group,width,height\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4\n"
     assert (tmp_path / "m.csv").read_text() == expected
 
 
@@ -36,6 +36,13 @@ def test_one_split_can_be_read_alone(tmp_path, split, expected):
 def test_an_odd_class_comes_back(tmp_path, label):
     write_manifest(tmp_path / "m.csv", [replace(CAT, label=label)])
     assert read_manifest(tmp_path / "m.csv")[0].label == label
+
+
+@pytest.mark.parametrize("image_id", ["a\nb", "a\r\nb", "\r", 'a"b', "-a", "a. ", "<script>", "\U0001f408"])
+def test_an_odd_name_comes_back(tmp_path, image_id):
+    odd = replace(CAT, image_id=image_id, path=image_id, group=image_id)
+    write_manifest(tmp_path / "m.csv", [odd])
+    assert read_manifest(tmp_path / "m.csv") == [odd]
 
 
 def test_the_classes_are_sorted_and_there_once():

@@ -16,7 +16,7 @@ def project(tmp_path_factory, clone, type_in, make_pictures):
     folder = tmp_path_factory.mktemp("retrain")
     make_pictures(folder / "pictures", 12)
     project = clone(folder / "clone")
-    params = {**PARAMS, "download": {"source": "../pictures", "digest": None, "url_mirrors": []}}
+    params = {**PARAMS, "download": {**PARAMS["download"], "source": "../pictures", "digest": None}}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     return project, folder / "pictures", json.loads(type_in(project, "pipeline", "retrain"))
 

@@ -6,11 +6,31 @@ from html.parser import HTMLParser
 
 import pytest
 
+from pipeline.data.findings import KINDS
 from pipeline.evaluation import page
 from pipeline.evaluation.page import embed, format_figure, write_page
 
 HISTORY = [{"epoch": "1", "train_loss": "0.8", "train_accuracy": "0.6", "val_loss": "0.7", "val_accuracy": "0.75"}]
+THUMBNAIL = "data:image/jpeg;base64,AAAA"
 VERDICT = "finetuned is better by 7.1 points."
+
+
+def make_audit(class_names, *findings):
+    """An audit, as its file holds it; each finding is (kind, image_ids, sentence)."""
+    counts = {kind: sum(finding[0] == kind for finding in findings) for kind in KINDS}
+    shown = [dict(zip(("kind", "image_ids", "sentence"), finding, strict=True)) for finding in findings]
+    return {
+        "pictures": 10, "quarantined": 1, "median_width": 8, "median_height": 8.5,
+        "classes": {name: {"train": 6, "val": 3, "test": 1} for name in class_names},
+        "found": counts, "findings": shown, "thumbnails": {name: THUMBNAIL for finding in findings for name in finding[1]},
+    }  # fmt: skip
+
+
+def make_doubt(image_id="a.png", label="ants"):
+    """A row of out_of_fold.csv, with its thumbnail."""
+    return {
+        "image_id": image_id, "label": label, "predicted": "bees", f"prob_{label}": "0.0312", "prob_bees": "0.96", "thumbnail": THUMBNAIL
+    }  # fmt: skip
 
 
 def make_scores(class_names):
@@ -26,7 +46,7 @@ def write(tmp_path, monkeypatch):
     """Write the page of a model with some class names, and return its text."""
     monkeypatch.setattr(page, "plot_curves", lambda path, histories: path.write_bytes(b"curves"))  # the drawing takes its time
 
-    def write_one(class_names=("ants", "bees"), model="finetuned", verdict=VERDICT, best_epoch=3):
+    def write_one(class_names=("ants", "bees"), model="finetuned", verdict=VERDICT, best_epoch=3, findings=(), doubts=()):
         facts = {"mcnemar_p": 0.00123, "against": "baseline", "only_first_right": 2, "only_second_right": 21, "best_epoch": best_epoch}
         comparison = {model: {"verdict": verdict, **facts}}
         for name in ("baseline", model):
@@ -34,7 +54,15 @@ def write(tmp_path, monkeypatch):
             for kind in ("confusion_matrix", "mistakes"):
                 (tmp_path / "results" / name / f"{kind}.png").write_bytes(kind.encode())
         scores = {name: make_scores(class_names) for name in ("baseline", model)}
-        write_page(tmp_path / "report", scores, comparison, dict.fromkeys(scores, HISTORY), tmp_path / "results")
+        write_page(
+            tmp_path / "report",
+            scores,
+            comparison,
+            dict.fromkeys(scores, HISTORY),
+            tmp_path / "results",
+            make_audit(class_names, *findings),
+            doubts,
+        )
         return (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
     return write_one
@@ -115,6 +143,52 @@ def test_the_curves_lie_beside_the_page(write, tmp_path):
 
 def test_a_page_written_twice_has_equal_bytes(write):
     assert write() == write()
+
+
+FINDING = ("exact_duplicate", ["x.png", "y.png"], "'x.png', 'y.png': one picture 2 times")
+
+
+def text_of(html):
+    return " ".join(re.sub("<[^>]*>", "", html).split())
+
+
+def test_the_page_counts_the_pictures_of_each_class_and_split(write):
+    assert '<tr><th scope="row">ants</th><td>6</td><td>3</td><td>1</td></tr>' in write()
+
+
+def test_the_page_says_how_many_pictures_were_left_out(write):
+    assert "10 are used, 1 was left out (data/quarantine.csv names each). The median picture has 8 × 8.5 pixels." in text_of(write())
+
+
+def test_the_page_says_so_where_nothing_was_found(write):
+    assert "All of them decode, none is there twice." in write()
+
+
+def test_a_finding_is_shown_with_its_fate_and_its_pictures(write):
+    html = write(findings=[FINDING])
+    assert "One picture several times: 1, kept in one split &#39;x.png&#39;, &#39;y.png&#39;: one picture 2 times" in text_of(html)
+    assert html.count(THUMBNAIL) == 2
+
+
+def test_findings_beyond_the_eighth_of_a_kind_are_counted(write):
+    html = write(findings=[FINDING] * 11)
+    assert (html.count("one picture 2 times"), "And 3 more in data/audit.json." in text_of(html)) == (8, True)
+
+
+def test_a_doubted_label_is_shown_with_what_the_picture_looks_like(write):
+    assert "labelled ants (0.03), looks like bees (0.96)a.png" in text_of(write(doubts=[make_doubt()]))
+
+
+def test_the_page_says_so_where_no_label_is_in_doubt(write):
+    assert "None: heads that had not seen a picture name its class each time." in write()
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>.png', "it's <b>new\nline</b>"])
+def test_a_files_name_makes_no_tags(write, name):
+    def tags(name):
+        return [tag for tag, _ in tags_of(write(findings=[("broken", [name], f"{name!r} is bad")], doubts=[make_doubt(name, name)]))]
+
+    assert tags(name) == tags("a.png")
 
 
 def test_a_picture_lies_in_the_page_byte_for_byte(tmp_path):

@@ -97,17 +97,17 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
 
 def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
-    params, preprocessing = Params(threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
+    params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe("baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE)
     code = found["inputs_sha256"].pop("code")
     assert found == {
         "model": "baseline",
         "class_names": ["b", "a"],
         "preprocessing": {"image_size": 64, "crop": 0.875, "interpolation": "bicubic"},
-        "params": {"threads": 2, "l2_grid": [0.1]},
+        "params": {"seed": 0, "threads": 2, "l2_grid": [0.1]},
         "inputs_sha256": {
             "data": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # of no bytes
-            "params": "9b54e7c7d2d66f759b61dcfeb38f00976c6d0d38e5da9b90d40440d19ca046c0",  # of {"l2_grid":[0.1],"threads":2}
+            "params": "0553f64e66cd7f03354768b282590c9202ef533fed0474b1a53fdfa064ead909",  # of {"l2_grid":[0.1],"seed":0,"threads":2}
         },
         "hardware": HARDWARE,
     }

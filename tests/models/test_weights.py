@@ -278,6 +278,17 @@ def test_published_weights_of_another_hash_than_their_name_says_are_refused(publ
     assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as its name says; try again later"
 
 
+def test_published_weights_that_are_refused_are_never_in_the_store(publisher, network, root):
+    publisher.publish(lambda _: "tiny-0badc0de.pth")
+    refusal(network, "pretrained")
+    assert list((root / ".cache" / "store").iterdir()) == []
+
+
+def test_a_digest_counts_more_than_a_name(publisher, network):
+    _, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
+    assert load_weights(network, TINY, "pretrained", sha256).sha256 == sha256
+
+
 def test_published_weights_of_another_digest_are_refused(publisher, network):
     url, sha256 = publisher.publish(lambda _: "tiny.pth")
     assert refusal(network, "pretrained", "0" * 64) == (
@@ -285,10 +296,11 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
     )
 
 
-def test_pinned_weights_are_fetched_once(publisher, network):
+@pytest.mark.parametrize("is_pinned", [True, False])
+def test_weights_are_fetched_once(publisher, network, is_pinned):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     for _ in range(2):
-        load_weights(network, TINY, "pretrained", sha256)
+        load_weights(network, TINY, "pretrained", sha256 if is_pinned else None)
     assert len(publisher.requested) == 1
 
 

@@ -9,10 +9,12 @@ import zipfile
 import pytest
 
 from pipeline.data.archive import digest_of, folder_members
+from pipeline.data.limits import Limits
 from pipeline.errors import PipelineError
 from pipeline.stages.download import Params, run
 
 WRONG = "0" * 64
+LIMITS = Limits(fetch_gigabytes=1, fetch_hours=1, files=1000, gigabytes=1, ratio=1000)
 NAMES = ["cats/1.png", "cats/2.png", "dogs/day/1.png", "README"]
 
 
@@ -46,13 +48,13 @@ def make_tar(root):
     return hashlib.sha256((root / "pics.tar.gz").read_bytes()).hexdigest()
 
 
-def download(root, source, digest):
-    run(Params(source=source, digest=digest, url_mirrors=[]), root / "data" / "raw.zip", root / "data" / "source.json")
+def download(root, source, digest, limits=LIMITS):
+    run(Params(source=source, digest=digest, url_mirrors=[], limits=limits), root / "data" / "raw.zip", root / "data" / "source.json")
 
 
-def message_of(root, source, digest):
+def message_of(root, source, digest, limits=LIMITS):
     with pytest.raises(PipelineError) as caught:
-        download(root, source, digest)
+        download(root, source, digest, limits)
     return str(caught.value)
 
 
@@ -87,7 +89,7 @@ def test_split_folders_are_described(root):
     for name in ("train/cats/1.png", "val/cats/2.png", "train/dogs/3.png"):
         (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "pics" / name).touch()
-    download(root, "pics", digest_of(folder_members(root / "pics")))
+    download(root, "pics", digest_of(folder_members(root / "pics", LIMITS)))
     layout = json.loads((root / "data" / "source.json").read_text())["layout"]
     assert layout == {"classes": ["cats", "dogs"], "folders": ["train", "val"]}
 
@@ -133,6 +135,12 @@ def test_a_digest_that_is_not_set_is_refused(root, folder):
     assert found == "params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures"
 
 
+def test_more_files_than_the_limits_allow_are_refused(root):
+    assert message_of(root, "pics.tar.gz", make_tar(root), LIMITS.model_copy(update={"files": 3})) == (
+        "pics.tar.gz: holds more than 3 files; raise download.limits.files if that is meant"
+    )
+
+
 def test_an_empty_folder_is_refused(root):
     (root / "pics").mkdir()
     assert message_of(root, "pics", WRONG) == "pics: holds no files; name a folder or an archive of pictures"
@@ -141,7 +149,7 @@ def test_an_empty_folder_is_refused(root):
 def test_pictures_without_folders_are_refused(root):
     (root / "pics").mkdir()
     (root / "pics" / "1.png").touch()
-    digest = digest_of(folder_members(root / "pics"))
+    digest = digest_of(folder_members(root / "pics", LIMITS))
     assert message_of(root, "pics", digest) == "pics: holds no pictures in folders; make one folder for each class"
 
 
@@ -149,7 +157,7 @@ def test_a_folder_one_level_too_high_is_refused(root):
     for name in ("train/1.png", "val/2.png"):
         (root / "pics" / name).parent.mkdir(parents=True)
         (root / "pics" / name).touch()
-    assert message_of(root, "pics", digest_of(folder_members(root / "pics"))) == (
+    assert message_of(root, "pics", digest_of(folder_members(root / "pics", LIMITS))) == (
         "pics: its root: the classes would be 'train', 'val': those are splits; name the folder that holds the classes"
     )
 
@@ -157,7 +165,7 @@ def test_a_folder_one_level_too_high_is_refused(root):
 def test_nothing_is_written_where_the_layout_is_refused(root):
     (root / "pics").mkdir()
     (root / "pics" / "1.png").touch()
-    message_of(root, "pics", digest_of(folder_members(root / "pics")))
+    message_of(root, "pics", digest_of(folder_members(root / "pics", LIMITS)))
     assert outs(root) == []
 
 

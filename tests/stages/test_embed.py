@@ -19,7 +19,7 @@ from pipeline.stages.embed import Params, export_backbone, resolve_image_size, r
 
 
 def make_picture(width, height, image_id="a.png", split="train"):
-    return Picture(image_id, image_id, "0" * 64, "ants", split, width, height)
+    return Picture(image_id, image_id, "0" * 64, "ants", split, image_id, width, height)
 
 
 def make_facts(image_size=224, fixed_size=False):

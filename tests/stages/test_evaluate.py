@@ -14,7 +14,7 @@ from pipeline.data.manifest import Picture, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation.statistics import wilson_interval
 from pipeline.files import read_json, read_table, sha256_of_file
-from pipeline.stages.evaluate import Params, Predictor, run, score, thumbnail, write_predictions
+from pipeline.stages.evaluate import Params, Predictor, run, score, thumbnail
 
 PARAMS = Params(seed=0, threads=1, confidence=0.9)
 NAMES = ["ants", "bees", "wasps"]
@@ -110,15 +110,7 @@ def test_a_class_without_test_pictures_has_no_recall():
 
 
 def make_picture(image_id, label, split="test"):
-    return Picture(image_id, image_id, "0" * 64, label, split, 8, 8)
-
-
-def test_predictions_have_a_row_a_picture(tmp_path):
-    pictures = [make_picture("bees/1.png", "bees"), make_picture("a,b.png", "ants")]
-    write_predictions(tmp_path / "predictions.csv", pictures, np.array([[0.25, 0.75], [1 / 3, 2 / 3]]), ["ants", "bees"])
-    assert (tmp_path / "predictions.csv").read_text() == (
-        'image_id,label,predicted,prob_ants,prob_bees\nbees/1.png,bees,bees,0.250000,0.750000\n"a,b.png",ants,bees,0.333333,0.666667\n'
-    )
+    return Picture(image_id, image_id, "0" * 64, label, split, image_id, 8, 8)
 
 
 def evaluate(root, monkeypatch, names, labels, probs):

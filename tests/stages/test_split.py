@@ -1,4 +1,4 @@
-"""The stage `split`: ImageFolder trees of all that decodes, tables of all there was; whole messages where it is refused."""
+"""The stage `split`: ImageFolder trees of all that can be used, no picture in two splits, tables of all there was; whole messages."""
 
 import contextlib
 import csv
@@ -12,7 +12,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from pipeline import files
+from pipeline.data.groups import GroupTable
 from pipeline.errors import PipelineError
+from pipeline.params import read_section
 from pipeline.stages.split import Params, run
 
 SPLITS = ("train", "val", "test")
@@ -22,16 +25,26 @@ SPLITS = ("train", "val", "test")
 def inside_a_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(files, "_sync", lambda _: None)  # thousands of files need not survive a power cut
 
 
 def picture(number=0, kind="PNG"):
-    """A picture of 3 x 2 pixels, another one for each number."""
-    return encoded(Image.new("RGB", (3, 2), (number, 255 - number, 7)), kind)
+    """A picture of 12 x 8 pixels, another one for each number."""
+    return encoded(Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 12, 3), dtype=np.uint8)), kind)
 
 
-def encoded(image, kind):
+def photograph(number):
+    """A picture like a photograph's, 60 x 40 pixels: smooth random fields, the finer the fainter."""
+    generator, field = np.random.default_rng([number, 1]), np.zeros((40, 60, 3))
+    for power in range(1, 6):
+        grid = Image.fromarray(generator.integers(0, 256, (2**power, 2**power, 3), dtype=np.uint8))
+        field += np.asarray(grid.resize((60, 40), Image.Resampling.BICUBIC), dtype=float) / 2**power
+    return Image.fromarray(field.astype(np.uint8))
+
+
+def encoded(image, kind="PNG", **options):
     with io.BytesIO() as file:
-        image.save(file, kind)
+        image.save(file, kind, **options)
         return file.getvalue()
 
 
@@ -43,14 +56,15 @@ def of_class(label, count, start=0):
 TWO_CLASSES = {**of_class("cats", 10), **of_class("dogs", 10, 100)}
 
 
-def split(tmp_path, contents, *, seed=0, val=0.2, test=0.2):
+def split(tmp_path, contents, **changed):
     """Run the stage on a zip of these contents; the folder of its outs."""
     with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
         for name, content in contents.items():
             archive.writestr(name, content)
     data = tmp_path / "data"
     tables = (data / name for name in ("manifest.csv", "quarantine.csv", "audit.json"))
-    run(Params(seed=seed, val=val, test=test), tmp_path / "raw.zip", data / "splits", *tables)
+    params = {"seed": 0, "val": 0.2, "test": 0.2, "group": None, "similarity": 0.99, "leak": "repair", **changed}
+    run(Params(**params), tmp_path / "raw.zip", data / "splits", *tables)
     return data
 
 
@@ -61,6 +75,19 @@ def rows(path):
 
 def split_by_id(data):
     return {row["image_id"]: row["split"] for row in rows(data / "manifest.csv")}
+
+
+def reasons(data):
+    return {row["image_id"]: row["reason"] for row in rows(data / "quarantine.csv")}
+
+
+def audit_of(data):
+    return json.loads((data / "audit.json").read_text(encoding="utf-8"))
+
+
+def found_in(data, *kinds):
+    """The findings of some kinds, or of all: the pictures and what is said of them."""
+    return [(finding["image_ids"], finding["detail"]) for finding in audit_of(data)["findings"] if finding["kind"] in kinds or not kinds]
 
 
 def files_below(folder):
@@ -96,24 +123,34 @@ def test_the_manifest_tells_sum_class_and_size(tmp_path):
         "path": "cats/03.png",
         "sha256": hashlib.sha256(picture(3)).hexdigest(),
         "label": "cats",
-        "width": "3",
-        "height": "2",
+        "group": "cats/03.png",
+        "width": "12",
+        "height": "8",
     }
     assert {key: row[key] for key in expected} == expected
 
 
-def test_the_audit_counts_pictures_and_exact_duplicates(tmp_path):
-    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "dogs/again.png": picture(0), "cats/broken.png": b""}
-    audit = json.loads((split(tmp_path, contents) / "audit.json").read_text())
-    del audit["classes"]
-    assert audit.pop("exact_duplicates_across_splits") in (0, 1)
-    assert audit == {"pictures": 22, "quarantined": 1, "exact_duplicates": 2, "median_width": 3, "median_height": 2}
+def test_the_audit_tells_all_at_a_glance(tmp_path):
+    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no", "dogs/flat.png": encoded(Image.new("RGB", (12, 8)))}
+    audit = audit_of(split(tmp_path, contents))
+    assert {key: audit[key] for key in ("pictures", "quarantined", "median_width", "median_height")} == {
+        "pictures": 22, "quarantined": 1, "median_width": 12, "median_height": 8,
+    }  # fmt: skip
 
 
-def test_the_audit_counts_pictures_that_stand_in_more_than_one_split(tmp_path):
-    contents = {f"{split}/{label}/{n}.png": picture(n + 10 * (label == "dogs")) for split in ("train", "test")
-                for label in ("cats", "dogs") for n in range(4)}  # fmt: skip
-    assert json.loads((split(tmp_path, contents) / "audit.json").read_text())["exact_duplicates_across_splits"] == 8
+def test_the_audit_counts_what_was_found(tmp_path):
+    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no", "dogs/flat.png": encoded(Image.new("RGB", (12, 8)))}
+    found = audit_of(split(tmp_path, contents))["found"]
+    assert {kind: count for kind, count in found.items() if count} == {"exact_duplicate": 1, "broken": 1, "one_colour": 1}
+
+
+def test_the_audit_shows_what_was_found(tmp_path):
+    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no"}
+    assert sorted(audit_of(split(tmp_path, contents))["thumbnails"]) == ["cats/00.png", "cats/again.png"]
+
+
+def test_where_nothing_was_found_nothing_is_listed(tmp_path):
+    assert found_in(split(tmp_path, TWO_CLASSES)) == []
 
 
 def test_a_class_of_broken_pictures_alone_is_not_passed_over(tmp_path):
@@ -122,7 +159,7 @@ def test_a_class_of_broken_pictures_alone_is_not_passed_over(tmp_path):
         split(tmp_path, contents)
     assert str(error.value) == (
         "data/raw.zip: class 'fish' has 0 pictures that decode, fewer than 3; add pictures or take the class out "
-        "(2 do not decode, first 'fish/1.jpg': not a picture)"
+        "(2 do not decode, first 'fish/1.jpg': an empty file)"
     )
 
 
@@ -160,10 +197,9 @@ def test_broken_pictures_are_listed_with_the_reason(tmp_path):
         "cats/cut.gif": encoded(noise, "GIF")[:1000],
         "README": b"hi",
     }
-    reasons = {row["image_id"]: row["reason"] for row in rows(split(tmp_path, contents) / "quarantine.csv")}
-    cut = reasons.pop("cats/cut.gif")
-    assert cut.startswith("image file is truncated")
-    assert reasons == {"README": "not in the folder of a class", "cats/empty.png": "not a picture", "dogs/notes.txt": "not a picture"}
+    found = reasons(split(tmp_path, contents))
+    assert found.pop("cats/cut.gif").startswith("image file is truncated")
+    assert found == {"README": "not in the folder of a class", "cats/empty.png": "an empty file", "dogs/notes.txt": "not a picture"}
 
 
 def test_broken_pictures_are_not_in_the_trees(tmp_path):
@@ -189,9 +225,15 @@ def test_folders_above_the_classes_are_not_kept(tmp_path):
 
 def with_odd_kinds():
     """Pictures that ImageFolder would leave out or spoil: .gif, no suffix, 16 bits."""
-    deep = encoded(Image.fromarray(np.full((2, 3), 257 * 40, dtype=np.uint16)), "PNG")
     gifs = {f"cats/{number}.gif": picture(number, "GIF") for number in range(3)}
-    return {**gifs, **{f"dogs/{n}.png": deep for n in range(3)}, **{f"mice/{n}": picture(n) for n in range(3)}}
+    return {**gifs, **{f"dogs/{n}.png": deep_picture(n) for n in range(3)}, **{f"mice/{n}": picture(n + 3) for n in range(3)}}
+
+
+def deep_picture(number):
+    """A 16-bit grey picture whose first pixel is at 40 of 255."""
+    pixels = np.random.default_rng([number, 2]).integers(0, 65536, (8, 12), dtype=np.uint16)
+    pixels[0, 0] = 257 * 40
+    return encoded(Image.fromarray(pixels))
 
 
 def test_what_image_folder_would_drop_or_spoil_is_written_as_png(tmp_path):
@@ -310,7 +352,7 @@ def test_a_class_of_less_than_three_pictures_is_refused(tmp_path, count, words):
     found = message_of(tmp_path, {**of_class("cats", 5), **of_class("dogs", count, 9), "dogs/broken.png": b""})
     assert (
         found == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; "
-        "add pictures or take the class out (1 does not decode, first 'dogs/broken.png': not a picture)"
+        "add pictures or take the class out (1 does not decode, first 'dogs/broken.png': an empty file)"
     )
 
 
@@ -321,7 +363,7 @@ def test_a_class_of_three_pictures_has_one_in_each_split(tmp_path):
 
 def test_no_picture_that_decodes_is_refused(tmp_path):
     found = message_of(tmp_path, {"cats/1.png": b"", "dogs/2.png": b""})
-    assert found == "data/raw.zip: not one picture decodes (2 do not decode, first 'cats/1.png': not a picture); look at the source"
+    assert found == "data/raw.zip: not one picture decodes (2 do not decode, first 'cats/1.png': an empty file); look at the source"
 
 
 def test_pictures_without_folders_are_refused(tmp_path):
@@ -351,3 +393,348 @@ def test_a_class_absent_from_a_given_split_is_refused(tmp_path, absent, counts):
 def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
     message_of(tmp_path, of_class("cats", 5))
     assert not (tmp_path / "data").exists()
+
+
+def write_params(tmp_path, **changed):
+    lines = {"val": "0.2", "test": "0.2", "group": "null", "similarity": "0.99", "leak": "repair", **changed}
+    (tmp_path / "params.yaml").write_text("seed: 0\nsplit:\n" + "".join(f"  {key}: {value}\n" for key, value in lines.items()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("similarity", "0", "0 is not above 0"),
+        ("similarity", "1.01", "1.01 is not at most 1"),
+        ("similarity", "high", "'high' is not a number"),
+        ("leak", "ignore", "'ignore' is not 'repair' or 'fail'"),
+        ("leak", "null", "null is not 'repair' or 'fail'"),
+    ],
+)
+def test_a_param_out_of_bounds_is_refused(tmp_path, key, value, fault):
+    write_params(tmp_path, **{key: value})
+    with pytest.raises(PipelineError) as caught:
+        read_section("split", Params)
+    assert str(caught.value) == f"params.yaml: split.{key}: {fault}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("similarity", "null", None),
+        ("similarity", "1", 1),
+        ("group", "'p(.)'", "p(.)"),
+        ("group", "{csv: a.csv, digest: null}", GroupTable(csv="a.csv", digest=None)),
+    ],
+)
+def test_a_param_is_read_as_it_is_written(tmp_path, key, value, expected):
+    write_params(tmp_path, **{key: value})
+    assert getattr(read_section("split", Params), key) == expected
+
+
+# Pictures that are there twice
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_belongs_together_is_in_one_split_whatever_the_seed(tmp_path, seed):
+    twice = {f"cats/again {number}.bmp": picture(number, "BMP") for number in range(4)}
+    alike = {f"dogs/{number} {kind}": encoded(photograph(number), kind) for number in range(3) for kind in ("PNG", "JPEG", "WEBP")}
+    dealt = split_by_id(split(tmp_path, {**TWO_CLASSES, **twice, **alike}, seed=seed))
+    together = [{f"cats/0{n}.png", f"cats/again {n}.bmp"} for n in range(4)]
+    together += [{f"dogs/{n} {kind}" for kind in ("PNG", "JPEG", "WEBP")} for n in range(3)]
+    assert [len({dealt[name] for name in names}) for names in together] == [1] * 7
+
+
+def test_a_group_is_called_by_its_first_picture_in_the_manifest(tmp_path):
+    data = split(tmp_path, {**TWO_CLASSES, "cats/again.bmp": picture(0, "BMP")})
+    assert [row["image_id"] for row in rows(data / "manifest.csv") if row["group"] == "cats/00.png"] == ["cats/00.png", "cats/again.bmp"]
+
+
+def test_pictures_that_are_there_twice_are_listed(tmp_path):
+    data = split(tmp_path, {**TWO_CLASSES, "cats/again.bmp": picture(0, "BMP"), "cats/again.png": picture(0)})
+    assert found_in(data) == [(["cats/00.png", "cats/again.bmp", "cats/again.png"], "one picture 3 times")]
+
+
+def test_pictures_that_look_alike_are_listed(tmp_path):
+    data = split(tmp_path, {**TWO_CLASSES, "cats/p.jpg": encoded(photograph(0), "JPEG", quality=60), "cats/p.png": encoded(photograph(0))})
+    assert found_in(data) == [(["cats/p.jpg", "cats/p.png"], "the two look alike")]
+
+
+def alike_under_two_labels():
+    return {**TWO_CLASSES, "cats/p.png": encoded(photograph(0)), "dogs/p.jpg": encoded(photograph(0), "JPEG", quality=60)}
+
+
+def test_like_pictures_of_two_labels_are_listed(tmp_path):
+    data = split(tmp_path, alike_under_two_labels())
+    assert found_in(data) == [(["cats/p.png", "dogs/p.jpg"], "the two look alike, but are cats and dogs")]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_like_pictures_of_two_labels_are_kept_in_one_split(tmp_path, seed):
+    dealt = split_by_id(split(tmp_path, alike_under_two_labels(), seed=seed))
+    assert dealt["cats/p.png"] == dealt["dogs/p.jpg"]
+
+
+def test_without_a_similarity_nothing_looks_alike(tmp_path):
+    assert found_in(split(tmp_path, alike_under_two_labels(), similarity=None)) == []
+
+
+def test_without_a_similarity_equal_pictures_are_still_in_one_split(tmp_path):
+    data = split(tmp_path, {**TWO_CLASSES, "cats/again.png": picture(0)}, similarity=None)
+    assert found_in(data) == [(["cats/00.png", "cats/again.png"], "one picture 2 times")]
+
+
+def test_a_class_of_one_picture_many_times_is_refused(tmp_path):
+    found = message_of(tmp_path, {**of_class("cats", 5), **{f"dogs/{number}.png": picture(9) for number in range(7)}})
+    assert found == "class 'dogs' has 7 pictures in 1 group, too few for train, val, test; add pictures or take it out"
+
+
+# Labels that contradict each other
+
+
+CONFLICT = {**TWO_CLASSES, "cats/x.png": picture(99), "dogs/x.bmp": picture(99, "BMP"), "dogs/y.png": picture(99)}
+CONFLICT_REASON = "one picture under the labels cats, dogs: 'cats/x.png', 'dogs/x.bmp', 'dogs/y.png'"
+
+
+def test_one_picture_under_two_labels_is_left_out_with_the_reason(tmp_path):
+    found = reasons(split(tmp_path, CONFLICT))
+    assert found == dict.fromkeys(["cats/x.png", "dogs/x.bmp", "dogs/y.png"], CONFLICT_REASON)
+
+
+def test_one_picture_under_two_labels_is_in_no_tree(tmp_path):
+    assert sorted(split_by_id(split(tmp_path, CONFLICT))) == sorted(TWO_CLASSES)
+
+
+def test_one_picture_under_two_labels_is_listed_once(tmp_path):
+    assert found_in(split(tmp_path, CONFLICT)) == [(["cats/x.png", "dogs/x.bmp", "dogs/y.png"], CONFLICT_REASON)]
+
+
+def test_one_picture_under_two_labels_in_two_given_splits_is_left_out_of_both(tmp_path):
+    contents = {**folders(train=(9, 9), test=(3, 3)), "train/cats/x.png": picture(99), "test/dogs/x.png": picture(99)}
+    assert set(reasons(split(tmp_path, contents))) == {"train/cats/x.png", "test/dogs/x.png"}
+
+
+def test_a_class_that_loses_all_its_pictures_to_conflicts_is_refused(tmp_path):
+    found = message_of(tmp_path, {**TWO_CLASSES, **{f"fish/{number}.png": picture(number) for number in range(5)}})
+    assert found == (
+        "data/raw.zip: class 'fish' has 0 pictures that decode and may stay (5 may not, by their labels or splits), fewer than 3; "
+        "add pictures or take the class out"
+    )
+
+
+# Pictures in a split that was given and in another
+
+
+def leaky(name, other, content=None, other_content=None):
+    """Splits that were given, with one picture more in two of them."""
+    return {**folders(train=(6, 6), val=(3, 3), test=(3, 3)), name: content or picture(99), other: other_content or picture(99)}
+
+
+@pytest.mark.parametrize(("former", "latter"), [("train", "test"), ("train", "val"), ("val", "test")])
+def test_the_former_of_two_given_splits_loses_what_the_latter_has(tmp_path, former, latter):
+    data = split(tmp_path, leaky(f"{former}/cats/x.png", f"{latter}/cats/y.png"))
+    assert reasons(data) == {f"{former}/cats/x.png": f"the same picture as '{latter}/cats/y.png' in {latter}"}
+
+
+def test_what_leaks_is_in_no_tree(tmp_path):
+    names = files_below(split(tmp_path, leaky("train/cats/x.png", "test/cats/y.png")) / "splits")
+    assert [name for name in names if name.endswith(("x.png", "y.png"))] == ["test/cats/y.png"]
+
+
+def test_what_leaks_re_encoded_is_left_out(tmp_path):
+    contents = leaky("train/cats/x.jpg", "test/cats/y.png", encoded(photograph(0), "JPEG", quality=60), encoded(photograph(0)))
+    assert reasons(split(tmp_path, contents)) == {"train/cats/x.jpg": "looks like 'test/cats/y.png' in test"}
+
+
+def test_a_leak_is_listed(tmp_path):
+    data = split(tmp_path, leaky("train/cats/x.png", "test/cats/y.png"))
+    assert found_in(data) == [(["train/cats/x.png", "test/cats/y.png"], "the same picture as 'test/cats/y.png' in test")]
+
+
+def test_what_is_dealt_out_does_not_leak_into_the_folder_that_is_given(tmp_path):
+    contents = {**folders(train=(9, 9), test=(3, 3)), "train/cats/x.png": picture(99), "test/cats/y.png": picture(99)}
+    assert reasons(split(tmp_path, contents)) == {"train/cats/x.png": "the same picture as 'test/cats/y.png' in test"}
+
+
+def test_a_folder_that_is_named_as_val_is_kept_from_what_is_dealt_to_test(tmp_path):
+    contents = {**folders(train=(9, 9), val=(3, 3)), "train/cats/x.png": picture(99), "val/cats/y.png": picture(99)}
+    assert reasons(split(tmp_path, contents, val="val")) == {"train/cats/x.png": "the same picture as 'val/cats/y.png' in val"}
+
+
+def test_a_picture_of_a_group_in_test_is_left_out_of_train(tmp_path):
+    contents = leaky("train/cats/p7 a.png", "test/cats/p7 b.png", picture(98))
+    assert reasons(split(tmp_path, contents, group=r"p(\d) ")) == {
+        "train/cats/p7 a.png": "of the same group as 'test/cats/p7 b.png' in test"
+    }
+
+
+def test_a_class_whose_training_pictures_all_leak_is_refused(tmp_path):
+    contents = folders(train=(6, 0), test=(3, 3))
+    contents |= {f"train/{name.removeprefix('test/')}": content for name, content in contents.items() if name.startswith("test/dogs/")}
+    assert message_of(tmp_path, contents) == "data/raw.zip: class 'dogs' has no picture in train; add some, or take the class out"
+
+
+@pytest.mark.parametrize(
+    ("contents", "line"),
+    [
+        (
+            leaky("train/cats/x.png", "test/cats/y.png"),
+            "1 conflict of labels or splits, first: 'train/cats/x.png': the same picture as 'test/cats/y.png' in test",
+        ),
+        (CONFLICT, f"1 conflict of labels or splits, first: {CONFLICT_REASON}"),
+        (
+            {**CONFLICT, "cats/z.png": picture(98), "dogs/z.png": picture(98)},
+            f"2 conflicts of labels or splits, first: {CONFLICT_REASON}",
+        ),
+    ],
+    ids=["a leak", "a label", "two labels"],
+)
+def test_conflicts_are_refused_where_they_are_not_to_be_repaired(tmp_path, contents, line):
+    found = message_of(tmp_path, contents, leak="fail")
+    assert found == f"data/raw.zip: {line}; mend the source, or say split.leak: repair"
+
+
+@pytest.mark.parametrize("contents", [TWO_CLASSES, {**TWO_CLASSES, "cats/again.png": picture(0)}, alike_under_two_labels()])
+def test_what_can_be_kept_in_one_split_is_not_refused(tmp_path, contents):
+    assert len(split_by_id(split(tmp_path, contents, leak="fail"))) == len(contents)
+
+
+# Groups that the user names
+
+
+PATIENTS = {f"{label}/p{n // 4} {n}.png": picture(n + 50 * (label == "dogs")) for label in ("cats", "dogs") for n in range(24)}
+
+
+def patients_in(data):
+    found = {}
+    for image_id, name in split_by_id(data).items():
+        found.setdefault(image_id.split("/")[1].split()[0], set()).add(name)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_of_the_user_is_in_one_split(tmp_path, seed):
+    data = split(tmp_path, PATIENTS, group=r"/(p\d+)", seed=seed)
+    assert {patient: len(splits) for patient, splits in patients_in(data).items()} == {f"p{n}": 1 for n in range(6)}
+
+
+def test_groups_may_stand_in_a_table(tmp_path):
+    table = "image_id,group\n" + "".join(f"{name},{name.split('/')[1].split()[0]}\n" for name in PATIENTS)
+    (tmp_path / "patients.csv").write_text(table)
+    group = GroupTable(csv="patients.csv", digest=hashlib.sha256(table.encode()).hexdigest())
+    assert {len(splits) for splits in patients_in(split(tmp_path, PATIENTS, group=group)).values()} == {1}
+
+
+def test_a_group_takes_in_what_looks_like_one_of_its_pictures(tmp_path):
+    alike = {"cats/p0 x.png": encoded(photograph(0)), "cats/other.jpg": encoded(photograph(0), "JPEG")}
+    group_of = {row["image_id"]: row["group"] for row in rows(split(tmp_path, {**PATIENTS, **alike}, group=r"/(p\d+)") / "manifest.csv")}
+    assert group_of["cats/other.jpg"] == group_of["dogs/p0 0.png"] == "cats/other.jpg"
+
+
+def test_a_rule_for_groups_that_finds_nothing_is_refused(tmp_path):
+    assert message_of(tmp_path, TWO_CLASSES, group="patient(.)") == (
+        "params.yaml: split.group: 'patient(.)' is found in no path, the first of which is 'cats/00.png'; mend it, or say null"
+    )
+
+
+def test_too_few_groups_are_refused(tmp_path):
+    assert message_of(tmp_path, TWO_CLASSES, group="([01])[0-9].png") == (
+        "class 'cats' has 10 pictures in 1 group, too few for train, val, test; add pictures or take it out"
+    )
+
+
+# Pictures that are odd
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(photograph(7), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "kind", "detail"),
+    [
+        ("flat.png", encoded(Image.new("RGB", (12, 8), (1, 2, 3))), "one_colour", "shows one colour and nothing else"),
+        ("x.jpg", picture(99), "wrong_suffix", "is PNG, whatever its name says"),
+        ("x.png", deep_picture(9), "converted", "scaled from 16 bits or more to 8"),
+        ("x.jpg", encoded(photograph(7).convert("CMYK"), "JPEG"), "converted", "converted from CMYK to RGB"),
+        ("x.jpg", turned(), "converted", "turned upright as its EXIF says"),
+        ("x.png", encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 4))), "converted", "its transparent pixels laid on white"),
+        (
+            "x.gif",
+            encoded(photograph(7), "GIF", save_all=True, append_images=[photograph(8)]),
+            "converted",
+            "the first of its frames taken",
+        ),
+    ],
+    ids=["one colour", "suffix", "16 bits", "CMYK", "turned", "transparent", "animated"],
+)
+def test_what_is_odd_is_kept_and_named(tmp_path, name, content, kind, detail):
+    data = split(tmp_path, {**TWO_CLASSES, f"cats/{name}": content})
+    assert f"cats/{name}" in split_by_id(data)
+    assert ([f"cats/{name}"], detail) in found_in(data, kind)
+
+
+# Names
+
+
+ODD_NAMES = [
+    "a\nb.png", "a\rb.png", "a\tb.png", "\"'.png", "<script>alert(1).png", "a<b>&amp;.png", "\U0001f408\u200d\u2b1b.png", "-rf.png",
+    "--help",
+    "trailing dot.", "trailing space ", " leading space.png", "a. .png", "a,b;c.png", "$(x)`y`.png", "*?.png", "%2e%2e.png", "CON.png",
+    "\u202egnp.exe.png", "\u00e9.png", "e\u0301.png", "~2.png", "a~2.png", "A.PNG", "a.png", "=1+1.png", "{{ 1 }}.png", "a" * 251 + ".png",
+    "\u732b" * 83 + ".bmp", "b" * 251 + ".gif", "b" * 251 + ".GIF", "c" * 255, "c" * 254 + "C", "in/b" * 60 + ".png",
+]  # fmt: skip
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Pictures with odd names, each of another content, some of which lie in classes with odd names; and the outs."""
+    contents = {f"cats/{name}": picture(number) for number, name in enumerate(ODD_NAMES)}
+    contents |= {
+        f"{label}/{n}.png": picture(n + 100 + 10 * k) for k, label in enumerate(("-\n<b>", "d. ", "\u732b" * 85)) for n in range(3)
+    }
+    return contents, split(tmp_path, contents)
+
+
+def test_odd_names_are_in_the_manifest(odd):
+    contents, data = odd
+    assert sorted(split_by_id(data)) == sorted(contents)
+
+
+def test_odd_names_lead_to_their_pictures(odd):
+    contents, data = odd
+    for row in rows(data / "manifest.csv"):
+        with (
+            Image.open(data / "splits" / row["split"] / row["path"]) as image,
+            Image.open(io.BytesIO(contents[row["image_id"]])) as expected,
+        ):
+            assert image.tobytes() == expected.tobytes()
+
+
+def test_odd_names_take_no_others_place(odd):
+    contents, data = odd
+    assert len(files_below(data / "splits")) == len(contents)
+
+
+def test_image_folder_sees_odd_names(odd):
+    contents, data = odd
+    assert sum(len(ImageFolder(data / "splits" / name)) for name in SPLITS) == len(contents)
+
+
+def test_odd_names_are_in_the_lists(tmp_path):
+    contents = {**TWO_CLASSES, **{f"cats/{name}": b"no" for name in ODD_NAMES}}
+    assert set(reasons(split(tmp_path, contents))) == {f"cats/{name}" for name in ODD_NAMES}
+
+
+def test_odd_names_are_in_the_audit(tmp_path):
+    flat = encoded(Image.new("RGB", (12, 8)))
+    contents = {**TWO_CLASSES, **{f"cats/{name}": flat for name in ODD_NAMES}}
+    assert {image_ids[0] for image_ids, _ in found_in(split(tmp_path, contents), "one_colour")} == {f"cats/{name}" for name in ODD_NAMES}
+
+
+def test_five_thousand_pictures_are_dealt_out(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5000, 6, 6, 3), dtype=np.uint8)
+    contents = {f"{number % 10}/{number}.bmp": encoded(Image.fromarray(each), "BMP") for number, each in enumerate(pixels)}
+    audit = audit_of(split(tmp_path, contents))
+    assert audit["classes"] == {str(label): {"train": 300, "val": 100, "test": 100} for label in range(10)}

@@ -15,11 +15,11 @@ from pipeline.files import read_table, write_table
 from pipeline.models.artifact import verify, write_onnx
 from pipeline.params import read_section
 from pipeline.serving.predictor import Predictor
-from pipeline.stages.train_baseline import Params, read_examples, run, with_head
+from pipeline.stages.train_baseline import Params, deal_folds, read_examples, run, with_head
 
 
-def make_picture(image_id, label, split="train"):
-    return Picture(image_id, image_id, "0" * 64, label, split, 4, 4)
+def make_picture(image_id, label, split="train", group=""):
+    return Picture(image_id, image_id, "0" * 64, label, split, group or image_id, 4, 4)
 
 
 def write_embeddings(folder, image_ids, features):
@@ -72,8 +72,9 @@ def trained(tmp_path_factory):
     write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
     write_manifest(root / "manifest.csv", pictures)
     write_backbone(root / "backbone")
-    run(Params(threads=1, l2_grid=[0.01, 1.0]), root / "embeddings", root / "manifest.csv", root / "backbone", root / "baseline")
-    return SimpleNamespace(folder=root / "baseline", pixels=pixels)
+    params = Params(seed=0, threads=1, l2_grid=[0.01, 1.0])
+    run(params, root / "embeddings", root / "manifest.csv", root / "backbone", root / "baseline", root / "out_of_fold.csv")
+    return SimpleNamespace(folder=root / "baseline", pixels=pixels, out_of_fold=read_table(root / "out_of_fold.csv"))
 
 
 def mean_colours():
@@ -111,6 +112,37 @@ def test_the_history_has_a_row_for_each_penalty(trained):
     assert [(row["step"], row["l2"]) for row in read_table(trained.folder / "history.csv")] == [("0", "0.01"), ("1", "1.0")]
 
 
+def test_every_train_and_val_picture_has_an_answer_of_a_head_that_did_not_see_it(trained):
+    assert [row["image_id"] for row in trained.out_of_fold] == [f"{index:02}" for index in range(30)]
+
+
+def test_answers_out_of_fold_are_probabilities(trained):
+    sums = [float(row["prob_dark"]) + float(row["prob_light"]) for row in trained.out_of_fold]
+    np.testing.assert_allclose(sums, 1, atol=2e-6)
+
+
+def test_folds_keep_groups_whole():
+    pictures = [make_picture(f"{index:02}", "ab"[index % 2], group=f"g{index // 2 % 6}{index % 2}") for index in range(48)]
+    folds = deal_folds(pictures, seed=0)
+    assert all(
+        len({fold for fold, picture in zip(folds, pictures, strict=True) if picture.group == group}) == 1 for group in ("g00", "g51")
+    )
+
+
+def test_there_are_five_folds_where_every_class_has_five_groups():
+    assert sorted(set(deal_folds([make_picture(str(index), "ab"[index % 2]) for index in range(10)], seed=0))) == [0, 1, 2, 3, 4]
+
+
+def test_there_are_as_many_folds_as_the_rarest_class_has_groups():
+    pictures = [make_picture(str(index), "a" if index < 2 else "b") for index in range(20)]
+    assert sorted(set(deal_folds(pictures, seed=0))) == [0, 1]
+
+
+def test_another_seed_deals_other_folds():
+    pictures = [make_picture(f"{index:02}", "ab"[index % 2]) for index in range(40)]
+    assert deal_folds(pictures, seed=0).tolist() != deal_folds(pictures, seed=1).tolist()
+
+
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -120,7 +152,7 @@ def test_the_history_has_a_row_for_each_penalty(trained):
 )
 def test_a_penalty_must_be_above_zero(grid, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(f"threads: 1\ntrain_baseline: {{l2_grid: {grid}}}\n")
+    (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\ntrain_baseline: {{l2_grid: {grid}}}\n")
     with pytest.raises(PipelineError) as error:
         read_section("train_baseline", Params)
     assert str(error.value) == message

@@ -1,27 +1,32 @@
 """`publish` makes MLflow equal to the files, whatever was there before."""
 
+import re
+import resource
 import shutil
+import socket
 
 import pytest
 import yaml
+from mlflow import MlflowClient
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json, write_table
 from pipeline.models.artifact import identity
 from pipeline.tracking import publish as publishing
 from pipeline.tracking import runs
-from tests.test_pipeline import PARAMS
-from tests.tracking.test_runs import FACTS, fresh_database, points, project, train_live  # noqa: F401 - fixtures
+from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
+from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 
 SHA256 = sha256_of(b"a graph")
+PARAMS = {"download": {"source": "pictures"}, "split": {"val": 0.2, "test": 0.3}, "models": {"finetuned": {}}}
 
 pytestmark = pytest.mark.usefixtures("files")
 
 
 @pytest.fixture
-def files(project, monkeypatch):  # noqa: F811
+def files(project):
     """The files of one trained and evaluated model, its graph replaced by some bytes."""
-    monkeypatch.chdir(project)
     (project / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     model, results, metrics = project / "models/finetuned", project / "results/finetuned", project / "metrics"
     for folder in (model, results, metrics):
@@ -43,7 +48,7 @@ def publish(root):
 
 
 def the_run():
-    client, experiment_id = runs.connect()
+    client, experiment_id = connect()
     (run,) = client.search_runs([experiment_id])
     return client, run
 
@@ -86,7 +91,7 @@ def test_a_run_that_contradicts_the_files_is_replaced_with_its_logged_model(file
 
 
 def test_a_run_left_running_by_a_killed_process_is_finished(files):
-    client, experiment_id = runs.connect()
+    client, experiment_id = connect()
     runs.create_run(client, experiment_id, FACTS)
     publish(files)
     assert the_run()[1].info.status == "FINISHED"
@@ -98,7 +103,7 @@ def test_other_inputs_make_another_run(files):
     assert identity(other) != identity(FACTS)
     write_json(files / "models/finetuned/model.json", {**other, "model_sha256": SHA256})
     publish(files)
-    client, experiment_id = runs.connect()
+    client, experiment_id = connect()
     assert len(client.search_runs([experiment_id])) == 2
 
 
@@ -142,3 +147,176 @@ def test_nothing_to_publish_is_said(files, tmp_path):
     with pytest.raises(PipelineError) as caught:
         publish(tmp_path / "empty")
     assert str(caught.value) == f"{tmp_path}/empty/metrics: holds no scores of a model; run `dvc repro`"
+
+
+def refusal(files):
+    with pytest.raises(PipelineError) as caught:
+        publish(files)
+    return str(caught.value)
+
+
+def test_a_lock_file_of_dvc_that_is_no_yaml_is_refused(files):
+    (files / "dvc.lock").write_text("stages: [")
+    assert refusal(files).startswith("dvc.lock: is not YAML: while parsing a flow node expected the node content, ")
+
+
+def test_a_missing_lock_file_of_dvc_is_named(files):
+    (files / "dvc.lock").unlink()
+    assert refusal(files) == "dvc.lock: is not there; run `dvc repro`"
+
+
+# MLflow that fails
+
+
+class Server:
+    """MLflow's store, counting calls from the first of a publication; from one on it fails, when it has done what was asked."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.last = 0, None
+        for name in [name for name, value in vars(SqlAlchemyStore).items() if callable(value) and not name.startswith("_")]:
+            monkeypatch.setattr(SqlAlchemyStore, name, self.counted(getattr(SqlAlchemyStore, name)))
+
+    def counted(self, call):
+        def answer(*arguments, **keywords):
+            self.calls += 1
+            done = call(*arguments, **keywords)
+            if self.last is not None and self.calls >= self.last:
+                raise OSError("gone")
+            return done
+
+        return answer
+
+
+def state():
+    """All that must be so after a publication: one finished run with its figures, once, and one whole logged model."""
+    client, run = the_run()
+    logged = [model.status for model in client.search_logged_models([run.info.experiment_id])]
+    return run.info.status, points(client, run, "val_loss"), run.data.metrics["test_top1_accuracy"], logged
+
+
+WHOLE = ("FINISHED", [(0, 0.9), (1, 0.5)], 0.75, ["READY"])
+
+
+def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(files, monkeypatch, fresh_database):
+    server, at = Server(monkeypatch), 1
+    while True:
+        server.calls, server.last = 0, at
+        try:
+            publish(files)
+            break
+        except PipelineError as error:
+            assert str(error).startswith(f"MLflow at {tracking_uri()}: gone; mend that")
+        server.last = None
+        publish(files)
+        assert state() == WHOLE, at
+        assert publish(files) == [], at
+        assert locks(files) == []
+        client, run = the_run()
+        client.delete_logged_model(client.search_logged_models([run.info.experiment_id])[0].model_id)
+        client.delete_run(run.info.run_id)
+        at += 1
+    assert at > 20
+
+
+@pytest.mark.parametrize("name", ["create_run", "create_logged_model"])
+def test_a_request_that_was_repeated_since_its_answer_was_lost_leaves_no_twins(files, monkeypatch, name):
+    call = getattr(SqlAlchemyStore, name)
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlAlchemyStore, name, lambda *arguments, **keywords: [call(*arguments, **keywords) for _ in range(2)][1])
+        publish(files)
+    publish(files)
+    assert state() == WHOLE
+    assert publish(files) == []
+
+
+def test_a_damaged_database_is_told_of_in_one_line(files):
+    (files / "mlflow.db").write_bytes(b"hello " * 1000)
+    assert refusal(files) == (
+        f"MLflow at sqlite:///{files}/mlflow.db: (sqlite3.DatabaseError) file is not a database; "
+        "mend that, or move the database away, then run `pipeline publish`"
+    )
+
+
+def test_a_database_that_was_moved_away_is_made_anew(files, monkeypatch, fresh_database):
+    monkeypatch.setattr("pipeline.tracking.connection._upgrade", lambda path: path.write_bytes(fresh_database))  # it takes its time
+    (files / "mlflow.db").unlink()
+    publish(files)
+    assert state() == WHOLE
+
+
+def test_a_database_that_cannot_be_written_is_told_of_in_one_line(files, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{files}/mlflow.db?mode=ro&uri=true")
+    assert refusal(files) == (
+        f"MLflow at sqlite:///file:{files}/mlflow.db?mode=ro&uri=true: (sqlite3.OperationalError) attempt to write a readonly database; "
+        "mend that, or move the database away, then run `pipeline publish`"
+    )
+
+
+def test_a_full_disk_is_told_of_in_one_line_and_costs_nothing(files, capsys):
+    connect()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        told = refusal(files)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told == (
+        f"MLflow at sqlite:///{files}/mlflow.db: (sqlite3.OperationalError) disk I/O error; "
+        "mend that, or move the database away, then run `pipeline publish`"
+    )
+    assert capsys.readouterr().err == ""
+    publish(files)
+    assert state() == WHOLE
+
+
+def test_a_folder_of_artifacts_that_cannot_be_written_is_told_of_in_one_line(files):
+    (files / "mlruns").write_text("in the way")
+    assert re.fullmatch(
+        rf"MLflow at sqlite:///{files}/mlflow\.db: \[Errno 20\] Not a directory: '{files}/mlruns/\w+'; "
+        "mend that, or move the database away, then run `pipeline publish`",
+        refusal(files),
+    )
+
+
+def test_a_server_that_is_away_is_told_of_in_one_line(files, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        uri = f"http://127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    told = refusal(files)
+    assert told.startswith(f"MLflow at {uri}: API request to {uri}/api/2.0/mlflow/experiments/get-by-name failed with exception ")
+    assert (told.endswith("; start the server, then run `pipeline publish`"), told.count("\n")) == (True, 0)
+
+
+# Other processes
+
+
+def test_a_run_that_another_process_writes_is_neither_published_nor_replaced(elsewhere, files):  # noqa: F811
+    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.5})
+    write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.1}])
+    assert publish(files) == ["finetuned: is being trained; publish it when that is done"]
+    client, run = the_run()
+    assert (points(client, run, "val_loss"), run.info.status) == ([(0, 0.9)], "RUNNING")
+
+
+def test_a_run_whose_process_was_killed_is_published_like_any_other(elsewhere, files):  # noqa: F811
+    kill(elsewhere)
+    publish(files)
+    assert (state(), locks(files)) == (WHOLE, [])
+
+
+def test_a_run_whose_process_was_killed_is_closed_by_a_publication_of_others(elsewhere, files):  # noqa: F811
+    kill(elsewhere)
+    write_json(files / "models/finetuned/model.json", {**OTHER, "model_sha256": SHA256})
+    publish(files)
+    client, experiment_id = connect()
+    assert sorted(run.info.status for run in client.search_runs([experiment_id])) == ["FINISHED", "KILLED"]
+
+
+def test_a_publication_that_was_killed_leaves_no_run_running(files, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):  # what a kill leaves: the file, unlocked
+        patched.setattr(MlflowClient, "log_artifacts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        publish(files)
+    client, experiment_id = connect()
+    with one_at_a_time():
+        runs.close_abandoned(client, experiment_id)
+    assert the_run()[1].info.status == "KILLED"

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models.classifier import Backbone, Classifier
+from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.finetune import Hardware, Tally, finetune, score
 from pipeline.training.recipe import make_recipe
 
@@ -38,10 +41,12 @@ def build_small():
 
 
 def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9, label_smoothing=0.0, hardware=CPU, rows=None):
-    """Train a model, and return its history."""
+    """Train a model, and return its history. Nothing is kept of it."""
     torch.manual_seed(0)
     recipe = make_recipe(model, epochs, len(train), learning_rate, 0.01, 0.1, label_smoothing, patience)
-    return finetune(model, train, val, recipe, hardware, (rows if rows is not None else []).append)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Checkpoint(Path(folder) / "key.pt")
+        return finetune(model, train, val, recipe, hardware, (rows if rows is not None else []).append, checkpoint)
 
 
 def weights_of(model):

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.training.head import Examples, Head, choose_head, fit_head
+from pipeline.training.head import Examples, Head, choose_head, fit_head, out_of_fold_probs
 
 GRID = [0.001, 0.1, 10.0]
 
@@ -131,3 +131,26 @@ def test_of_equal_val_losses_the_first_is_chosen():
 def test_a_head_fitted_twice_is_the_same():
     first, second = (choose_head(draw_examples(4), draw_examples(4, seed=1), GRID, 2)[0] for _ in range(2))
     np.testing.assert_array_equal(first.weight, second.weight)
+
+
+def test_answers_out_of_fold_come_from_heads_fitted_on_the_other_folds():
+    generator = np.random.default_rng(0)
+    examples = Examples(generator.normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3)
+    folds = np.arange(30) // 10
+    found = out_of_fold_probs(examples, folds, 0.1, 1)
+    head = fit_head(Examples(examples.features[10:], examples.labels[10:]), 0.1)
+    np.testing.assert_allclose(found[:10], softmax(head.logits(examples.features[:10]), axis=1), atol=1e-6)
+
+
+def test_a_class_that_the_other_folds_lack_is_never_answered():
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1] * 5 + [2] * 5)
+    found = out_of_fold_probs(
+        Examples(generator.normal(size=(15, 4)), labels), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2]), 0.1, 1
+    )
+    assert found[10:, 2].tolist() == [0] * 5
+
+
+def test_where_the_other_folds_hold_one_class_it_is_the_answer():
+    found = out_of_fold_probs(Examples(np.ones((4, 2)), np.array([0, 0, 1, 1])), np.array([0, 0, 1, 1]), 0.1, 1)
+    assert found.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]

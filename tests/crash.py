@@ -1,0 +1,176 @@
+"""Kill `dvc repro` at random moments of every stage, run it again, and compare with a run that nothing disturbed.
+
+    python -m tests.crash 100 --seed 0
+
+Each kill is followed by a run to the end of the stage that it hit, and by a comparison of all that the stage wrote.
+Prints a line a kill, and the figures; exit code 1 where an outcome differs. A kill takes some fifteen seconds.
+"""
+
+import argparse
+import itertools
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.checkout import clone, commit, make_pictures, type_in
+from tests.repro import WAYS, Repro, left_behind, read_lock, runs_of, sums_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A clone in which a run that nothing disturbed ended, and how long each stage took, in their order."""
+
+    folder: Path
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """So many kills of a stage, and what differed when it had run to its end at last; whether DVC's files had to be mended before."""
+
+    kills: int
+    differences: list[str]
+    mended: bool
+
+
+def prepare(folder: Path) -> Path:
+    """A clone with forty small pictures and a tiny network, in which nothing has run."""
+    clone(folder)
+    make_pictures(folder / "pictures", 20)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["threads"] = 1
+    params["download"]["source"] = "pictures"
+    params["backbone"] = {"name": "test_resnet", "weights": "none", "digest": None}
+    params["embed"]["image_size"] = 32
+    params["models"]["finetuned"] |= {"epochs": 6, "batch_size": 2, "patience": 6}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    type_in(folder, "pipeline", "data", "refresh")
+    commit(folder, "small")
+    return folder
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """Another clone, as far as this one."""
+    return Path(shutil.copytree(folder, to, symlinks=True))
+
+
+def run_undisturbed(folder: Path) -> Reference:
+    """Run the pipeline in a clone, and time its stages."""
+    repro, begun = Repro(folder), {}
+    while not repro.is_over():
+        for stage in repro.begun():
+            begun.setdefault(stage, time.monotonic())
+        time.sleep(0.01)
+    code, output = repro.end()
+    assert code == 0, output
+    ends = [*list(begun.values())[1:], time.monotonic()]
+    return Reference(folder, {stage: end - start for (stage, start), end in zip(begun.items(), ends, strict=True)})
+
+
+def disturb(folder: Path, stage: str, way: str, seconds: float) -> bool:
+    """Run the pipeline as far as a stage, and kill it so long after that began; whether `dvc` ran until then."""
+    repro = Repro(folder, stage)
+    while stage not in repro.begun() and not repro.is_over():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    hit = not repro.is_over()
+    repro.kill(way)
+    return hit
+
+
+def storm(folder: Path, reference: Reference, stage: str, kills: int, in_a_row: int, chance: random.Random) -> Iterator[Outcome]:
+    """Kill a stage so often; after every few kills in a row run it to its end, and compare."""
+    before = (folder / "dvc.lock").read_text()
+    ways = itertools.cycle(chance.sample(WAYS, len(WAYS)))
+    while kills > 0:
+        hits = 0
+        for way in itertools.islice(ways, min(kills, in_a_row)):
+            moment = chance.uniform(0, reference.seconds[stage])
+            if not disturb(folder, stage, way, moment):
+                break
+            hits += 1
+            print(f"{stage}: {way} after {moment:.2f} s", flush=True)
+        yield finish(folder, reference, stage, hits, before)
+        kills -= hits
+        if kills > 0:
+            forget(folder, before)
+
+
+def finish(folder: Path, reference: Reference, stage: str, kills: int, before: str) -> Outcome:
+    """Run a stage to its end, and compare.
+
+    A kill may hit DVC while it writes dvc.lock or .dvc/tmp/rwlock, which it does in place: then a person brings back
+    the one and deletes the other, and so does this.
+    """
+    code, output = Repro(folder, stage).end()
+    mended = code != 0
+    if mended:
+        print(f"{stage}: dvc could not go on: {output}", flush=True)
+        (folder / "dvc.lock").write_text(before)
+        (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+        code, output = Repro(folder, stage).end()
+    found = differences(folder, reference, stage) if code == 0 else [output]
+    print(*(f"{stage}: {line}" for line in found), sep="\n", end="\n" * bool(found), flush=True)
+    return Outcome(kills, found, mended)
+
+
+def forget(folder: Path, lock: str) -> None:
+    """Let DVC, the caches and MLflow know no more of a run than dvc.lock did before it."""
+    (folder / "dvc.lock").write_text(lock)
+    for path in (*folder.glob("mlflow.db*"), *(folder / name for name in ("mlruns", ".cache", ".dvc/cache/runs"))):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def differences(folder: Path, reference: Reference, stage: str) -> list[str]:
+    """What a stage wrote otherwise than it did undisturbed, and what was left behind."""
+    found = [f"{path} differs" for path in sorted({path for path, _ in sums_of(folder, stage) ^ sums_of(reference.folder, stage)})]
+    if read_lock(folder)[stage] != read_lock(reference.folder)[stage]:
+        found.append("its entry in dvc.lock differs")
+    found += [f"{path} was left behind" for path in left_behind(folder)]
+    return found + [f"MLflow has {run}" for run in runs_of(folder) if run[1:] != ("FINISHED", 1)]
+
+
+def end_differences(folder: Path, reference: Reference) -> list[str]:
+    """What differs when the whole pipeline has run: every stage, all of dvc.lock, what git sees, MLflow's runs."""
+    found = [line for stage in reference.seconds for line in differences(folder, reference, stage)]
+    if (folder / "dvc.lock").read_text() != (reference.folder / "dvc.lock").read_text():
+        found.append("dvc.lock differs")
+    if type_in(folder, "git", "status", "--porcelain") != type_in(reference.folder, "git", "status", "--porcelain"):
+        found.append("git sees other changes")
+    if (runs := runs_of(folder)) != (wanted := runs_of(reference.folder)):
+        found.append(f"MLflow has the runs {runs}, undisturbed {wanted}")
+    return found
+
+
+def main() -> int:
+    """Spread so many kills over the stages, and say how many outcomes were identical."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parsed = parser.parse_args()
+    chance, outcomes = random.Random(parsed.seed), []
+    with tempfile.TemporaryDirectory() as temporary:
+        pristine = prepare(Path(temporary) / "pristine")
+        disturbed = copy(pristine, Path(temporary) / "disturbed")
+        reference = run_undisturbed(pristine)
+        for number, stage in enumerate(reference.seconds):
+            kills = (parsed.kills + number) // len(reference.seconds)
+            outcomes += [outcome for outcome in storm(disturbed, reference, stage, kills, 1, chance) if outcome.kills]
+        at_the_end = end_differences(disturbed, reference)
+    alike = sum(not outcome.differences for outcome in outcomes)
+    mended = sum(outcome.mended for outcome in outcomes)
+    print(*at_the_end, f"{len(outcomes)} kills, {alike} identical outcomes; {mended} times DVC's own files had to be mended", sep="\n")
+    return 0 if alike == len(outcomes) and not at_the_end else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

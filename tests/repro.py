@@ -1,0 +1,95 @@
+"""A `dvc repro` that can be watched and killed, and what it wrote."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import yaml
+
+from pipeline.files import sha256_of_file
+from tests.checkout import user_environment
+
+WAYS = ("SIGKILL to all", "SIGTERM to all", "SIGKILL to dvc alone")
+
+
+class Repro:
+    """A `dvc repro` in a process group of its own. It prints to a file: a pipe would break under a stage that outlives it."""
+
+    def __init__(self, folder: Path, *targets: str) -> None:
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process may print
+        self.process = subprocess.Popen(
+            ["dvc", "repro", *targets], cwd=folder, env={**user_environment(), "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            stdout=self.log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def output(self) -> str:
+        """All that it and its stages have printed by now."""
+        return os.pread(self.log.fileno(), os.fstat(self.log.fileno()).st_size, 0).decode()
+
+    def begun(self) -> list[str]:
+        """The stages that it has begun to run by now."""
+        return re.findall(r"^Running stage '(.+)':", self.output(), re.MULTILINE)
+
+    def is_over(self) -> bool:
+        """Whether `dvc` has ended."""
+        return self.process.poll() is not None
+
+    def end(self) -> tuple[int, str]:
+        """Wait for `dvc` to end; its exit code and the output."""
+        try:
+            code = self.process.wait()
+        except BaseException:  # whoever waited was interrupted
+            self.kill("SIGKILL to all")
+            raise
+        with self.log:
+            return code, self.output()
+
+    def kill(self, way: str) -> None:
+        """Kill it in one of the WAYS. A stage that is left goes on printing."""
+        with self.log, suppress(ProcessLookupError):
+            if way == "SIGKILL to dvc alone":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGTERM if way == "SIGTERM to all" else signal.SIGKILL)
+        self.process.wait()
+
+
+def read_lock(folder: Path) -> dict[str, dict[str, object]]:
+    """The stages of dvc.lock."""
+    stages: dict[str, dict[str, object]] = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+def outs_of(folder: Path, stage: str) -> list[Path]:
+    """The files and folders that a stage writes."""
+    return [folder / out["path"] for out in read_lock(folder)[stage]["outs"]]
+
+
+def sums_of(folder: Path, stage: str) -> set[tuple[str, str]]:
+    """The path and the sha256 of each file that a stage wrote."""
+    return {(str(file.relative_to(folder)), sha256_of_file(file)) for out in outs_of(folder, stage) for file in files_of(out)}
+
+
+def files_of(out: Path) -> list[Path]:
+    """The files of an out: itself, or all that lie below it; none where it is not there."""
+    return [file for file in (out, *out.rglob("*")) if file.is_file()]
+
+
+def runs_of(folder: Path) -> list[tuple[str, str, int]]:
+    """Name and status of the active runs in a clone's MLflow, and how many there are of each."""
+    if not (folder / "mlflow.db").exists():
+        return []
+    query = "select name, status, count(*) from runs where lifecycle_stage = 'active' group by name, status"
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        return database.execute(query).fetchall()
+
+
+def left_behind(folder: Path) -> list[str]:
+    """What only a run that is under way may have: half-written outs and checkpoints."""
+    partial = [path for path in folder.rglob("*.partial*") if ".cache" not in path.parts]
+    return [str(path.relative_to(folder)) for path in (*partial, *folder.glob(".cache/checkpoints/*/*"))]

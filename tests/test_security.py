@@ -1,0 +1,404 @@
+"""Nothing that is downloaded, stored or restored is ever run: not by what the code calls, and not where files are planted."""
+
+import argparse
+import ast
+import io
+import os
+import pickle
+import re
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from google.protobuf.message import DecodeError
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
+from safetensors import SafetensorError
+
+from pipeline.commands import ui
+from pipeline.data.images import BrokenPicture, decode
+from pipeline.data.manifest import read_manifest
+from pipeline.data.store import stored
+from pipeline.errors import PipelineError
+from pipeline.files import sha256_of_file, write_json, write_table
+from pipeline.models import weights, zoo
+from pipeline.models.artifact import read_facts, verify
+from pipeline.models.classifier import load_backbone, load_classifier
+from pipeline.models.session import open_session
+from pipeline.params import parse_yaml, read_params, read_section
+from pipeline.serving.predictor import Predictor
+from pipeline.stages import embed, split, train_baseline
+from pipeline.tracking import publish as publishing
+from pipeline.training.checkpoint import find_checkpoint
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
+TEMPLATES = sorted((ROOT / "pipeline").rglob("*.html"))
+
+# What the code calls
+
+PICKLES = {"pickle", "cPickle", "_pickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
+REFUSED = {
+    "eval", "exec", "builtins.eval", "builtins.exec", "os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput",
+    "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all",
+    "yaml.Loader", "yaml.CLoader", "yaml.FullLoader", "yaml.CFullLoader", "yaml.UnsafeLoader", "yaml.CUnsafeLoader",
+    "torch.hub.load", "torch.hub.load_state_dict_from_url", "torch.utils.model_zoo.load_url", "torch.jit.load",
+    "shutil.unpack_archive", "jinja2.Template", "markupsafe.Markup", "jinja2.Markup",
+}  # fmt: skip
+REFUSED_METHODS = {"extractall", "from_pretrained"}
+
+
+def names_of(tree):
+    """The full name of each name that a module imports: `np` is numpy, `load` after `from torch import load` torch.load."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def full_name(node, names):
+    """`np.load` as numpy.load; what hangs on a call or an item has an empty beginning."""
+    if isinstance(node, ast.Attribute):
+        return f"{full_name(node.value, names)}.{node.attr}"
+    return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
+
+
+def is_told(call, keyword, value):
+    """Whether a call is given a keyword with just that value, written out."""
+    return any(isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords if k.arg == keyword)
+
+
+def call_fault(call, name):
+    """The rule that a call breaks by its arguments, or None."""
+    given = {keyword.arg for keyword in call.keywords}
+    if name == "torch.load" and not is_told(call, "weights_only", True):
+        return "torch.load without weights_only=True"
+    if name == "numpy.load" and (len(call.args) > 2 or "allow_pickle" in given) and not is_told(call, "allow_pickle", False):
+        return "numpy.load with allow_pickle"
+    if "shell" in given and not is_told(call, "shell", False):
+        return "a shell"
+    if "pretrained" in given and not is_told(call, "pretrained", False):
+        return "weights that a library downloads"
+    if name.startswith(("torchvision.", "timm.")) and "weights" in given and not is_told(call, "weights", None):
+        return "weights that a library downloads"
+    if name == "jinja2.Environment" and not is_told(call, "autoescape", True):
+        return "names that are not escaped"
+    return None
+
+
+def faults(source):
+    """Every rule that a module breaks."""
+    tree = ast.parse(source)
+    names, found = names_of(tree), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [f"import of {name}" for name in modules if name.split(".")[0] in PICKLES]
+        elif isinstance(node, ast.Attribute | ast.Name):
+            name = full_name(node, names)
+            if name in REFUSED or name.rpartition(".")[2] in REFUSED_METHODS or re.fullmatch(r"mlflow\..*load_model", name):
+                found.append(name)
+        elif isinstance(node, ast.Call) and (fault := call_fault(node, full_name(node.func, names))):
+            found.append(fault)
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_module_calls_what_runs_strange_code(path):
+    assert faults(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        *(f"import {name}" for name in sorted(PICKLES)), "from pickle import loads", "import joblib.numpy_pickle", "def f():\n import dill",
+        "import torch\ntorch.load(p)", "import torch\ntorch.load(p, weights_only=False)", "import torch as t\nt.load(p, weights_only=w)",
+        "from torch import load\nload(p)", "import torch\ntorch.hub.load('a', 'b')", "import torch.jit\ntorch.jit.load(p)",
+        "import numpy as np\nnp.load(p, allow_pickle=True)", "import numpy\nnumpy.load(p, None, True)",
+        "from numpy import load\nload(p, allow_pickle=x)",
+        "import yaml\nyaml.load(t, Loader=yaml.SafeLoader)", "import yaml\nyaml.unsafe_load(t)", "import yaml\nyaml.full_load(t)",
+        "from yaml import Loader\nLoader(t)", "import yaml\nclass L(yaml.FullLoader): pass", "import yaml as y\ny.UnsafeLoader(t)",
+        "eval('1')", "exec('1')", "run = eval", "import os\nos.system('ls')", "from os import system\nsystem('ls')",
+        "import subprocess\nsubprocess.run('ls', shell=True)", "from subprocess import Popen\nPopen('ls', shell=x)",
+        "import mlflow\nmlflow.pyfunc.load_model('m')", "from mlflow.pytorch import load_model\nload_model('m')",
+        "import timm\ntimm.create_model('a', pretrained=True)", "from timm import create_model as c\nc('a', pretrained=x)",
+        "import torchvision\ntorchvision.models.resnet18(weights='DEFAULT')",
+        "from torchvision.models import resnet18\nresnet18(weights=w)",
+        "from transformers import AutoModel\nAutoModel.from_pretrained('a')",
+        "archive.extractall()", "import zipfile\nzipfile.ZipFile(p).extractall(q)", "import shutil\nshutil.unpack_archive(p)",
+        "from jinja2 import Environment\nEnvironment()", "import jinja2\njinja2.Environment(autoescape=False)",
+        "from jinja2 import Template\nTemplate(t)", "from markupsafe import Markup\nMarkup(t)",
+    ],
+)  # fmt: skip
+def test_what_runs_strange_code_is_found(snippet):
+    assert faults(snippet) != []
+
+
+@pytest.mark.parametrize(
+    "snippet",
+    [
+        "import torch\ntorch.load(p, weights_only=True)", "import numpy as np\nnp.load(p)", "import yaml\nyaml.safe_load(t)",
+        "model.eval()", "import timm\ntimm.create_model('a', pretrained=False)",
+        "import torchvision\ntorchvision.models.resnet18(weights=None)",
+        "import subprocess\nsubprocess.run(['ls'])", "from jinja2 import Environment\nEnvironment(autoescape=True)",
+    ],
+)  # fmt: skip
+def test_what_is_harmless_is_let_pass(snippet):
+    assert faults(snippet) == []
+
+
+def test_the_modules_that_load_are_among_those_read():
+    assert {"weights.py", "checkpoint.py", "session.py", "page.py"} <= {path.name for path in SOURCES}
+
+
+# What a page shows, and who may ask for it
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
+def test_no_template_leaves_a_name_unescaped(path):
+    assert not re.search(r"\|\s*safe\b|autoescape", path.read_text(encoding="utf-8"))
+
+
+def test_there_is_a_template_to_read():
+    assert "page.html" in {path.name for path in TEMPLATES}
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TEMPLATES, ROOT / "Makefile", ROOT / "README.md"], ids=lambda path: path.name)
+def test_nothing_is_offered_to_the_whole_network(path):
+    assert "0.0.0.0" not in path.read_text(encoding="utf-8")
+
+
+def test_the_page_of_mlflow_is_served_to_this_machine_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr("pipeline.tracking.connection.connect", lambda: None)
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    parser = argparse.ArgumentParser()
+    ui.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(["ui"])
+    parsed.run(parsed)
+    [(program, command, environment)] = started
+    server = ["mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    assert (program, command) == (
+        sys.executable,
+        [sys.executable, "-m", *server, "--host", "127.0.0.1", "--port", "5000", "--workers", "1"],
+    )
+    assert environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+# What is planted
+
+TINY = zoo.Architecture("tiny", "torchvision", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0, False)
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """What is there once a planted pickle has run; a test must end without it. The project's root is the folder around it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    yield tmp_path / "mark"
+    assert not (tmp_path / "mark").exists()
+
+
+def legacy(payload):
+    with io.BytesIO() as file:
+        torch.save({"weight": payload}, file, _use_new_zipfile_serialization=False)
+        return file.getvalue()
+
+
+def zipped(payload):
+    with io.BytesIO() as file:
+        torch.save({"weight": payload}, file)
+        return file.getvalue()
+
+
+def array(payload):
+    with io.BytesIO() as file:
+        np.save(file, np.array([payload], dtype=object), allow_pickle=True)
+        return file.getvalue()
+
+
+FORMS = {"pickle": pickle.dumps, "old pickle": lambda payload: pickle.dumps(payload, 0), "legacy": legacy, "zip": zipped, "array": array}
+
+
+@pytest.fixture(params=FORMS)
+def plant(request, mark):
+    """Write a pickle to a path in each form in which libraries read one."""
+
+    def write(path):
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(FORMS[request.param](Payload(mark)))
+        return path
+
+    return write
+
+
+def test_what_is_planted_would_run_where_pickles_are_loaded(tmp_path):
+    for number, (name, form) in enumerate(FORMS.items()):
+        (tmp_path / "planted").write_bytes(form(Payload(tmp_path / str(number))))
+        if name == "array":
+            np.load(tmp_path / "planted", allow_pickle=True)
+        elif "pickle" in name:
+            pickle.loads((tmp_path / "planted").read_bytes())
+        else:
+            torch.load(tmp_path / "planted", weights_only=False)
+        assert (tmp_path / str(number)).exists()
+
+
+def backbone_facts():
+    return {"architecture": {**vars(TINY), "name": "mobilenet_v3_small"}, "head": "classifier.3", "num_features": 1024}
+
+
+def test_a_pickle_in_place_of_the_backbones_weights_is_not_run(plant):
+    plant("models/backbone/weights.safetensors")
+    write_json(Path("models/backbone/backbone.json"), backbone_facts())
+    with pytest.raises(SafetensorError):
+        load_backbone(Path("models/backbone"))
+    with pytest.raises(SafetensorError):
+        train_baseline.with_head(Path("models/backbone"), np.zeros((2, 3)), np.zeros(2))
+
+
+def test_a_pickle_in_place_of_the_backbones_facts_is_not_run(plant):
+    plant("models/backbone/backbone.json")
+    with pytest.raises(ValueError):
+        load_backbone(Path("models/backbone"))
+
+
+@pytest.mark.parametrize("ending", ["pt", "pth", "safetensors", "bin"])
+def test_a_pickle_in_place_of_a_weights_file_of_ones_own_is_not_run(plant, ending):
+    path = plant(f"own.{ending}")
+    with pytest.raises(PipelineError, match=r"^own\.\w+: holds no plain tensors: .+; save a state dict, best as \.safetensors$"):
+        weights.load_weights(torch.nn.Linear(3, 2), TINY, path.name, sha256_of_file(path))
+
+
+def test_a_pickle_in_place_of_the_weights_of_the_package_is_not_run(plant, monkeypatch):
+    path = plant("packaged.pth")
+    monkeypatch.setattr(weights, "_packaged", lambda _: (path, "the package", "Apache-2.0"))
+    with pytest.raises(PipelineError, match=r"^the package: holds no plain tensors: "):
+        weights.load_weights(torch.nn.Linear(3, 2), TINY, "packaged", None)
+
+
+def test_a_pickle_in_place_of_a_file_in_the_store_is_removed(plant):
+    path = plant(Path(".cache/store") / ("0" * 64))
+    assert stored("0" * 64) is None
+    assert not path.exists()
+
+
+def test_a_pickle_in_place_of_weights_in_the_store_under_its_own_sum_is_not_run(plant, monkeypatch):
+    path = plant(".cache/store/planted")
+    sha256 = sha256_of_file(path)
+    path.rename(path.with_name(sha256))
+    monkeypatch.setattr(zoo, "torchvision_weights", lambda _: SimpleNamespace(url="http://127.0.0.1:9/tiny.pth"))
+    with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: holds no plain tensors: "):
+        weights.load_weights(torch.nn.Linear(3, 2), TINY, "pretrained", sha256)
+
+
+def test_a_pickle_in_place_of_a_checkpoint_is_not_run(plant, capsys):
+    checkpoint = find_checkpoint("finetuned", "0" * 64)
+    plant(checkpoint.path)
+    assert checkpoint.restore(None, None, None) == []
+    assert capsys.readouterr().err == f"{checkpoint.path}: is damaged, or no checkpoint of this run; training starts over\n"
+
+
+def test_a_pickle_in_place_of_the_features_is_not_run(plant):
+    plant("data/embeddings/features.npy")
+    write_table(Path("data/embeddings/image_ids.csv"), ["image_id"], [{"image_id": "a.png"}])
+    with pytest.raises((ValueError, TypeError)):
+        train_baseline.read_examples(Path("data/embeddings"), [], [])
+
+
+@pytest.mark.parametrize("name", ["data/embeddings/backbone.onnx", "models/finetuned/model.onnx"])
+def test_a_pickle_in_place_of_a_graph_is_not_run(plant, name):
+    path = plant(name)
+    with pytest.raises(InvalidProtobuf):
+        open_session(path, 1)
+    with pytest.raises(InvalidProtobuf):
+        Predictor.load(path, 1)
+
+
+def test_a_pickle_in_place_of_a_graph_that_is_kept_is_not_run(plant, monkeypatch):
+    Path("models/backbone").mkdir(parents=True)
+    Path("models/backbone/weights.safetensors").write_bytes(b"weights")
+    write_json(Path("models/backbone/backbone.json"), backbone_facts())
+    monkeypatch.setattr(embed, "sha256_of_json", lambda _: "key")
+    path = plant(Path.cwd() / ".cache/onnx/key.onnx")
+    assert embed.export_backbone(Path("models/backbone"), 8, np.zeros((1, 8, 8, 3), np.uint8), 1) == path
+    with pytest.raises(InvalidProtobuf):
+        open_session(path, 1)
+
+
+def test_a_pickle_in_place_of_the_pictures_archive_is_not_run(plant):
+    plant("data/raw.zip")
+    _, *outs = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]["split"]["cmd"].split()[3:]
+    with pytest.raises((PipelineError, zipfile.BadZipFile)):
+        split.run(read_section("split", split.Params, ROOT / "params.yaml"), Path("data/raw.zip"), *map(Path, outs))
+    assert not [out for out in outs if Path(out).exists()]
+
+
+def test_a_pickle_in_place_of_a_picture_in_the_archive_is_not_run(plant):
+    plant("a.jpg")
+    with pytest.raises(BrokenPicture):
+        decode(Path("a.jpg").read_bytes())
+
+
+def test_a_pickle_in_place_of_the_weights_of_a_model_is_not_run(plant, monkeypatch):
+    plant("models/finetuned/model.safetensors")
+    monkeypatch.setattr("pipeline.models.classifier.load_backbone", lambda _: (torch.nn.Flatten(), 3))
+    with pytest.raises(SafetensorError):
+        load_classifier(Path("models/backbone"), Path("models/finetuned"), 2)
+
+
+def test_a_pickle_in_place_of_the_facts_of_a_model_is_not_run(plant):
+    plant("models/finetuned/model.json")
+    with pytest.raises(ValueError):
+        read_facts(Path("models/finetuned"))
+
+
+def test_a_pickle_in_place_of_a_graph_that_is_verified_is_not_run(plant):
+    path = plant("models/finetuned/model.onnx")
+    write_json(Path("models/finetuned/model.json"), {"model_sha256": sha256_of_file(path)})
+    with pytest.raises(DecodeError):
+        verify(Path("models/finetuned"))
+
+
+def test_a_pickle_in_place_of_the_manifest_is_not_run(plant):
+    plant("data/manifest.csv")
+    with pytest.raises((UnicodeDecodeError, KeyError)):
+        read_manifest(Path("data/manifest.csv"))
+
+
+TAGS = ["!!python/object/apply:os.mkdir ['{}']", "!!python/object/new:os.mkdir ['{}']", "!!python/name:os.mkdir", "!!python/module:os"]
+UNKNOWN_TAG = r"is not YAML: could not determine a constructor for the tag 'tag:yaml\.org,2002:python/"
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_in_params_yaml_is_not_run(tag, mark):
+    Path("params.yaml").write_text(f"seed: {tag.format(mark)}\n")
+    with pytest.raises(PipelineError, match=rf"^params\.yaml: {UNKNOWN_TAG}"):
+        read_params()
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_a_tag_in_dvc_lock_is_not_run_by_a_publication(tag, mark, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    Path("params.yaml").write_text("models: {own: {}}\n")
+    Path("dvc.lock").write_text(f"stages: {tag.format(mark)}\n")
+    with pytest.raises(PipelineError, match=rf"^dvc\.lock: {UNKNOWN_TAG}"):
+        publishing._stages_that_ran()

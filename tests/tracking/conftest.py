@@ -1,0 +1,69 @@
+"""What the tests of this room share: a fresh database, a project around it, and servers on this machine that are no help."""
+
+import socket
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.tracking import connection
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory):
+    """A database made as the first process of a project makes it."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("DVC_ROOT", str(folder))
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connection._create_database(folder / "mlflow.db")
+    return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, fresh_database):
+    """A project's root with a fresh database. What threads are still at work at the end of a test have ended before the next."""
+    (tmp_path / "mlflow.db").write_bytes(fresh_database)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield tmp_path
+    for thread in threading.enumerate():
+        if thread.name == "live log":
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def use_server(project, monkeypatch):
+    """`with use_server(answer):` MLflow is to be at a server that sends `answer` to every request, or hangs where it is None."""
+
+    @contextmanager
+    def use(answer):
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{listening.getsockname()[1]}")
+            connections = []
+            thread = threading.Thread(target=_accept, args=(listening, connections, answer))
+            thread.start()
+            try:
+                yield
+            finally:
+                listening.shutdown(socket.SHUT_RDWR)
+                thread.join()
+                for each in connections:
+                    each.close()
+
+    return use
+
+
+def _accept(listening, connections, answer):
+    while True:
+        try:
+            connected, _ = listening.accept()
+        except OSError:  # it was shut down
+            return
+        connections.append(connected)
+        if answer is not None:
+            connected.recv(65536)
+            connected.sendall(answer)
+            connected.shutdown(socket.SHUT_RDWR)
