@@ -16,6 +16,7 @@ HAS_TORCH := $(shell $(PYTHON) -c "import torch, torchvision" 2>/dev/null && ech
 
 .PHONY: run test check crash setup lock
 run: $(READY)
+	@pipeline mend
 	dvc repro
 	@pipeline results
 

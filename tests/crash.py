@@ -96,24 +96,22 @@ def storm(folder: Path, reference: Reference, stage: str, kills: int, in_a_row: 
                 break
             hits += 1
             print(f"{stage}: {way} after {moment:.2f} s", flush=True)
-        yield finish(folder, reference, stage, hits, before)
+        yield finish(folder, reference, stage, hits)
         kills -= hits
         if kills > 0:
             forget(folder, before)
 
 
-def finish(folder: Path, reference: Reference, stage: str, kills: int, before: str) -> Outcome:
+def finish(folder: Path, reference: Reference, stage: str, kills: int) -> Outcome:
     """Run a stage to its end, and compare.
 
-    A kill may hit DVC while it writes dvc.lock or .dvc/tmp/rwlock, which it does in place: then a person brings back
-    the one and deletes the other, and so does this.
+    A kill may hit DVC while it writes dvc.lock or .dvc/tmp/rwlock, which it does in place: `pipeline mend` is for that.
     """
     code, output = Repro(folder, stage).end()
     mended = code != 0
     if mended:
         print(f"{stage}: dvc could not go on: {output}", flush=True)
-        (folder / "dvc.lock").write_text(before)
-        (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
+        print(type_in(folder, "pipeline", "mend"), flush=True)
         code, output = Repro(folder, stage).end()
     found = differences(folder, reference, stage) if code == 0 else [output]
     print(*(f"{stage}: {line}" for line in found), sep="\n", end="\n" * bool(found), flush=True)

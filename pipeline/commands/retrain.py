@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.commands.data import refresh
+from pipeline.commands.mend import mend
 from pipeline.commands.publish import publish_all
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import BASELINE
@@ -40,6 +41,8 @@ def retrain() -> dict[str, Any]:
 
 
 def _retrain() -> dict[str, Any]:
+    for line in mend():
+        print(line, file=sys.stderr)
     before, after = refresh()
     changed = {"download.digest": [before, after]} if before != after else {}
     scores_before = _scores()

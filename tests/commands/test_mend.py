@@ -1,0 +1,65 @@
+"""`pipeline mend`: what a kill tore in DVC's own files is put right, and whole files are left alone."""
+
+import json
+import subprocess
+
+import pytest
+
+from pipeline.commands import mend as command
+from pipeline.commands.mend import mend
+
+LOCK = "schema: '2.0'\nstages:\n  split:\n    cmd: python\n    deps:\n    - path: a\n      md5: b\n    outs:\n    - path: c\n      md5: d\n"
+RUNNING = json.dumps({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc repro"}]}})
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project whose DVC wrote its files whole, and whose dvc.lock git knows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "_WRITE_SECONDS", 0)
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/tmp/rwlock").write_text(RUNNING)
+    (tmp_path / "dvc.lock").write_text(LOCK)
+    for arguments in (["init", "-q"], ["add", "dvc.lock"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "a"]):
+        subprocess.run(["git", *arguments], check=True)
+    return tmp_path
+
+
+def test_whole_files_are_left_alone(root):
+    assert mend() == []
+    assert ((root / "dvc.lock").read_text(), (root / ".dvc/tmp/rwlock").read_text()) == (LOCK, RUNNING)
+
+
+def test_where_dvc_never_ran_nothing_is_torn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert mend() == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 20, len(RUNNING) - 1])
+def test_a_torn_list_of_running_commands_is_removed(root, length):
+    (root / ".dvc/tmp/rwlock").write_text(RUNNING[:length])
+    assert mend() == [".dvc/tmp/rwlock: was half-written; removed"]
+    assert not (root / ".dvc/tmp/rwlock").exists()
+
+
+@pytest.mark.parametrize(
+    "end", ["", "schema: '2.0'\n", "schema: '2.0'\nstages:\n", LOCK[: LOCK.index("    deps")] + "    de", LOCK[:-9], "a: [\n"]
+)
+def test_a_torn_lock_is_brought_back_from_git(root, end):
+    (root / "dvc.lock").write_text(end)
+    assert mend() == ["dvc.lock: was half-written; brought back from git, what ran since comes from DVC's cache"]
+    assert (root / "dvc.lock").read_text() == LOCK
+
+
+def test_a_torn_lock_that_git_does_not_know_is_removed(root):
+    subprocess.run(["git", "rm", "-q", "--cached", "dvc.lock"], check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "b"], check=True)
+    (root / "dvc.lock").write_text("stages: [")
+    assert mend() == ["dvc.lock: was half-written; removed, all stages run again"]
+    assert not (root / "dvc.lock").exists()
+
+
+def test_a_file_that_is_whole_a_moment_later_was_only_being_written(root, monkeypatch):
+    (root / "dvc.lock").write_text("stages: [")
+    monkeypatch.setattr(command.time, "sleep", lambda seconds: (root / "dvc.lock").write_text(LOCK))
+    assert mend() == []
