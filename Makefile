@@ -27,6 +27,7 @@ check: $(READY)
 	ruff check
 	ruff format --check
 	mypy
+	mypy bench/*.py .ci/*.py
 	python .ci/packages.py
 
 crash: $(READY)

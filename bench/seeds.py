@@ -19,8 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.limits import Limits
 from pipeline.data.sources import find_source, measure_digest
 from pipeline.files import write_json
+from pipeline.params import read_section
 
 ROOT = Path(__file__).parent.parent
 MODELS = ("baseline", "finetuned")
@@ -72,9 +74,10 @@ def main() -> None:
         "versions": {name: version(name) for name in PACKAGES},
         "data": {},
     }
+    limits = read_section("download.limits", Limits, ROOT / "params.yaml")
     for text in parsed.data:
         source = find_source(text)
-        digest = measure_digest(source, ())
+        digest = measure_digest(source, (), limits)
         runs = [run_once(str(source.path) if source.path else text, digest, seed) for seed in parsed.seeds]
         results["data"][source.title.removesuffix("_data.zip")] = {"runs": runs, **summarise(runs)}
     write_json(ROOT / "bench/results.json", results)
