@@ -1,6 +1,7 @@
 """`pipeline publish`: bring MLflow up to date from the files."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def publish_all() -> list[str]:
     """Publish every evaluated model, and return a line for each whose run was not up to date."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # nothing waits for this but the one who asked for it
     from pipeline.tracking.publish import publish
 
     return publish(Path("models"), Path("results"), Path("metrics"))

@@ -20,7 +20,7 @@ KEY = "pipeline.key"
 
 Row = dict[str, float]  # its first column is the step
 
-_PATIENCE_SECONDS = 8.0  # of a training that is over, for what MLflow has not taken yet
+_PATIENCE_SECONDS = 3.5  # of a training that is over, for what MLflow has not taken yet
 
 
 def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run"]:
