@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from pipeline.files import read_table
-from tests.conftest import HYMENOPTERA
+from tests.conftest import HYMENOPTERA, ROOT
 
 pytestmark = [
     pytest.mark.e2e,
@@ -21,14 +21,13 @@ DIGEST = "86a359afe8c199f40fdcbfff9dc32bc64d679bddd4ea4adf013e917edb546a3a"
 
 @pytest.fixture(scope="module")
 def hymenoptera(tmp_path_factory, clone, type_in):
-    """A clone in which an experiment ran on the archive beside it; nothing but source and digest was changed."""
+    """A clone in which the README's experiment ran on the archive beside it; nothing but source and digest was changed."""
     folder = tmp_path_factory.mktemp("hymenoptera")
     (folder / "shared/data").mkdir(parents=True)
     shutil.copy(HYMENOPTERA, folder / "shared/data")
     clone(folder / "clone")
-    type_in(
-        folder / "clone", "dvc", "exp", "run", "-S", f"download.source=../shared/data/{HYMENOPTERA.name}", "-S", f"download.digest={DIGEST}"
-    )
+    (command,) = re.findall(rf"^dvc exp run .*{DIGEST}$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    type_in(folder / "clone", "bash", "-euc", command)
     return folder / "clone"
 
 

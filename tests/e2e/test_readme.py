@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from pipeline.commands.results import show
-from tests.conftest import HYMENOPTERA, ROOT
+from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
@@ -31,9 +31,8 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def clone_of_digits(digits, tmp_path_factory, clone, type_in):
-    """A clone of its own with the outs of the default run and the real pictures beside it, committed."""
+    """A clone of its own with the outs of the default run, committed."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(HYMENOPTERA.parent, folder / "shared/data", ignore=lambda *_: [] if HYMENOPTERA.is_file() else ["data"])
     project = clone(folder / "pipeline")
     shutil.copy(digits[0] / "dvc.lock", project)
     type_in(project, "dvc", "config", "cache.dir", str(digits[0] / ".dvc/cache"))
@@ -46,8 +45,8 @@ def clone_of_digits(digits, tmp_path_factory, clone, type_in):
 @pytest.mark.e2e
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in ELSEWHERE])
 def test_a_command_of_the_readme_ends_well(clone_of_digits, type_in, command):
-    if "hymenoptera" in command and not HYMENOPTERA.is_file():
-        pytest.skip("the hymenoptera archive is not beside this checkout")
+    if "hymenoptera" in command:
+        pytest.skip("test_hymenoptera runs it, where the archive is there")
     type_in(clone_of_digits, "bash", "-euc", command)
 
 
