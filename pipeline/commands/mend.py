@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import PipelineError
 from pipeline.files import atomic_file
 from pipeline.params import parse_yaml
 
@@ -22,12 +23,17 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def mend() -> list[str]:
-    """Delete DVC's list of running commands, and bring back dvc.lock from git, where it cannot be read; a line for each."""
+    """Delete DVC's list of running commands, and bring back dvc.lock from git, where it cannot be read; a line for each.
+
+    Raises PipelineError where dvc.lock holds a conflict of a merge: that is a person's to resolve.
+    """
     lines = []
     running, lock = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
     if _is_torn(running, json.loads):
         running.unlink()
         lines.append(f"{running}: was half-written; removed")
+    if lock.is_file() and "<<<<<<<" in lock.read_text(encoding="utf-8", errors="replace"):
+        raise PipelineError(f"{lock}: holds a conflict of a merge; resolve it, or take one side whole, then run `dvc repro`")
     if _is_torn(lock, _expect_stages):
         shown = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=False)
         if shown.returncode == 0:

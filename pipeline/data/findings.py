@@ -16,6 +16,7 @@ KINDS = {
     "exact_duplicate": ("One picture several times", "kept in one split"),
     "near_label_conflict": ("Alike, under different labels", "kept in one split; look at them"),
     "near_duplicate": ("Alike", "kept in one split"),
+    "ungrouped": ("Without a group, where split.group is set", "kept, each by itself"),
     "one_colour": ("One colour and nothing else", "kept; look at it"),
     "wrong_suffix": ("Named like another format", "kept"),
     "converted": ("Changed in decoding", "kept"),
@@ -91,6 +92,13 @@ def duplicates(exact: Iterable[Sequence[str]], near: Iterable[Pair], labels: Map
             yield Finding("near_duplicate", pair, "the two look alike")
         else:
             yield Finding("near_label_conflict", pair, f"the two look alike, but are {first} and {second}")
+
+
+def ungrouped(names: Iterable[str], groups: Mapping[str, str]) -> Iterator[Finding]:
+    """Pictures to which what names the groups of others gives none: perhaps a misspelt name."""
+    for name in sorted(names):
+        if groups and name not in groups:
+            yield Finding("ungrouped", (name,), "has no group by split.group")
 
 
 def leaks(given: Mapping[str, str], together: Groups, groups: Mapping[str, str], looks: Mapping[str, Look]) -> Iterator[Finding]:

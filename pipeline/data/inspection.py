@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from pipeline.data.images import BrokenPicture, Traits, decode_with_traits
 from pipeline.files import sha256_of
 
-_BATCH = 256
+_BATCH, _BATCH_BYTES = 256, 256_000_000
 _THUMBNAIL = 32
 _ONE_COLOUR = 4  # levels of 255 by which a JPEG's single colour may vary
 _SUFFIXES = {
@@ -83,11 +84,22 @@ def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspect
     """Inspect members of the archive, some at once on all cores."""
     inspected: dict[str, Inspected] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
-        for start in range(0, len(names), _BATCH):
-            batch = names[start : start + _BATCH]
+        for batch in _batches(archive, names):
             inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
             bar.update(len(batch))
     return inspected
+
+
+def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:
+    """The names in their order, so many at once as memory should hold the files of."""
+    batch, size = list[str](), 0
+    for name in names:
+        batch.append(name)
+        size += archive.getinfo(name).file_size
+        if size > _BATCH_BYTES or len(batch) == _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch
 
 
 def perceptual_hash(image: Image.Image) -> int:

@@ -50,7 +50,7 @@ def _shares(label: str, count: int, group_count: int, fractions: Mapping[str, fl
         in_groups = "" if group_count == count else f" in {group_count} group{'s' * (group_count != 1)}"
         raise PipelineError(
             f"class {label!r} has {count} picture{'s' * (count != 1)}{in_groups}, too few for {', '.join(fractions)}; "
-            "add pictures or take it out"
+            f"add pictures or take it out{', or look at split.group and split.similarity' * bool(in_groups)}"
         )
     exact = np.array([fraction * count for fraction in fractions.values()])
     shares = np.floor(exact).astype(int)

@@ -187,5 +187,5 @@ def _pause_seconds(retry_after: str) -> float:
         return float(retry_after)
     try:
         return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0

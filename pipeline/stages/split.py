@@ -56,7 +56,7 @@ def sort_out(
     for names in (*agreeing, *near, *((name, first.setdefault(group, name)) for name, group in user_groups.items())):
         together.join(names)
     leaks = [*found.leaks({name: given.get(name, "train") for name in rest}, together, user_groups, rest)]
-    return [*conflicts, *leaks, *found.duplicates(agreeing, near, labels, left_out(leaks))], together
+    return [*conflicts, *leaks, *found.duplicates(agreeing, near, labels, left_out(leaks)), *found.ungrouped(rest, user_groups)], together
 
 
 def left_out(findings: Iterable[Finding]) -> set[str]:

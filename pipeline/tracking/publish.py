@@ -1,5 +1,6 @@
 """Bring MLflow up to date from the files: every model's run as the outs say, whatever was there before."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,8 @@ def _wanted_params(facts: Facts) -> dict[str, str]:
     stages = _stages_that_ran()
     ran = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, f"evaluate@{facts['model']}") if name in stages)
     others = {key: value for params in ran for key, value in flatten(params).items()}
-    return {key: str(value) for key, value in {**others, **flatten(facts["params"]), **facts["hardware"]}.items()}
+    wanted = {**others, **flatten(facts["params"]), **facts["hardware"]}
+    return {key: re.sub(r"//[^/@\s]*@", "//", str(value)) for key, value in wanted.items()}  # an address without its password
 
 
 def _stages_that_ran() -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.commands import mend as command
 from pipeline.commands.mend import mend
+from pipeline.errors import PipelineError
 
 LOCK = "schema: '2.0'\nstages:\n  split:\n    cmd: python\n    deps:\n    - path: a\n      md5: b\n    outs:\n    - path: c\n      md5: d\n"
 RUNNING = json.dumps({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc repro"}]}})
@@ -57,6 +58,15 @@ def test_a_torn_lock_that_git_does_not_know_is_removed(root):
     (root / "dvc.lock").write_text("stages: [")
     assert mend() == ["dvc.lock: was half-written; removed, all stages run again"]
     assert not (root / "dvc.lock").exists()
+
+
+def test_a_merge_that_conflicts_is_left_to_its_person(root):
+    torn = LOCK.replace("      md5: d\n", "<<<<<<< HEAD\n      md5: d\n=======\n      md5: e\n>>>>>>> other\n")
+    (root / "dvc.lock").write_text(torn)
+    with pytest.raises(PipelineError) as caught:
+        mend()
+    line = "dvc.lock: holds a conflict of a merge; resolve it, or take one side whole, then run `dvc repro`"
+    assert (str(caught.value), (root / "dvc.lock").read_text()) == (line, torn)
 
 
 def test_a_file_that_is_whole_a_moment_later_was_only_being_written(root, monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.data.duplicates import Groups
-from pipeline.data.findings import KINDS, Finding, broken, duplicates, label_conflicts, leaks, misplaced, oddities
+from pipeline.data.findings import KINDS, Finding, broken, duplicates, label_conflicts, leaks, misplaced, oddities, ungrouped
 from pipeline.data.images import Traits
 from pipeline.data.inspection import Inspected, Look
 
@@ -181,10 +181,18 @@ def test_train_and_val_both_lose_what_test_has():
     assert [finding.left_out for finding in found_leaks(splits, ["abc"])] == [("a",), ("b",)]
 
 
+def test_a_picture_without_a_group_is_named_where_others_have_one():
+    assert [finding.image_ids for finding in ungrouped("cab", {"b": "g"})] == [("a",), ("c",)]
+
+
+def test_where_nothing_has_a_group_no_picture_lacks_one():
+    assert [*ungrouped("ab", {})] == []
+
+
 def test_every_kind_that_is_found_has_its_title_and_fate():
     changed = look(traits=Traits("GIF", True, ("turned",)), is_one_colour=True)
     found = [
         *misplaced("a"), *broken({"a": Inspected("0", fault="cut")}), *oddities({"a.png": changed}), *label_conflicts(["ac"], LABELS),
-        *duplicates(["ab"], ["ab", "bc"], LABELS, set()), *found_leaks({"a": "train", "b": "test"}, ["ab"]),
+        *duplicates(["ab"], ["ab", "bc"], LABELS, set()), *ungrouped("ab", {"a": "g"}), *found_leaks({"a": "train", "b": "test"}, ["ab"]),
     ]  # fmt: skip
     assert {finding.kind for finding in found} == set(KINDS)

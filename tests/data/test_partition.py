@@ -136,7 +136,8 @@ def test_a_class_smaller_than_the_splits_is_refused(count, words):
 def test_a_class_of_fewer_groups_than_splits_is_refused(sizes, words):
     with pytest.raises(PipelineError) as caught:
         partition.deal(*grouped(a=[1] * 9, b=sizes), FRACTIONS, seed=0)
-    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or take it out"
+    more = ", or look at split.group and split.similarity" * ("group" in words)
+    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or take it out{more}"
 
 
 @pytest.mark.parametrize(

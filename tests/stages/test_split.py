@@ -485,7 +485,10 @@ def test_without_a_similarity_equal_pictures_are_still_in_one_split(tmp_path):
 
 def test_a_class_of_one_picture_many_times_is_refused(tmp_path):
     found = message_of(tmp_path, {**of_class("cats", 5), **{f"dogs/{number}.png": picture(9) for number in range(7)}})
-    assert found == "class 'dogs' has 7 pictures in 1 group, too few for train, val, test; add pictures or take it out"
+    assert (
+        found == "class 'dogs' has 7 pictures in 1 group, too few for train, val, test; add pictures or take it out"
+        ", or look at split.group and split.similarity"
+    )
 
 
 # Labels that contradict each other
@@ -639,6 +642,7 @@ def test_a_rule_for_groups_that_finds_nothing_is_refused(tmp_path):
 def test_too_few_groups_are_refused(tmp_path):
     assert message_of(tmp_path, TWO_CLASSES, group="([01])[0-9].png") == (
         "class 'cats' has 10 pictures in 1 group, too few for train, val, test; add pictures or take it out"
+        ", or look at split.group and split.similarity"
     )
 
 

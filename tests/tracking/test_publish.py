@@ -65,6 +65,13 @@ def test_the_run_holds_curves_scores_params_and_files(files):
     }  # fmt: skip
 
 
+def test_the_run_holds_no_password_of_an_address(files):
+    lock = (files / "dvc.lock").read_text()
+    (files / "dvc.lock").write_text(lock.replace("source: pictures", "source: https://user:secret@host/a.zip"))
+    publish(files)
+    assert the_run()[1].data.params["download.source"] == "https://host/a.zip"
+
+
 def test_publishing_twice_changes_nothing(files):
     assert len(publish(files)) == 1
     assert publish(files) == []
