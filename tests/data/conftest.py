@@ -153,3 +153,9 @@ def write_certificate(folder):
     path = folder / "certificate.pem"
     path.write_bytes(key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM))
     return path
+
+
+@pytest.fixture
+def damage_in(message_of):
+    """What is said to be damaged, without what is said of every damage."""
+    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")

@@ -35,12 +35,6 @@ def message_of(contents_of):
     return find
 
 
-@pytest.fixture
-def damage_in(message_of):
-    """What is said to be damaged, without what is said of every damage."""
-    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")
-
-
 @pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("name", ["cats/1", "a" * 90 + "/" + "b" * 90])
 def test_every_format_is_read(tmp_path, contents_of, format, name):

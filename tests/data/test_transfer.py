@@ -212,23 +212,24 @@ def test_a_length_that_is_no_number_is_no_length(root, server, length):
     assert ask(f"{server.url}/a") == BODY
 
 
-def test_a_chunked_body_is_put_together(root, server):
-    def chunked(handler):
+def chunked(body):
+    """An answer in chunks, whose lengths stand in the body."""
+
+    def answer(handler):
         handler.protocol_version = "HTTP/1.1"
-        send(handler, 200, {"Transfer-Encoding": "chunked"}, b"4\r\n0123\r\n6\r\n456789\r\n0\r\n\r\n")
+        send(handler, 200, {"Transfer-Encoding": "chunked"}, body)
         handler.close_connection = True
 
-    server.answers["/a"] = [chunked]
+    return answer
+
+
+def test_a_chunked_body_is_put_together(root, server):
+    server.answers["/a"] = [chunked(b"4\r\n0123\r\n6\r\n456789\r\n0\r\n\r\n")]
     assert ask(f"{server.url}/a") == BODY
 
 
 def test_a_chunked_body_that_ends_early_is_not_whole(root, server):
-    def chunked(handler):
-        handler.protocol_version = "HTTP/1.1"
-        send(handler, 200, {"Transfer-Encoding": "chunked"}, b"4\r\n0123\r\n6\r\n45")
-        handler.close_connection = True
-
-    server.answers["/a"] = [chunked]
+    server.answers["/a"] = [chunked(b"4\r\n0123\r\n6\r\n45")]
     assert fault_of(f"{server.url}/a").endswith("of an unknown number of bytes")
 
 

@@ -43,12 +43,6 @@ def message_of(contents_of):
     return find
 
 
-@pytest.fixture
-def damage_in(message_of):
-    """What is said to be damaged, without what is said of every damage."""
-    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")
-
-
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_link_or_a_device_is_refused(message_of, kind):
     assert (
