@@ -21,7 +21,7 @@ run: $(READY)
 	@pipeline results
 
 test: check
-	python -m pytest --cov --cov-report=
+	python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=
 
 check: $(READY)
 	ruff check

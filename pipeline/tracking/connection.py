@@ -28,6 +28,11 @@ def tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root().resolve() / 'mlflow.db'}"
 
 
+def is_served() -> bool:
+    """Whether MLflow is behind a server, and no file that this process writes itself."""
+    return not tracking_uri().startswith("sqlite:")
+
+
 def connect() -> tuple["MlflowClient", str]:
     """A client and the id of our experiment, both made where they are not there yet."""
     # MLflow's own patience is minutes: nobody must wait that long for a server that is away.
@@ -84,8 +89,7 @@ def mendable() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, CommandError, ParseError, OSError) as error:
-        served = tracking_uri().startswith("http")
-        cure = "start the server" if served else "mend that, or move the database away"
+        cure = "start the server" if is_served() else "mend that, or move the database away"
         raise PipelineError(f"{fault(error)}; {cure}, then run `pipeline publish`") from None
 
 

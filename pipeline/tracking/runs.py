@@ -9,7 +9,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.artifact import identity
-from pipeline.tracking.connection import connect, fault, one_at_a_time
+from pipeline.tracking.connection import connect, fault, is_served, one_at_a_time
 from pipeline.tracking.ownership import abandoned, own
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ KEY = "pipeline.key"
 
 Row = dict[str, float]  # its first column is the step
 
-_PATIENCE_SECONDS = 3.5  # of a training that is over, for what MLflow has not taken yet
+# Of a training that is over, for what MLflow has not taken yet. A server may hang; a database is written, however slow the machine.
+_PATIENCE_SECONDS = {"server": 3.5, "database": 60.0}
 
 
 def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run"]:
@@ -102,7 +103,7 @@ class _LiveLog(Thread):
     def close(self, status: str) -> None:
         """Queue the end, and wait a little for all to be delivered."""
         self.waiting.put(status)
-        self.join(_PATIENCE_SECONDS)
+        self.join(_PATIENCE_SECONDS["server" if is_served() else "database"])
         self._say(TimeoutError("is slow to answer") if self.is_alive() else self.fault)
 
     def _say(self, error: BaseException | None) -> None:

@@ -89,6 +89,15 @@ def test_a_row_is_logged_at_a_time_that_follows_from_its_step():
     assert (metric.key, metric.value, metric.step, metric.timestamp) == ("val_loss", 0.25, 3, 4000)
 
 
+@pytest.mark.usefixtures("project")
+def test_a_slow_database_is_waited_for(monkeypatch):
+    monkeypatch.setitem(runs._PATIENCE_SECONDS, "server", 0.1)
+    slow_down(monkeypatch, "create_run", 1)
+    train_live()
+    client, run = only_run()
+    assert (points(client, run, "val_loss"), run.info.status) == ([(0, 0.9), (1, 0.5)], "FINISHED")
+
+
 # A server that is no help
 
 
@@ -131,7 +140,7 @@ def test_what_is_no_mlflow_server_is_told_of_in_one_line(use_server, capsys):
 
 
 def test_a_server_that_hangs_is_waited_for_at_the_end_and_no_longer_than_told(use_server, monkeypatch, capsys):
-    monkeypatch.setattr(runs, "_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setitem(runs._PATIENCE_SECONDS, "server", 0.2)
     with use_server(None):
         begun = time.monotonic()
         train_live()
@@ -146,7 +155,7 @@ def test_a_server_that_hangs_costs_a_training_and_its_report_less_than_ten_secon
         monkeypatch.delenv(name, raising=False)
     connect()
     timeout, retries, pause = (int(os.environ[name]) for name in names)
-    assert runs._PATIENCE_SECONDS + timeout * (1 + retries) + pause * retries < 10
+    assert runs._PATIENCE_SECONDS["server"] + timeout * (1 + retries) + pause * retries < 10
 
 
 @pytest.mark.usefixtures("project")
@@ -205,7 +214,7 @@ from tests.tracking.test_runs import FACTS
 server = socket.create_server(("127.0.0.1", 0))
 os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:%d" % server.getsockname()[1]
 os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"
-runs._PATIENCE_SECONDS = 0.1
+runs._PATIENCE_SECONDS["server"] = 0.1
 with runs.live_run(FACTS) as log:
     log({"epoch": 0, "val_loss": 1.0})
 print("trained")
