@@ -27,7 +27,8 @@ TOOLS = {
     "mypy": ("Makefile", "mypy"),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),
-    "pytest-cov": ("Makefile", "pytest --cov"),
+    "pytest-cov": ("Makefile", "--cov"),
+    "pytest-xdist": ("Makefile", "--dist loadgroup"),
     "ruff": ("Makefile", "ruff"),
 }
 
