@@ -6,8 +6,6 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-ECE_BINS = 15
-
 
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> Array:
     """How often each class (rows: the truth) was answered by each (columns): int, (classes, classes)."""
@@ -39,18 +37,28 @@ def balanced_accuracy(matrix: Array) -> float:
     return float(np.nanmean(recalls(matrix)))
 
 
+def macro_f1(matrix: Array) -> float:
+    """The mean F1 of the classes that are there or were answered, 0 to 1."""
+    return float(np.nanmean(f1_scores(matrix)))
+
+
 def log_losses(labels: Array, probs: Array) -> Array:
     """A picture: -log of the probability of its true class, in nats, the probability bounded below by float32's epsilon."""
     true_probs = probs[np.arange(len(labels)), labels].astype(float)
     return np.asarray(-np.log(np.clip(true_probs, np.finfo(np.float32).eps, 1)))
 
 
-def expected_calibration_error(labels: Array, probs: Array) -> float:
-    """ECE of the top answer over 15 bins of equal width (Guo et al., 2017): 0 to 1."""
-    confidence, right = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=right - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+def brier_scores(labels: Array, probs: Array) -> Array:
+    """A picture: the squared distance of its probabilities from the truth, summed over the classes (Brier, 1950): 0 to 2."""
+    truth = np.arange(probs.shape[1]) == labels[:, None]
+    return np.asarray(((probs.astype(float) - truth) ** 2).sum(axis=1))
+
+
+def among_the_first(labels: Array, probs: Array, k: int) -> Array:
+    """A picture: whether its class is among the k most probable ones; of equal probabilities the first class comes first. bool."""
+    true_probs = probs[np.arange(len(labels)), labels][:, None]
+    earlier = np.arange(probs.shape[1]) < labels[:, None]
+    return np.asarray(((probs > true_probs) | ((probs == true_probs) & earlier)).sum(axis=1) < k)
 
 
 def _ratio(above: Array, below: Array) -> Array:

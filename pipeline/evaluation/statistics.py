@@ -1,7 +1,5 @@
 """How far a figure can be trusted: intervals for one model, paired tests for two."""
 
-import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,31 +9,86 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[float, float]
 
 RESAMPLES = 2000
+UNDEFINED = (float("nan"), float("nan"))
 
 
 def wilson_interval(right: int, count: int, confidence: float) -> Interval:
-    """Wilson's score interval of a proportion."""
+    """Wilson's score interval of a proportion; NaN where there is nothing to count."""
+    if count == 0:
+        return UNDEFINED
     interval = stats.binomtest(right, count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def bootstrap_interval(statistic: Callable[[Array], Any], count: int, confidence: float, seed: int) -> tuple[Any, Any]:
-    """The percentile bootstrap interval of a statistic of the numbers of pictures, int (count,), drawn with replacement.
+def mean_of_proportions_interval(right: Array, count: Array, confidence: float) -> Interval:
+    """The interval of the mean of proportions, from Wilson's of each (MOVER: Zou and Donner, 2008).
 
-    A statistic may be an array; its interval is then a pair of arrays. Draws in which it is NaN do not count.
+    `right`, `count`: int (proportions,); those of nothing do not count. A bootstrap would say [1, 1] where all are right.
     """
+    right, count = right[count > 0], count[count > 0]
+    shares = right / count
+    low, high = np.array([wilson_interval(int(hits), int(of), confidence) for hits, of in zip(right, count, strict=True)]).T
+    below, above = np.sqrt(((shares - low) ** 2).sum()) / len(count), np.sqrt(((high - shares) ** 2).sum()) / len(count)
+    return float(shares.mean() - below), float(shares.mean() + above)
+
+
+def f1_interval(hits: int, misses: int, confidence: float) -> Interval:
+    """The interval of a class's F1: Wilson's of its Jaccard index J (hits among hits and misses), as F1 = 2 J / (1 + J).
+
+    `misses`: pictures that are of the class or were answered so, but not both.
+    """
+    low, high = wilson_interval(hits, hits + misses, confidence)
+    return 2 * low / (1 + low), 2 * high / (1 + high)
+
+
+def draw_counts(count: int, seed: int) -> Array:
+    """How often each of `count` pictures is in each of 2,000 bootstrap samples: float32 (samples, count)."""
     generator = np.random.default_rng(seed)
-    draws = [statistic(generator.integers(0, count, count)) for _ in range(RESAMPLES)]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)  # what is never defined has no interval
-        low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return low, high
+    counts = np.empty((RESAMPLES, count), np.float32)
+    for sample in counts:
+        sample[:] = np.bincount(generator.integers(0, count, count), minlength=count)
+    return counts
+
+
+def mean_interval(values: Array, counts: Array, confidence: float) -> Interval:
+    """The interval of a mean by the studentised bootstrap (bootstrap-t: Efron, 1982), which follows the skew of losses.
+
+    `values`: float (pictures,); `counts`: what `draw_counts` gives.
+    """
+    size, mean, deviation = len(values), values.mean(), values.std()
+    centred = values - mean
+    shifts = counts @ centred / size
+    deviations = np.sqrt(np.maximum(counts @ centred**2 / size - shifts**2, 0))
+    varied = deviations > 1e-9 * deviation
+    if not varied.any():
+        return UNDEFINED
+    low, high = np.quantile(shifts[varied] / deviations[varied], _tails(confidence))
+    return float(mean - high * deviation), float(mean - low * deviation)
+
+
+def percentile_interval(draws: Array, confidence: float) -> Interval:
+    """The percentile interval of a figure's bootstrap draws, float (samples,), without those in which it is NaN.
+
+    NaN where the draws do not vary: what is perfect in every sample is not therefore perfect for sure.
+    """
+    draws = draws[np.isfinite(draws)]
+    if len(draws) == 0 or np.ptp(draws) < 1e-12:
+        return UNDEFINED
+    low, high = np.quantile(draws, _tails(confidence))
+    return float(low), float(high)
 
 
 def paired_difference(first: Array, second: Array, confidence: float, seed: int) -> tuple[float, Interval]:
-    """How much more of the same pictures the second model gets right (bool arrays), with a paired bootstrap interval."""
+    """How much more of the same pictures the second model gets right (bool arrays), with a paired bootstrap interval.
+
+    Where the two never differ, the interval is Wilson's bound on how often they might, either way.
+    """
     gains = second.astype(float) - first.astype(float)
-    low, high = bootstrap_interval(lambda drawn: gains[drawn].mean(), len(gains), confidence, seed)
+    if not gains.any():
+        _, most = wilson_interval(0, len(gains), confidence)
+        return 0.0, (-most, most)
+    draws = draw_counts(len(gains), seed) @ gains / len(gains)
+    low, high = np.quantile(draws, _tails(confidence))
     return float(gains.mean()), (float(low), float(high))
 
 
@@ -45,3 +98,7 @@ def mcnemar_p(first: Array, second: Array) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+
+
+def _tails(confidence: float) -> list[float]:
+    return [(1 - confidence) / 2, (1 + confidence) / 2]

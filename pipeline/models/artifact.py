@@ -6,32 +6,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.models.session import METADATA_KEY, write_onnx
+from pipeline.models.session import METADATA_KEY, add_facts, write_onnx
 from pipeline.params import Section
 from pipeline.provenance import code_digest
 
 
-def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any) -> onnx.ModelProto:
-    """Put a linear head and a softmax behind a backbone: `features` (N, D) become `probs` (N, classes).
+def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any, temperature: float) -> onnx.ModelProto:
+    """Put a linear head and a softmax behind a backbone: `features` (N, D) become `probs` (N, classes), the first output.
 
-    `weight`: float32 (classes, D); `bias`: float32 (classes,).
+    `weight`: float32 (classes, D); `bias`: float32 (classes,). What else the backbone gives stays.
     """
     graph = backbone.graph
-    graph.initializer.extend([numpy_helper.from_array(weight, "head.weight"), numpy_helper.from_array(bias, "head.bias")])
+    scale = np.array(temperature, np.float32)
+    tensors = {"head.weight": weight, "head.bias": bias, "temperature": scale}
+    graph.initializer.extend([numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()])
     graph.node.extend(
         [
             helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1),
-            helper.make_node("Softmax", ["logits"], ["probs"], "probs", axis=1),
+            helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"),
+            helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1),
         ]
     )
+    others = [output for output in graph.output if output.name != "features"]
     del graph.output[:]
-    graph.output.append(helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]))
+    graph.output.extend([helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]), *others])
     onnx.checker.check_model(backbone)
     return backbone
 
@@ -68,7 +73,7 @@ def identity(facts: Mapping[str, Any]) -> str:
 
 def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:
     """Finish a model folder: the facts go into model.onnx and, with its sha256, into model.json; the history beside."""
-    helper.set_model_props(model, {METADATA_KEY: json.dumps(facts, sort_keys=True, ensure_ascii=False)})
+    add_facts(model, facts)
     path = folder / "model.onnx"
     write_onnx(model, path)
     write_json(folder / "model.json", {**facts, "model_sha256": sha256_of_file(path)})

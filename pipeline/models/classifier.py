@@ -39,14 +39,15 @@ class Classifier(nn.Module):
 
 
 class WithProbs(nn.Module):
-    """A classifier that answers with probabilities (N, classes) instead of logits: what is exported and served."""
+    """A classifier that answers with probabilities, softmax(logits / temperature), (N, classes): what is exported and served."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, temperature: float) -> None:
         super().__init__()
         self.classifier = classifier
+        self.temperature = temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return cast(Tensor, self.classifier(pixels).softmax(dim=1))
+        return cast(Tensor, (self.classifier(pixels) / self.temperature).softmax(dim=1))
 
 
 def load_backbone(folder: Path) -> tuple[Backbone, int]:

@@ -1,7 +1,6 @@
 """The one way to ask a stored model: ONNX Runtime in fp32, from the bytes of a picture to probabilities. No torch."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,25 +9,33 @@ import numpy as np
 import onnxruntime
 
 from pipeline.data.images import Preprocessing, read_square
-from pipeline.models.session import METADATA_KEY, open_session
+from pipeline.models.session import open_session, read_facts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A `model.onnx`: its session, its classes in the order of the probabilities, its way to prepare a picture."""
+    """A `model.onnx`: its session, and what it says of itself."""
 
     session: onnxruntime.InferenceSession
-    class_names: list[str]
-    preprocessing: Preprocessing
+    facts: Mapping[str, Any]
 
     @classmethod
     def load(cls, path: Path, threads: int) -> "Predictor":
         """Open a stored model on the CPU with that many threads."""
         session = open_session(path, threads)
-        facts = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-        return cls(session, facts["class_names"], Preprocessing(**facts["preprocessing"]))
+        return cls(session, read_facts(session))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in the order of the probabilities."""
+        return list(self.facts["class_names"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture is prepared."""
+        return Preprocessing(**self.facts["preprocessing"])
 
     def predict(self, sources: Sequence[bytes | Path]) -> Array:
         """Probabilities of pictures, given as bytes or paths: float32, (pictures, classes). Raises BrokenPicture."""
@@ -36,5 +43,10 @@ class Predictor:
 
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities of prepared pixels, uint8 (pictures, S, S, 3): float32, (pictures, classes)."""
-        (probs,) = self.session.run(None, {"pixels": pixels})
-        return np.asarray(probs)
+        return np.asarray(self.session.run(["probs"], {"pixels": pixels})[0])
+
+    def feature_maps(self, pixels: Array) -> Array | None:
+        """The last feature maps, float32 (pictures, C, h, w); None where the head is not linear on their pooling."""
+        if len(self.session.get_outputs()) == 1:
+            return None
+        return np.asarray(self.session.run(["feature_map"], {"pixels": pixels})[0])

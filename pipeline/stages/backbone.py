@@ -26,19 +26,27 @@ def run(params: Params, backbone: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from pipeline.models.classifier import headless
+    from pipeline.models.maps import find_feature_map
+
     torch.manual_seed(params.seed)
     network = zoo.build(architecture)
     head = zoo.head_name(network, architecture)
     origin = weights.load_weights(network, architecture, params.weights, params.digest)
+    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
+    num_features = network.get_submodule(head).in_features
+    parameters = sum(tensor.numel() for tensor in network.parameters())
+    body = headless(network, head, architecture).eval()
     facts = {
         "architecture": asdict(architecture),
         "head": head,
-        "num_features": network.get_submodule(head).in_features,
-        "parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "num_features": num_features,
+        "parameters": parameters,
+        "feature_map": find_feature_map(body, architecture.image_size),
         "weights": asdict(origin),
     }
     with atomic_dir(backbone) as partial:
-        save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, partial / "weights.safetensors")
+        save_file(tensors, partial / "weights.safetensors")
         write_json(partial / "backbone.json", facts)
 
 

@@ -18,8 +18,9 @@ from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json, write_table
 from pipeline.models.classifier import load_backbone
-from pipeline.models.export import check_parity, export_onnx
-from pipeline.models.session import open_session, write_onnx
+from pipeline.models.export import check_parity, count_work, export_onnx
+from pipeline.models.maps import with_map
+from pipeline.models.session import add_facts, open_session, read_facts, write_onnx
 from pipeline.params import Section
 from pipeline.provenance import code_digest
 from pipeline.training import runtime
@@ -57,7 +58,7 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
     import torch
 
     weights, facts = sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json")
-    code = [code_digest("pipeline.models.export"), code_digest("pipeline.models.classifier")]
+    code = [code_digest(f"pipeline.models.{name}") for name in ("export", "maps")]
     key = sha256_of_json([weights, facts, image_size, code, [version(name) for name in _EXPORTERS]])
     path = cache_dir("onnx") / f"{key}.onnx"
     if not path.is_file():
@@ -69,8 +70,11 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
             reason = str(error).partition("\n")[0].rstrip(".")
             raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say {own}") from None
         with atomic_file(path) as partial:
-            write_onnx(export_onnx(backbone, image_size, "features"), partial)
-            check_parity(partial, backbone, pixels, threads)
+            shown = with_map(backbone, backbone, facts["feature_map"])
+            graph = export_onnx(shown, image_size, ["features", "feature_map"][: 2 if facts["feature_map"] else 1])
+            add_facts(graph, {"size": count_work(backbone, image_size)})
+            write_onnx(graph, partial)
+            check_parity(partial, shown, pixels, threads)
     return path
 
 
@@ -82,7 +86,7 @@ def embed(paths: list[Path], preprocessing: Preprocessing, params: Params, onnx_
     device = runtime.choose_device()
     if device.type == "cpu":
         session = open_session(onnx_path, params.threads)
-        return np.concatenate([session.run(None, {"pixels": pixels})[0] for pixels in batches])
+        return np.concatenate([session.run(["features"], {"pixels": pixels})[0] for pixels in batches])
     backbone = load_backbone(folder)[0].to(device)
     torch.backends.cudnn.allow_tf32 = False  # the head is served on features of full fp32
     torch.backends.cudnn.deterministic = True
@@ -107,7 +111,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
         (partial / "backbone.onnx").write_bytes(onnx_path.read_bytes())
         tiny = useful_size(training) < architecture["image_size"]
-        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny})
+        size = read_facts(open_session(onnx_path, params.threads))["size"]
+        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny, "size": size})
 
 
 if __name__ == "__main__":

@@ -46,8 +46,10 @@ class Params(Section):  # an entry of section `models` of params.yaml
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path, model: Path) -> None:
     """Read the pictures, train, and write the model folder. A run that was killed goes on after its last whole epoch."""
     from pipeline.models.classifier import WithProbs, load_classifier, save_classifier
-    from pipeline.models.export import check_parity, export_onnx
+    from pipeline.models.export import check_parity, count_work, export_onnx
+    from pipeline.models.maps import with_map
     from pipeline.training.checkpoint import find_checkpoint
+    from pipeline.training.temperature import fit_temperature
 
     training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
     names = class_names(training)
@@ -63,20 +65,24 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     )  # fmt: skip
     classifier = load_classifier(backbone, baseline, len(names))
     pixels = [*square_batches([val / picture.path for picture in validation], preprocessing, params.batch_size, params.threads, "decode")]
+    labels = [names.index(picture.label) for picture in validation]
     checkpoint = find_checkpoint(model.name, identity(facts))
     with live_run(facts) as log:
         history = fit(
             classifier,
             train_batches(params, train, training, names, preprocessing, flip),
-            val_batches(pixels, [names.index(picture.label) for picture in validation]),
+            val_batches(pixels, labels),
             params, hardware, log, checkpoint,
         )  # fmt: skip
-    probs = WithProbs(classifier.cpu())
-    graph = export_onnx(probs, preprocessing.image_size, "probs")
+    temperature = fit_temperature(logits_of(classifier.cpu(), pixels), np.array(labels))
+    feature_map = read_json(backbone / "backbone.json")["feature_map"]
+    answering = with_map(WithProbs(classifier, temperature), classifier.backbone, feature_map)
+    graph = export_onnx(answering, preprocessing.image_size, ["probs", "feature_map"][: 2 if feature_map else 1])
+    learned = {"temperature": temperature, "size": count_work(classifier, preprocessing.image_size)}
     with atomic_dir(model) as partial:
         save_classifier(classifier, partial / "model.safetensors")
-        write_facts(partial, graph, facts, history)
-        check_parity(partial / "model.onnx", probs, np.concatenate(pixels)[:_CHECKED], params.threads)
+        write_facts(partial, graph, {**facts, **learned}, history)
+        check_parity(partial / "model.onnx", answering, np.concatenate(pixels)[:_CHECKED], params.threads)
     checkpoint.remove()
 
 
@@ -110,6 +116,14 @@ def val_batches(pixels: list[Array], labels: list[int]) -> "Batches":
     import torch
 
     return list(zip(map(torch.from_numpy, pixels), torch.split(torch.tensor(labels), [len(batch) for batch in pixels]), strict=True))
+
+
+def logits_of(classifier: "Classifier", pixels: list[Array]) -> Array:
+    """The classifier's logits in fp32 for batches of pixels: float32 (pictures, classes)."""
+    import torch
+
+    with torch.inference_mode():
+        return np.concatenate([classifier.eval()(torch.from_numpy(batch)).numpy() for batch in pixels])
 
 
 def fit(

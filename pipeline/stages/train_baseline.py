@@ -1,6 +1,7 @@
 """Train the baseline: fit a linear head on frozen features, choose its L2 penalty on val; ask which labels it doubts."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,8 @@ from pipeline.evaluation.predictions import write_predictions
 from pipeline.files import atomic_dir, read_json, read_table
 from pipeline.models.artifact import append_head, describe, write_facts
 from pipeline.params import Section
-from pipeline.training.head import Array, Examples, choose_head, out_of_fold_probs
+from pipeline.training.head import Array, Examples, Head, choose_head, out_of_fold_probs
+from pipeline.training.temperature import fit_temperature
 
 _FOLDS = 5
 
@@ -60,7 +62,8 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     l2 = min(history, key=lambda row: row["val_loss"])["l2"]
     probs = out_of_fold_probs(both, deal_folds(pictures, params.seed), l2, params.threads)
 
-    preprocessing = Preprocessing(**read_json(embeddings / "embedding.json")["preprocessing"])
+    embedding = read_json(embeddings / "embedding.json")
+    preprocessing = Preprocessing(**embedding["preprocessing"])
     inputs = {
         "data": manifest,
         "backbone": backbone / "weights.safetensors",
@@ -70,11 +73,19 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     }
     hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
     facts = describe(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
-    graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias)
+    temperature = fit_temperature(head.logits(val.features), val.labels)
+    learned = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
+    graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
-        write_facts(partial, graph, facts, history)
+        write_facts(partial, graph, {**facts, **learned}, history)
     write_predictions(out_of_fold, pictures, probs, names)
+
+
+def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
+    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
+    parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
+    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
 
 
 def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
