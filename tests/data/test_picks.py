@@ -103,7 +103,12 @@ def test_a_file_that_can_be_read_has_no_fault(here):
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [("nothing.png", "is not there"), ("in", "is no ordinary file"), ("in/b.png/c.png", "Not a directory"), ("x" * 300, "File name too long")],
+    [
+        ("nothing.png", "is not there"),
+        ("in", "is no ordinary file"),
+        ("in/b.png/c.png", "Not a directory"),
+        ("x" * 300, "File name too long"),
+    ],
 )
 def test_a_path_that_cannot_be_read_says_why(here, name, fault):
     assert file_fault(here / name) == fault

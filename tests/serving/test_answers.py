@@ -142,7 +142,7 @@ def test_an_answer_has_words_for_a_person():
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("Käfer 🐝.png", "Käfer 🐝.png"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff"), ("it's \"a\"", "it's \"a\"")],
+    [("Käfer 🐝.png", "Käfer 🐝.png"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff"), ('it\'s "a"', 'it\'s "a"')],
 )
 def test_a_text_becomes_one_line_without_what_moves_a_cursor(text, line):
     assert plain(text) == line

@@ -23,9 +23,7 @@ def test_csv_has_a_column_for_each_class():
 
 def test_csv_of_the_most_probable_has_their_classes_and_probabilities():
     text = header("csv", NAMES, 2) + line(ANSWER, "csv", 2)
-    assert text == (
-        "path,predicted,probability,top_1,top_1_prob,top_2,top_2_prob\nin/a.png,bees,0.700000,bees,0.700000,wasps,0.200000\n"
-    )
+    assert text == ("path,predicted,probability,top_1,top_1_prob,top_2,top_2_prob\nin/a.png,bees,0.700000,bees,0.700000,wasps,0.200000\n")
 
 
 def test_there_are_no_more_of_the_most_probable_than_classes():
