@@ -138,10 +138,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     """Write rows as a CSV file with a header, whole or not at all."""
     with atomic_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        file.writelines(_csv_line(columns, row) for row in ({name: name for name in columns}, *rows))
+        file.writelines(csv_line(columns, row) for row in ({name: name for name in columns}, *rows))
 
 
-def _csv_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+def csv_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
+    """A row as a line of CSV that ends with a line feed; what would part columns or lines is quoted."""
     line = io.StringIO()
     csv.DictWriter(line, columns).writerow(row)  # with its own line end it quotes a lone CR, with ours it would not
     return line.getvalue().removesuffix("\r\n") + "\n"

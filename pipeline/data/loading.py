@@ -1,9 +1,9 @@
 """Pictures in batches: as the network sees them, or varied for training."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,21 +17,34 @@ if TYPE_CHECKING:
 _MEMORY_BYTES = 2 << 30
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
     """Prepared pixels, uint8 (batch, S, S, 3), in the order of the paths; the next batch is decoded meanwhile."""
-    chunks = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(paths), desc=title, unit="picture", disable=None) as bar:
-        ahead = _submit(pool, chunks[0], preprocessing) if chunks else []
+    for squares in read_ahead(paths, lambda path: read_square(path, preprocessing), batch_size, threads, title):
+        yield np.stack(squares)
+
+
+def read_ahead(
+    items: Sequence[Item], read: Callable[[Item], Found], batch_size: int, threads: int, title: str | None
+) -> Iterator[list[Found]]:
+    """What `read` finds for each item, in batches, in the order of the items; the next batch is read meanwhile.
+
+    Without a title no progress is shown.
+    """
+    chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(items), desc=title, unit="picture", disable=None if title else True) as bar:
+        ahead = _submit(pool, read, chunks[0]) if chunks else []
         for number, chunk in enumerate(chunks):
-            current, ahead = ahead, _submit(pool, chunks[number + 1], preprocessing) if number + 1 < len(chunks) else []
-            yield np.stack([future.result() for future in current])
+            current, ahead = ahead, _submit(pool, read, chunks[number + 1]) if number + 1 < len(chunks) else []
+            yield [future.result() for future in current]
             bar.update(len(chunk))
 
 
-def _submit(pool: ThreadPoolExecutor, paths: Sequence[Path], preprocessing: Preprocessing) -> list[Any]:
-    return [pool.submit(read_square, path, preprocessing) for path in paths]
+def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Found], items: Sequence[Item]) -> list[Future[Found]]:
+    return [pool.submit(read, item) for item in items]
 
 
 class TrainingPictures:

@@ -1,0 +1,93 @@
+"""Answers of a stored model for many pictures, calmly: a broken one is told, and the rest goes on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.data.images import BrokenPicture, read_square
+from pipeline.data.loading import read_ahead
+from pipeline.data.picks import Pick, file_fault
+from pipeline.serving.predictor import Array, Predictor
+
+_BATCH = 32
+
+Outcome = Literal["answered", "abstained", "broken"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of a picture: probabilities to six places, `probs` in the order of the classes.
+
+    `probability` is that of the most probable class, `predicted` its name, or None where that is too improbable.
+    """
+
+    path: str
+    predicted: str | None
+    probability: float
+    probs: dict[str, float]
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the picture."""
+        return "abstained" if self.predicted is None else "answered"
+
+    @property
+    def words(self) -> str:
+        """The answer for a person."""
+        said = f"{max(self.probs, key=lambda name: self.probs[name])} ({self.probability:.2f})"
+        return f"abstained: {said}" if self.predicted is None else said
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A path without an answer, and why."""
+
+    path: str
+    fault: str
+    outcome: Outcome = "broken"
+
+    @property
+    def words(self) -> str:
+        """The fault for a person."""
+        return f"broken: {self.fault}"
+
+
+def answer_all(
+    predictor: Predictor, picks: Sequence[Pick], here: Path, abstain_below: float, threads: int, title: str | None
+) -> Iterator[list[Answer | Broken]]:
+    """An answer for each pick, in batches, in their order. Relative paths start at `here`; without a title no progress is shown.
+
+    Where the highest probability, as it is written, is below `abstain_below`, the model does not commit itself.
+    """
+
+    def read(pick: Pick) -> Array | Broken:
+        if fault := pick.fault or file_fault(here / pick.path):
+            return Broken(pick.path, fault)
+        try:
+            return read_square(here / pick.path, predictor.preprocessing)
+        except BrokenPicture as error:
+            return Broken(pick.path, str(error))
+
+    paths = iter(pick.path for pick in picks)
+    for batch in read_ahead(picks, read, _BATCH, threads, title):
+        squares = [found for found in batch if not isinstance(found, Broken)]
+        probs = iter(predictor.predict_pixels(np.stack(squares)) if squares else ())
+        yield [
+            found if isinstance(found, Broken) else judge(path, next(probs), predictor.class_names, abstain_below)
+            for found, path in zip(batch, paths, strict=False)
+        ]
+
+
+def judge(path: str, probs: Array, class_names: Sequence[str], abstain_below: float) -> Answer:
+    """What probabilities, float (classes,), say: the most probable class, the first of equals, if it is probable enough."""
+    rounded = {name: round(float(prob), 6) for name, prob in zip(class_names, probs, strict=True)}
+    best = class_names[int(probs.argmax())]
+    return Answer(path, None if rounded[best] < abstain_below else best, rounded[best], rounded)
+
+
+def plain(text: str) -> str:
+    """A text in one line, without what moves a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

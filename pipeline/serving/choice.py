@@ -1,0 +1,52 @@
+"""Which stored model answers, and opening it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import PipelineError
+from pipeline.files import read_table
+
+if TYPE_CHECKING:
+    from pipeline.serving.predictor import Predictor
+
+
+def find_model(named: str | None, models: Path, here: Path) -> Path:
+    """The folder of the model that is named, below `models` or, as a path, below `here`; without a name the best on val.
+
+    Raises PipelineError where there is none.
+    """
+    if named is None:
+        return best_model(models)
+    for folder in (models / named, here / named):
+        if named and (folder / "model.onnx").is_file():
+            return folder
+    there = ", ".join(folder.name for folder in _stored(models)) or "none; run `dvc repro`"
+    raise PipelineError(f"--model {named}: neither {models} nor that folder holds such a model; there: {there}")
+
+
+def best_model(models: Path) -> Path:
+    """The model with the lowest val loss in its history, the first by name of equals; test has no say. Raises PipelineError."""
+    losses = {folder: _val_loss(folder) for folder in _stored(models) if (folder / "history.csv").is_file()}
+    if not losses:
+        raise PipelineError(f"{models}: holds no model; run `dvc repro`")
+    return min(losses, key=lambda folder: losses[folder])
+
+
+def open_model(folder: Path, threads: int) -> "Predictor":
+    """Open a stored model. Raises PipelineError where the file is none of ours."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
+
+    from pipeline.serving.predictor import Predictor
+
+    try:
+        return Predictor.load(folder / "model.onnx", threads)
+    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, KeyError):
+        raise PipelineError(f"{folder}/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`") from None
+
+
+def _stored(models: Path) -> list[Path]:
+    return sorted(path.parent for path in models.glob("*/model.onnx"))
+
+
+def _val_loss(folder: Path) -> float:
+    return min(float(row["val_loss"]) for row in read_table(folder / "history.csv") if row["val_loss"])

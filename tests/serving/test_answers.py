@@ -1,0 +1,148 @@
+"""Answers for many pictures: those of the predictor, whatever the picture is like; a broken one stops nothing."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.data.picks import Pick
+from pipeline.serving.answers import Answer, Broken, answer_all, judge, plain
+from pipeline.serving.predictor import Predictor
+from tests.stored import write_model
+
+NAMES = ["ants", "bees", "Käfer"]
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory):
+    return Predictor.load(write_model(tmp_path_factory.mktemp("stored") / "model") / "model.onnx", 1)
+
+
+def draw(seed, mode="RGB", size=(14, 11)):
+    """A picture of random pixels."""
+    shape = (size[1], size[0], len(mode)) if mode in ("RGB", "CMYK") else (size[1], size[0])
+    high, dtype = (65536, np.uint16) if mode == "I;16" else (256, np.uint8)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, high, shape, dtype), mode if mode == "CMYK" else None)
+
+
+def encoded(image, form, **options):
+    with io.BytesIO() as file:
+        image.save(file, form, **options)
+        return file.getvalue()
+
+
+def turned():
+    """A picture that EXIF says is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(draw(1), "JPEG", exif=exif)
+
+
+PICTURES = {
+    "plain.png": encoded(draw(0), "PNG"),
+    "turned.jpg": turned(),
+    "cmyk.jpg": encoded(draw(2, "CMYK"), "JPEG"),
+    "deep.png": encoded(draw(3, "I;16"), "PNG"),
+    "grey.gif": encoded(draw(4, "L"), "GIF"),
+}
+
+
+@pytest.fixture
+def here(tmp_path):
+    for name, content in PICTURES.items():
+        (tmp_path / name).write_bytes(content)
+    return tmp_path
+
+
+def answers(predictor, here, *names, abstain_below=0.0, threads=2):
+    picks = [name if isinstance(name, Pick) else Pick(name) for name in names]
+    return [found for batch in answer_all(predictor, picks, here, abstain_below, threads, None) for found in batch]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_probabilities_are_those_of_the_predictor_on_the_bytes(predictor, here, name):
+    (answer,) = answers(predictor, here, name)
+    assert list(answer.probs.values()) == pytest.approx(predictor.predict([PICTURES[name]])[0].tolist(), abs=1e-6)
+
+
+def test_a_picture_that_is_to_be_turned_is_not_answered_as_it_lies(predictor, here):
+    (here / "lying.jpg").write_bytes(encoded(draw(1), "JPEG"))
+    first, second = answers(predictor, here, "turned.jpg", "lying.jpg")
+    assert first.probs != second.probs
+
+
+def test_the_predicted_class_is_the_most_probable(predictor, here):
+    (answer,) = answers(predictor, here, "plain.png")
+    best = int(predictor.predict([PICTURES["plain.png"]])[0].argmax())
+    assert (answer.predicted, answer.probability) == (NAMES[best], answer.probs[NAMES[best]])
+
+
+def test_probabilities_stand_in_the_order_of_the_classes(predictor, here):
+    assert list(answers(predictor, here, "plain.png")[0].probs) == NAMES
+
+
+def test_broken_pictures_are_told_in_their_place_and_the_rest_goes_on(predictor, here):
+    (here / "cut.png").write_bytes(PICTURES["plain.png"][:-40])
+    (here / "text.png").write_text("hello")
+    found = answers(predictor, here, "text.png", "plain.png", "nothing.png", Pick("empty", "holds no pictures"), "cut.png", "grey.gif")
+    assert [(each.path, each.outcome) for each in found] == [
+        ("text.png", "broken"), ("plain.png", "answered"), ("nothing.png", "broken"),
+        ("empty", "broken"), ("cut.png", "broken"), ("grey.gif", "answered"),
+    ]  # fmt: skip
+    assert found[0] == Broken("text.png", "not a picture")
+    assert found[2] == Broken("nothing.png", "is not there")
+    assert found[3] == Broken("empty", "holds no pictures")
+
+
+def test_a_batch_of_broken_pictures_alone_is_told(predictor, here):
+    assert answers(predictor, here, "nothing.png") == [Broken("nothing.png", "is not there")]
+
+
+def test_nothing_to_answer_is_no_answer(predictor, here):
+    assert answers(predictor, here) == []
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_more_pictures_than_a_batch_holds_are_answered_in_their_order(predictor, here, threads):
+    names = ["plain.png", "grey.gif", "nothing.png"] * 30
+    one = {found.path: found for found in answers(predictor, here, *names[:3])}
+    found = answers(predictor, here, *names, threads=threads)
+    assert [each.path for each in found] == names
+    for each in found:
+        if isinstance(each, Answer):
+            assert list(each.probs.values()) == pytest.approx(list(one[each.path].probs.values()), abs=2e-6)
+
+
+def test_batches_are_bounded(predictor, here):
+    batches = answer_all(predictor, [Pick("plain.png")] * 70, here, 0.0, 1, None)
+    assert [len(batch) for batch in batches] == [32, 32, 6]
+
+
+def test_an_absolute_path_does_not_start_at_here(predictor, here, tmp_path_factory):
+    (found,) = answers(predictor, tmp_path_factory.mktemp("elsewhere"), f"{here}/plain.png")
+    assert (found.path, found.outcome) == (f"{here}/plain.png", "answered")
+
+
+@pytest.mark.parametrize(("abstain_below", "predicted"), [(0.0, "bees"), (0.7, "bees"), (0.700001, None), (1.0, None)])
+def test_below_the_threshold_no_class_is_predicted(abstain_below, predicted):
+    answer = judge("a.png", np.array([0.1, 0.7, 0.2], np.float32), NAMES, abstain_below)  # 0.7 as float32 is a little less
+    assert answer == Answer("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
+
+
+def test_of_equals_the_first_class_is_predicted():
+    assert judge("a.png", np.array([0.2, 0.4, 0.4], np.float32), NAMES, 0).predicted == "bees"
+
+
+def test_an_answer_has_words_for_a_person():
+    assert Answer("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).words == "bees (0.70)"
+    assert Answer("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).words == "abstained: bees (0.70)"
+    assert Broken("a.png", "not a picture").words == "broken: not a picture"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("Käfer 🐝.png", "Käfer 🐝.png"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff"), ('it\'s "a"', 'it\'s "a"')],
+)
+def test_a_text_becomes_one_line_without_what_moves_a_cursor(text, line):
+    assert plain(text) == line
