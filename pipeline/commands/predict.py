@@ -121,12 +121,16 @@ def _sum(pictures: int, counts: Counter[str]) -> str:
 
 
 def _draw(sheet: Path, first: Sequence["Answer | Broken"], here: Path, title: str) -> None:
-    from pipeline.evaluation.sheet import Cell, draw_sheet
+    from pipeline.evaluation.sheet import Cell, draw_sheet, thumbnail
     from pipeline.serving.answers import plain
     from pipeline.serving.rows import writing
 
     with writing(sheet):
-        draw_sheet(sheet, [Cell(here / found.path, plain(found.path), plain(found.words), found.outcome) for found in first], title)
+        cells = [
+            Cell(None if found.outcome == "broken" else thumbnail(here / found.path), plain(found.path), plain(found.words), found.outcome)
+            for found in first
+        ]
+        draw_sheet(sheet, cells, title)
 
 
 def _count(text: str) -> int:

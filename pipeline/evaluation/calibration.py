@@ -82,7 +82,7 @@ def coverage(labels: Array, probs: Array, confidence: float) -> list[Row]:
 
 def _bins(sure: Array) -> Array:
     """The bin of each top probability, int (pictures,)."""
-    return np.minimum((sure * BINS).astype(int), BINS - 1)
+    return np.asarray(np.minimum((sure * BINS).astype(int), BINS - 1))
 
 
 def _gaps(labels: Array, probs: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Pictures of results: matrices, curves, mistakes. PNG files that are the same for the same figures."""
+"""Pictures of results: matrices, curves, calibration. PNG files that are the same for the same figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,39 +13,49 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+Row = Mapping[str, float]
+
 _DPI = 120
+_LARGEST = 22.0  # inches, at which a hundred names can be read
 _READABLE_CELLS = 30  # beyond that many classes, numbers in the cells cannot be read
+_BLUE, _GREY = "#1f5fa8", "#8a8a8a"
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float, rows: int = 1, columns: int = 1) -> Iterator[tuple["Figure", Any]]:
+def _figure(
+    path: Path, width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
+) -> Iterator[tuple["Figure", Any]]:
     """A figure of that size in inches and its axes, saved as PNG without a date or a version."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    yield figure, figure.subplots(rows, columns, squeeze=False)
+    yield figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     figure.savefig(path, metadata={"Software": None})
 
 
 def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str], title: str) -> None:
-    """Rows are the truth, columns the answer; colour is the share of the row, the number the count."""
-    side = min(14.0, max(4.5, 2.6 + 0.42 * len(class_names)))
+    """Rows are the truth, columns the answer. Counts (int) are coloured by their share of the row, shares (float) as they are."""
+    count = len(class_names)
+    side = min(_LARGEST, max(4.5, 2.6 + 0.42 * count))
+    letters = min(10.0, 72 * 0.75 * (side - 2) / count)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     with _figure(path, side, side - 0.4) as (figure, axes):
         axis = axes[0, 0]
         image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        ticks = range(len(class_names))
-        axis.set_xticks(ticks, [_short(name) for name in class_names], rotation=90 if len(class_names) > 6 else 0)
-        axis.set_yticks(ticks, [_short(name) for name in class_names])
+        axis.set_xticks(range(count), [_short(name) for name in class_names], rotation=90 if count > 6 else 0, fontsize=letters)
+        axis.set_yticks(range(count), [_short(name) for name in class_names], fontsize=letters)
         axis.set(xlabel="predicted", ylabel="true", title=_plain(title))
         figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class")
-        if len(class_names) <= _READABLE_CELLS:
-            for row, column in np.ndindex(*matrix.shape):
-                if matrix[row, column]:
-                    colour = "white" if shares[row, column] > 0.55 else "black"
-                    axis.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour)
+        if count <= _READABLE_CELLS:
+            for row, column in np.argwhere(matrix):
+                colour = "white" if shares[row, column] > 0.55 else "black"
+                axis.text(column, row, _cell(matrix[row, column]), ha="center", va="center", color=colour, fontsize=letters)
+
+
+def _cell(value: Any) -> str:
+    return str(value) if isinstance(value, np.integer) else f"{value:.2f}"[0 if value >= 0.995 else 1 :]
 
 
 def plot_curves(path: Path, histories: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
@@ -59,7 +68,7 @@ def plot_curves(path: Path, histories: Mapping[str, Sequence[Mapping[str, str]]]
 
 def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], quantity: str) -> None:
     step = next(iter(rows[0]))
-    for split, colour in (("train", "#8a8a8a"), ("val", "#1f5fa8")):
+    for split, colour in (("train", _GREY), ("val", _BLUE)):
         points = [(float(row[step]), float(row[f"{split}_{quantity}"])) for row in rows if row[f"{split}_{quantity}"]]
         axis.plot(*zip(*points, strict=True), marker="o", color=colour, label=split)
     ticks = [float(row[step]) for row in rows]
@@ -69,18 +78,42 @@ def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], q
     axis.legend()
 
 
-def plot_pictures(path: Path, pictures: Sequence[Image.Image], captions: Sequence[str], title: str) -> None:
-    """Pictures in rows of four, a caption over each; a plain sentence where there are none."""
-    rows, columns = max(1, -(-len(pictures) // 4)), 4
-    with _figure(path, 8.8, 2.7 * rows + 0.4, rows, columns) as (figure, axes):
-        figure.suptitle(_plain(title))
-        for axis in axes.flat:
-            axis.set_axis_off()
-        for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
-            axis.imshow(picture, interpolation="nearest" if max(picture.size) < 64 else "antialiased")
-            axis.set_title(_plain(caption), fontsize=9)
-        if not pictures:
-            figure.text(0.5, 0.4, "None.", ha="center")
+def plot_reliability(path: Path, rows: Sequence[Row], rows_before: Sequence[Row], title: str) -> None:
+    """How right the answers are of which the model is so sure, with intervals, and without its temperature; below, how many they are."""
+    with _figure(path, 6, 5.4, 2, 1, heights=(4, 1)) as (_, axes):
+        upper, lower = axes[:, 0]
+        upper.plot([0, 1], [0, 1], color=_GREY, linestyle="--", label="as sure as right")
+        upper.plot(*_columns(rows_before, "probability", "accuracy"), "o:", color=_GREY, label="before temperature scaling")
+        _with_intervals(upper, rows, "probability", "as stored")
+        lower.bar([row["from"] for row in rows], [row["pictures"] for row in rows], 1 / 15, align="edge", color=_BLUE, edgecolor="white")
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right", title=_plain(title))
+        lower.set(xlim=(0, 1), xlabel="probability of the answer", ylabel="pictures")
+        upper.legend(loc="upper left")
+        upper.grid(alpha=0.3)
+
+
+def plot_coverage(path: Path, rows: Sequence[Row], title: str) -> None:
+    """How right the model would be if it answered only the share of pictures of which it is surest."""
+    with _figure(path, 6, 4) as (_, axes):
+        axis = axes[0, 0]
+        x, low, high = ([row[name] for row in rows] for name in ("coverage", "accuracy_low", "accuracy_high"))
+        axis.fill_between(x, low, high, color=_BLUE, alpha=0.2, linewidth=0, label="interval")
+        axis.plot(*_columns(rows, "coverage", "accuracy"), color=_BLUE, label="accuracy")
+        axis.set(xlim=(0, 1), ylim=(min([0.9, *low]), 1.005), xlabel="share of the pictures that is answered, the surest first")
+        axis.set(ylabel="accuracy of the answers", title=_plain(title))
+        axis.legend(loc="lower left")
+        axis.grid(alpha=0.3)
+
+
+def _with_intervals(axis: "Axes", rows: Sequence[Row], x: str, label: str) -> None:
+    points, values = _columns(rows, x, "accuracy")
+    low, high = _columns(rows, "accuracy_low", "accuracy_high")
+    lengths = [np.subtract(values, low).clip(0), np.subtract(high, values).clip(0)]
+    axis.errorbar(points, values, lengths, fmt="o-", color=_BLUE, capsize=2, label=label)
+
+
+def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
+    return [[row[name] for row in rows] for name in names]
 
 
 def _short(name: str) -> str:

@@ -25,9 +25,7 @@ _TOP = 5  # of so many answers, where there are more than twice as many classes
 _AREA_SAMPLES = 500  # of the bootstrap, for areas and F1, which cost the most
 
 
-def score(
-    labels: Array, probs: Array, class_names: Sequence[str], temperature: float, confidence: float, seed: int
-) -> dict[str, Any]:
+def score(labels: Array, probs: Array, class_names: Sequence[str], temperature: float, confidence: float, seed: int) -> dict[str, Any]:
     """`figures`, and `classes` with a figure each. Labels int (pictures,), probabilities float (pictures, classes).
 
     Wilson's interval for proportions and what follows from them, the bootstrap for the rest. `*_unscaled` is what the
@@ -45,7 +43,7 @@ def score(
         "balanced_accuracy": _figure(metrics.balanced_accuracy(matrix), mean_of_proportions_interval(hits, support, confidence)),
         "macro_f1": _figure(metrics.macro_f1(matrix), percentile_interval(f1_draws, confidence)),
         **{
-            name: _figure(float(macro(area)[0]), percentile_interval(macro(draws), confidence))
+            name: _figure(macro(area)[0], percentile_interval(macro(draws), confidence))
             for name, area, draws in zip(("roc_auc", "pr_auc"), areas, area_draws, strict=True)
         },
         **_of_probabilities(labels, probs, counts, confidence, ""),

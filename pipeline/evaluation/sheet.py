@@ -7,7 +7,7 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.data.images import BrokenPicture, decode
+from pipeline.data.images import decode
 from pipeline.files import atomic_file
 
 _COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
@@ -15,17 +15,17 @@ _SIDE, _GAP, _TEXT = 176, 12, 40  # pixels: of a picture, between two, below one
 _TITLE = 44
 _LETTERS = 14
 _TINY = _SIDE // 2  # below that a picture is shown pixel by pixel
-_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "broken": "#b00020"}
+_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture on the sheet: its file, its name, and in a few words what is said of it; the outcome colours them."""
+    """A picture on the sheet (None: it does not decode), its name, and in a few words what is said of it; the outcome colours them."""
 
-    path: Path
+    picture: Image.Image | None
     name: str
     words: str
-    outcome: Literal["answered", "abstained", "broken"]
+    outcome: Literal["answered", "abstained", "wrong", "broken"]
 
 
 def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
@@ -48,7 +48,8 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: i
     square = (left, top, left + _SIDE - 1, top + _SIDE - 1)
     colour = _COLOURS[cell.outcome]
     pen.rectangle(square, "#f2f2f2")
-    if picture := _thumbnail(cell.path):
+    if cell.picture:
+        picture = ImageOps.contain(cell.picture, (_SIDE, _SIDE))
         sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
     else:
         pen.line(square, "#c8c8c8", 2)
@@ -59,11 +60,9 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: i
     pen.text((left, top + _SIDE + 20), _fitting(cell.words, _SIDE, font), colour, font)
 
 
-def _thumbnail(path: Path) -> Image.Image | None:
-    try:
-        image = decode(path, at_least=_SIDE)
-    except BrokenPicture:
-        return None
+def thumbnail(path: Path) -> Image.Image:
+    """A picture as large as the sheet shows it, tiny ones pixel by pixel. Raises BrokenPicture."""
+    image = decode(path, at_least=_SIDE)
     tiny = max(image.size) < _TINY
     return ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
 

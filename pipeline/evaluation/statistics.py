@@ -21,15 +21,19 @@ def wilson_interval(right: int, count: int, confidence: float) -> Interval:
 
 
 def mean_of_proportions_interval(right: Array, count: Array, confidence: float) -> Interval:
-    """The interval of the mean of proportions, from Wilson's of each (MOVER: Zou and Donner, 2008).
+    """The interval of the mean of proportions: Wilson's, for as many pictures as would make one proportion vary as much.
 
-    `right`, `count`: int (proportions,); those of nothing do not count. A bootstrap would say [1, 1] where all are right.
+    `right`, `count`: int (proportions,); those of nothing do not count. The variance is that of proportions drawn half a
+    picture towards 1/2 each, so that it is not 0 where all are right (a bootstrap would say [1, 1] there).
     """
     right, count = right[count > 0], count[count > 0]
-    shares = right / count
-    low, high = np.array([wilson_interval(int(hits), int(of), confidence) for hits, of in zip(right, count, strict=True)]).T
-    below, above = np.sqrt(((shares - low) ** 2).sum()) / len(count), np.sqrt(((high - shares) ** 2).sum()) / len(count)
-    return float(shares.mean() - below), float(shares.mean() + above)
+    drawn_in = (right + 0.5) / (count + 1)
+    variance = (drawn_in * (1 - drawn_in) / count).sum() / len(count) ** 2
+    size = drawn_in.mean() * (1 - drawn_in.mean()) / variance
+    mean, z = (right / count).mean(), stats.norm.ppf((1 + confidence) / 2)
+    centre = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * np.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    return float(centre - half), float(centre + half)
 
 
 def f1_interval(hits: int, misses: int, confidence: float) -> Interval:

@@ -1,33 +1,38 @@
 """Evaluate a stored model on the test pictures: the only stage that reads them."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
+from safetensors import safe_open
 
 from pipeline import stage
-from pipeline.data.images import decode
+from pipeline.data.images import read_square
 from pipeline.data.loading import square_batches
 from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
-from pipeline.evaluation import figures, metrics
+from pipeline.evaluation import figures, galleries, metrics
+from pipeline.evaluation.calibration import coverage, reliability, without_temperature
+from pipeline.evaluation.explain import class_activation, overlay
 from pipeline.evaluation.metrics import Array
 from pipeline.evaluation.predictions import write_predictions
-from pipeline.evaluation.statistics import bootstrap_interval, wilson_interval
-from pipeline.files import atomic_dir, sha256_of_file, write_json, write_table
+from pipeline.evaluation.scoring import flat, score
+from pipeline.evaluation.tables import shares, write_classes, write_matrix
+from pipeline.files import atomic_dir, atomic_file, cache_dir, read_table, sha256_of_file, write_json, write_table
 from pipeline.params import Section
 from pipeline.serving.predictor import Predictor
 
 _BATCH = 32
-_SHOWN_MISTAKES = 12
-_THUMBNAIL = 256
+_MAP_SIDE = 176  # pixels
+_HEADLINE = ("top1_accuracy", "log_loss", "ece")  # what git keeps of the figures, so that `dvc metrics diff` stays short
 
 
 class Params(Section):  # section `evaluate` of params.yaml
-    seed: NonNegativeInt  # draws the bootstrap
+    seed: NonNegativeInt  # draws the bootstrap and the random gallery
     threads: PositiveInt
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
@@ -38,76 +43,46 @@ def predict(predictor: Predictor, paths: list[Path], threads: int) -> Array:
     return np.concatenate([predictor.predict_pixels(pixels) for pixels in batches])
 
 
-def score(labels: Array, probs: Array, class_names: Sequence[str], params: Params) -> dict[str, object]:
-    """Every figure with its interval where one is defined: `x`, `x_low`, `x_high`.
-
-    Wilson's for proportions, the bootstrap's for the rest; none for ECE, whose bootstrap is biased upwards.
-    """
-    predicted, count, size = probs.argmax(axis=1), len(labels), len(class_names)
-    matrix = metrics.confusion_matrix(labels, predicted, size)
-    losses = metrics.log_losses(labels, probs)
-
-    def drawn_balance(drawn: Array) -> float:
-        return metrics.balanced_accuracy(metrics.confusion_matrix(labels[drawn], predicted[drawn], size))
-
-    level, seed = params.confidence, params.seed
-    return {
-        "test_pictures": count,
-        "confidence": level,
-        **_with("top1_accuracy", metrics.top1_accuracy(matrix), wilson_interval(int(np.trace(matrix)), count, level)),
-        **_with("balanced_accuracy", metrics.balanced_accuracy(matrix), bootstrap_interval(drawn_balance, count, level, seed)),
-        **_with("log_loss", losses.mean(), bootstrap_interval(lambda drawn: losses[drawn].mean(), count, level, seed)),
-        "ece": _rounded(metrics.expected_calibration_error(labels, probs)),
-        "classes": score_classes(labels, predicted, matrix, class_names, params),
-    }
+def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path], probs: Array) -> dict[int, Image.Image]:
+    """Where the model looked for its answer, over what it saw of each picture; nothing where its head is not linear on a map."""
+    with safe_open(model / "model.safetensors", "numpy") as tensors:
+        weight = tensors.get_tensor("head.weight")
+    overlays = {}
+    for number, path in paths.items():
+        square = read_square(path, predictor.preprocessing)
+        maps = predictor.feature_maps(square[None])
+        if maps is None:
+            return {}
+        heat = class_activation(maps[0], weight, int(probs[number].argmax()))
+        overlays[number] = overlay(Image.fromarray(square).resize((_MAP_SIDE, _MAP_SIDE)), heat)
+    return overlays
 
 
-def score_classes(labels: Array, predicted: Array, matrix: Array, class_names: Sequence[str], params: Params) -> dict[str, object]:
-    """Precision, recall, F1 and support of each class, with intervals; null where there is nothing to divide by."""
-    level, size = params.confidence, len(class_names)
-    hits, answers, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
-    low, high = bootstrap_interval(
-        lambda drawn: metrics.f1_scores(metrics.confusion_matrix(labels[drawn], predicted[drawn], size)), len(labels), level, params.seed
+def write_results(folder: Path, model: str, labels: Array, probs: Array, scores: Mapping[str, Any], params: Params) -> None:
+    """The tables and the figures of the answers."""
+    names, temperature = list(scores["classes"]), scores["temperature"]
+    matrix = metrics.confusion_matrix(labels, probs.argmax(axis=1), len(names))
+    write_matrix(folder / "confusion_matrix.csv", matrix, names)
+    write_matrix(folder / "confusion_matrix_normalised.csv", shares(matrix), names)
+    write_classes(folder / "classes.csv", scores["classes"])
+    bins = reliability(labels, probs, params.confidence)
+    bins_before = reliability(labels, without_temperature(probs, temperature), params.confidence)
+    write_table(folder / "reliability.csv", list(bins[0]), bins)
+    covered = coverage(labels, probs, params.confidence)
+    write_table(folder / "coverage.csv", list(covered[0]), covered)
+    right = scores["figures"]["top1_accuracy"]["value"]
+    figures.plot_confusion_matrix(
+        folder / "confusion_matrix.png", matrix, names, f"{model}: {right:.3f} of {len(labels)} test pictures right"
     )
-    scored: dict[str, object] = {}
-    for index, name in enumerate(class_names):
-        precision, recall = (
-            wilson_interval(int(hits[index]), int(count[index]), level) if count[index] else (None, None) for count in (answers, support)
-        )
-        scored[name] = {
-            **_with("precision", metrics.precisions(matrix)[index], precision),
-            **_with("recall", metrics.recalls(matrix)[index], recall),
-            **_with("f1", metrics.f1_scores(matrix)[index], (low[index], high[index])),
-            "support": int(support[index]),
-        }
-    return scored
+    figures.plot_confusion_matrix(folder / "confusion_matrix_normalised.png", shares(matrix), names, f"{model}: shares of each true class")
+    figures.plot_reliability(folder / "reliability.png", bins, bins_before, f"{model}: is it as sure as it is right? T = {temperature:.2f}")
+    figures.plot_coverage(folder / "coverage.png", covered, f"{model}: what if it may abstain?")
 
 
-def write_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str]) -> None:
-    """A row a true class, a column a predicted one, the names of both in the first column and row."""
-    columns = ["true/predicted", *class_names]  # no class has a slash in its name
-    rows = [dict(zip(columns, [name, *row], strict=True)) for name, row in zip(class_names, matrix.tolist(), strict=True)]
-    write_table(path, columns, rows)
-
-
-def plot_mistakes(path: Path, pictures: list[Picture], paths: list[Path], labels: Array, probs: Array, class_names: Sequence[str]) -> None:
-    """The wrong answers that the model was surest of."""
-    wrong = np.flatnonzero(probs.argmax(axis=1) != labels)
-    worst = wrong[np.argsort(-probs[wrong].max(axis=1), kind="stable")][:_SHOWN_MISTAKES]
-    captions = [
-        f"{class_names[int(probs[index].argmax())]} ({probs[index].max():.2f})\n"
-        f"is {pictures[index].label} ({probs[index, labels[index]]:.2f})"
-        for index in worst
-    ]
-    title = f"Surest mistakes: {len(worst)} of {len(wrong)}, among {len(labels)} test pictures"
-    figures.plot_pictures(path, [thumbnail(paths[index]) for index in worst], captions, title)
-
-
-def thumbnail(path: Path) -> Image.Image:
-    """A small copy of a picture."""
-    image = decode(path, at_least=_THUMBNAIL)
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return image
+def write_timing(model_sha256: str, pictures: int, seconds: float) -> None:
+    """How fast the model was on this machine: into the cache, since an out must not differ from run to run."""
+    with atomic_file(cache_dir("timings") / f"{model_sha256}.json") as partial:
+        write_json(partial, {"pictures_per_second": round(pictures / seconds, 1)})
 
 
 def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, metrics_json: Path) -> None:
@@ -118,26 +93,37 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
     paths = [test / picture.path for picture in pictures]
     labels = np.array([names.index(picture.label) for picture in pictures])
+    begun = time.perf_counter()
     probs = predict(predictor, paths, params.threads)
-    scores = score(labels, probs, names, params)
-    matrix = metrics.confusion_matrix(labels, probs.argmax(axis=1), len(names))
+    seconds = time.perf_counter() - begun
+    scores = {
+        **about(model, pictures, predictor),
+        "confidence": params.confidence,
+        **score(labels, probs, names, predictor.facts["temperature"], params.confidence, params.seed),
+    }
+    chosen = galleries.choose(labels, probs, params.seed)
+    shown = {int(number): paths[number] for each in chosen.values() for number in each}
     with atomic_dir(results) as partial:
+        write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, probs, names)
-        write_confusion_matrix(partial / "confusion_matrix.csv", matrix, names)
-        title = f"{model.name}: {scores['top1_accuracy']:.3f} of {len(labels)} test pictures right"
-        figures.plot_confusion_matrix(partial / "confusion_matrix.png", matrix, names, title)
-        plot_mistakes(partial / "mistakes.png", pictures, paths, labels, probs, names)
-    write_json(metrics_json, {"model": model.name, "model_sha256": sha256_of_file(model / "model.onnx"), **scores})
+        write_results(partial, model.name, labels, probs, scores, params)
+        rows = read_table(partial / "predictions.csv")
+        galleries.write_galleries(partial, chosen, rows, paths, explain(predictor, model, shown, probs))
+    headline = flat({name: scores["figures"][name] for name in _HEADLINE})
+    write_json(metrics_json, {"model": model.name, "model_sha256": scores["model_sha256"], **headline})
+    write_timing(scores["model_sha256"], len(pictures), seconds)
 
 
-def _with(name: str, value: float, interval: tuple[float | None, float | None]) -> dict[str, float | None]:
-    low, high = interval
-    return {name: _rounded(value), f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six places, or null for what is not defined."""
-    return None if value is None or not np.isfinite(value) else round(float(value), 6)
+def about(model: Path, pictures: list[Picture], predictor: Predictor) -> dict[str, Any]:
+    """What was scored on how much: the model, its bytes, its size and temperature."""
+    path = model / "model.onnx"
+    return {
+        "model": model.name,
+        "model_sha256": sha256_of_file(path),
+        "test_pictures": len(pictures),
+        "temperature": predictor.facts["temperature"],
+        "size": {"megabytes": round(path.stat().st_size / 1e6, 1), **predictor.facts["size"]},
+    }
 
 
 if __name__ == "__main__":
