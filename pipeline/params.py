@@ -82,6 +82,14 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     return params
 
 
+def read_threads(path: Path = Path("params.yaml")) -> int:
+    """The number of threads. Raises PipelineError."""
+    threads = read_params(path).get("threads")
+    if type(threads) is not int or threads < 1:
+        raise PipelineError(f"{path}: threads: {threads!r} is not a whole number above 0")
+    return threads
+
+
 def read_section(name: str, section_class: type[SectionType], path: Path = Path("params.yaml")) -> SectionType:
     """The section of params.yaml at a dotted name, as its class. Raises PipelineError naming the first fault."""
     params = read_params(path)

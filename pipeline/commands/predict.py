@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
-from pipeline.params import read_params
+from pipeline.params import read_threads
 
 if TYPE_CHECKING:
     from pipeline.serving.answers import Answer, Broken
@@ -68,7 +67,7 @@ def predict(parsed: argparse.Namespace) -> None:
     from pipeline.serving.choice import find_model, open_model
     from pipeline.serving.rows import header, row_stream, target
 
-    here, threads = parsed.here, _threads()
+    here, threads = parsed.here, read_threads()
     output, sheet = (named and target(here, named) for named in (parsed.output, parsed.sheet))
     model = find_model(parsed.model, Path("models"), here)
     predictor = open_model(model, threads)
@@ -85,13 +84,6 @@ def predict(parsed: argparse.Namespace) -> None:
         _draw(sheet, first, here, f"{model.name}: {_sum(len(picks), counts)}")
     if counts["broken"]:
         raise SystemExit(_SOME_BROKEN)
-
-
-def _threads() -> int:
-    threads = read_params().get("threads")
-    if type(threads) is not int or threads < 1:
-        raise PipelineError(f"params.yaml: threads: {threads!r} is not a whole number above 0")
-    return threads
 
 
 def _named(paths: Sequence[str], null: bool) -> Iterator[str]:

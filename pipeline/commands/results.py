@@ -8,7 +8,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import BASELINE, verdict
 from pipeline.files import read_json
 
-_COLUMNS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+_COLUMNS = {"top1_accuracy": "top-1 accuracy", "log_loss": "log loss", "ece": "ECE"}
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:

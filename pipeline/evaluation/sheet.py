@@ -11,10 +11,10 @@ from pipeline.data.images import decode
 from pipeline.files import atomic_file
 
 _COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
-_SIDE, _GAP, _TEXT = 176, 12, 40  # pixels: of a picture, between two, below one
+SIDE, _GAP, _TEXT = 176, 12, 40  # pixels: of a picture, between two, below one
 _TITLE = 44
 _LETTERS = 14
-_TINY = _SIDE // 2  # below that a picture is shown pixel by pixel
+_TINY = SIDE // 2  # below that a picture is shown pixel by pixel
 _COLOURS = {"answered": "#222222", "abstained": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
 
 
@@ -32,39 +32,39 @@ def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
     """Write the sheet as PNG, whole or not at all. What does not decode is a crossed square; all texts are of printable letters."""
     columns = min(_COLUMNS, max(_FEWEST_COLUMNS, len(cells)))
     rows = -(-len(cells) // columns)
-    size = (_GAP + columns * (_SIDE + _GAP), _TITLE + rows * (_SIDE + _TEXT + _GAP))
+    size = (_GAP + columns * (SIDE + _GAP), _TITLE + rows * (SIDE + _TEXT + _GAP))
     sheet = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(sheet), _font()
     pen.text((_GAP, _GAP), _fitting(title, size[0] - 2 * _GAP, font), "black", font)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
-        left, top = _GAP + column * (_SIDE + _GAP), _TITLE + row * (_SIDE + _TEXT + _GAP)
+        left, top = _GAP + column * (SIDE + _GAP), _TITLE + row * (SIDE + _TEXT + _GAP)
         _draw_cell(sheet, pen, cell, left, top, font)
     with atomic_file(path) as partial:
         sheet.save(partial, "PNG")
 
 
 def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, font: ImageFont.FreeTypeFont) -> None:
-    square = (left, top, left + _SIDE - 1, top + _SIDE - 1)
+    square = (left, top, left + SIDE - 1, top + SIDE - 1)
     colour = _COLOURS[cell.outcome]
     pen.rectangle(square, "#f2f2f2")
     if cell.picture:
-        picture = ImageOps.contain(cell.picture, (_SIDE, _SIDE))
-        sheet.paste(picture, (left + (_SIDE - picture.width) // 2, top + (_SIDE - picture.height) // 2))
+        picture = ImageOps.contain(cell.picture, (SIDE, SIDE))
+        sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
     else:
         pen.line(square, "#c8c8c8", 2)
         pen.line((square[0], square[3], square[2], square[1]), "#c8c8c8", 2)
     if cell.outcome != "answered":
         pen.rectangle(square, outline=colour, width=3)
-    pen.text((left, top + _SIDE + 3), _fitting(cell.name, _SIDE, font, keep_end=True), "#666666", font)
-    pen.text((left, top + _SIDE + 20), _fitting(cell.words, _SIDE, font), colour, font)
+    pen.text((left, top + SIDE + 3), _fitting(cell.name, SIDE, font, keep_end=True), "#666666", font)
+    pen.text((left, top + SIDE + 20), _fitting(cell.words, SIDE, font), colour, font)
 
 
 def thumbnail(path: Path) -> Image.Image:
     """A picture as large as the sheet shows it, tiny ones pixel by pixel. Raises BrokenPicture."""
-    image = decode(path, at_least=_SIDE)
+    image = decode(path, at_least=SIDE)
     tiny = max(image.size) < _TINY
-    return ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
+    return ImageOps.contain(image, (SIDE, SIDE), Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
 
 
 def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont, keep_end: bool = False) -> str:
@@ -74,7 +74,7 @@ def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont, keep_end: bool
 
 def _shorter(text: str, keep_end: bool) -> Iterator[str]:
     yield text
-    text = text[-_SIDE:] if keep_end else text[: 10 * _SIDE]  # more would not fit
+    text = text[-SIDE:] if keep_end else text[: 10 * SIDE]  # more would not fit
     for length in range(len(text) - 1, 0, -1):
         yield f"…{text[-length:]}" if keep_end else f"{text[:length]}…"
     yield ""

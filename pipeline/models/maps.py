@@ -39,19 +39,20 @@ def find_feature_map(backbone: Backbone, image_size: int) -> dict[str, Any] | No
 
     It is looked for by trying: a head that is linear on the features is then linear on the pooled map (Zhou et al., 2016).
     """
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
-    names = {layer: name for name, layer in backbone.network.named_modules() if name}
-    outputs: list[tuple[str, Tensor]] = []
-    handles = [layer.register_forward_hook(_note(outputs, name)) for layer, name in names.items()]
-    with torch.no_grad():
-        features = backbone(pixels)
-    for handle in handles:
-        handle.remove()
+    features, outputs = _try(backbone, image_size)
     for name, output in reversed(outputs):
         for axis in (1, 3):
             if _is_pooled_to(output, axis, features):
                 return {"layer": name, "channel_axis": axis}
+    return None
+
+
+def last_map(backbone: Backbone, image_size: int) -> dict[str, Any] | None:
+    """The last layer of a backbone that gives a map of more than one place, pooled to the features or not; None where none does."""
+    for name, output in reversed(_try(backbone, image_size)[1]):
+        axis = 1 if output.shape[2] == output.shape[3] else 3
+        if channels_first(output, axis)[0, 0].numel() > 1:
+            return {"layer": name, "channel_axis": axis}
     return None
 
 
@@ -73,6 +74,19 @@ def watched(layer: nn.Module) -> Iterator[list[Tensor]]:
 def channels_first(maps: Tensor, channel_axis: int) -> Tensor:
     """Maps with their channels where `channel_axis` says, as (N, C, h, w)."""
     return maps if channel_axis == 1 else maps.permute(0, 3, 1, 2)
+
+
+def _try(backbone: Backbone, image_size: int) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """The features of two random pictures, and what each layer gave on the way that has the form of a map, in their order."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
+    outputs: list[tuple[str, Tensor]] = []
+    handles = [layer.register_forward_hook(_note(outputs, name)) for name, layer in backbone.network.named_modules() if name]
+    with torch.no_grad():
+        features = backbone(pixels)
+    for handle in handles:
+        handle.remove()
+    return features, outputs
 
 
 def _note(outputs: list[tuple[str, Tensor]], name: str) -> Callable[[nn.Module, object, object], None]:

@@ -21,13 +21,13 @@ from pipeline.evaluation.explain import class_activation, overlay
 from pipeline.evaluation.metrics import Array
 from pipeline.evaluation.predictions import write_predictions
 from pipeline.evaluation.scoring import flat, score
+from pipeline.evaluation.sheet import SIDE
 from pipeline.evaluation.tables import shares, write_classes, write_matrix
 from pipeline.files import atomic_dir, atomic_file, cache_dir, read_table, sha256_of_file, write_json, write_table
 from pipeline.params import Section
 from pipeline.serving.predictor import Predictor
 
 _BATCH = 32
-_MAP_SIDE = 176  # pixels
 _HEADLINE = ("top1_accuracy", "log_loss", "ece")  # what git keeps of the figures, so that `dvc metrics diff` stays short
 
 
@@ -54,7 +54,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path], probs:
         if maps is None:
             return {}
         heat = class_activation(maps[0], weight, int(probs[number].argmax()))
-        overlays[number] = overlay(Image.fromarray(square).resize((_MAP_SIDE, _MAP_SIDE)), heat)
+        overlays[number] = overlay(Image.fromarray(square).resize((SIDE, SIDE)), heat)
     return overlays
 
 
