@@ -48,11 +48,17 @@ def find_feature_map(backbone: Backbone, image_size: int) -> dict[str, Any] | No
 
 
 def last_map(backbone: Backbone, image_size: int) -> dict[str, Any] | None:
-    """The last layer of a backbone that gives a map of more than one place, pooled to the features or not; None where none does."""
+    """The last layer of a backbone that gives a map of more than one place, pooled to the features or not.
+
+    None where none does, or where tokens come after it, as in a vision transformer.
+    """
     for name, output in reversed(_try(backbone, image_size)[1]):
-        axis = 1 if output.shape[2] == output.shape[3] else 3
-        if channels_first(output, axis)[0, 0].numel() > 1:
-            return {"layer": name, "channel_axis": axis}
+        if output.dim() == 3:
+            return None
+        for axis in (1, 3):
+            height, width = channels_first(output, axis).shape[2:]
+            if height == width > 1:
+                return {"layer": name, "channel_axis": axis}
     return None
 
 
@@ -77,7 +83,7 @@ def channels_first(maps: Tensor, channel_axis: int) -> Tensor:
 
 
 def _try(backbone: Backbone, image_size: int) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The features of two random pictures, and what each layer gave on the way that has the form of a map, in their order."""
+    """The features of two random pictures, and what each layer gave on the way that has the form of maps or tokens, in their order."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
     outputs: list[tuple[str, Tensor]] = []
@@ -91,13 +97,15 @@ def _try(backbone: Backbone, image_size: int) -> tuple[Tensor, list[tuple[str, T
 
 def _note(outputs: list[tuple[str, Tensor]], name: str) -> Callable[[nn.Module, object, object], None]:
     def note(_: nn.Module, __: object, output: object) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4:
+        if isinstance(output, Tensor) and output.dim() in (3, 4):
             outputs.append((name, output))
 
     return note
 
 
 def _is_pooled_to(output: Tensor, axis: int, features: Tensor) -> bool:
+    if output.dim() != 4:
+        return False
     maps = channels_first(output, axis)
     if maps.shape[1] != features.shape[1] or maps.shape[2] * maps.shape[3] == 1:
         return False
