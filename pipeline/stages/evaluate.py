@@ -110,7 +110,8 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         rows = read_table(partial / "predictions.csv")
         galleries.write_galleries(partial, chosen, rows, paths, explain(predictor, model, shown, probs))
     headline = flat({name: scores["figures"][name] for name in _HEADLINE})
-    write_json(metrics_json, {"model": model.name, "model_sha256": scores["model_sha256"], **headline})
+    kept = ("model", "model_sha256", "test_pictures", "confidence")
+    write_json(metrics_json, {**{key: scores[key] for key in kept}, **headline})
     write_timing(scores["model_sha256"], len(pictures), seconds)
 
 
