@@ -38,5 +38,5 @@ def show(metrics: Path) -> str:
 
 
 def _figure(facts: dict[str, Any], name: str) -> str:
-    value = f"{facts[name]:.3f}"
-    return f"{value} [{facts[f'{name}_low']:.3f}, {facts[f'{name}_high']:.3f}]" if f"{name}_low" in facts else value
+    value, low, high = (facts.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"

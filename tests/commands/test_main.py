@@ -51,7 +51,7 @@ def test_a_command_runs_in_the_projects_root(root, capsys):
 
 def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
     (tmp_path / "named" / "metrics").mkdir(parents=True)
-    figures = {"top1_accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.25, "ece": 0.1, "test_pictures": 4, "confidence": 0.9}
+    figures = {"top1_accuracy": 0.5, "log_loss": 0.25, "ece": 0.1, "test_pictures": 4, "confidence": 0.9}
     (tmp_path / "named" / "metrics" / "baseline.json").write_text(json.dumps(figures))
     (tmp_path / "named" / "metrics" / "comparison.json").write_text("{}")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "named"))
@@ -59,7 +59,7 @@ def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
     assert "4 test pictures; in brackets 90 % intervals." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["results", "predict", "retrain", "data", "publish", "ui", "verify"])
+@pytest.mark.parametrize("command", ["results", "predict", "explain", "retrain", "data", "publish", "ui", "verify"])
 def test_every_command_stands_in_the_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])
