@@ -5,33 +5,31 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.comparison import BASELINE, verdict
+from pipeline.evaluation.comparison import verdict
 from pipeline.files import read_json
 
-_COLUMNS = {"top1_accuracy": "top-1 accuracy", "log_loss": "log loss", "ece": "ECE"}
+_COLUMNS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("results", help="print what the models scored")
-    parser.set_defaults(run=lambda parsed: print(show(Path("metrics"))))
+    parser.set_defaults(run=lambda parsed: print(show(Path("metrics/comparison.json"))))
 
 
-def show(metrics: Path) -> str:
+def show(comparison_json: Path) -> str:
     """The table of all models with intervals, the verdicts, and where to look next. Raises PipelineError."""
-    comparison_path = metrics / "comparison.json"
-    if not comparison_path.is_file():
-        raise PipelineError(f"{comparison_path}: is not there; run `dvc repro`")
-    comparison = read_json(comparison_path)
-    scores = {name: read_json(metrics / f"{name}.json") for name in (BASELINE, *comparison)}
+    if not comparison_json.is_file():
+        raise PipelineError(f"{comparison_json}: is not there; run `dvc repro`")
+    comparison = read_json(comparison_json)
+    pictures = comparison["test_pictures"]
     rows = [["model", *_COLUMNS.values()]]
-    rows += [[name, *(_figure(facts, column) for column in _COLUMNS)] for name, facts in scores.items()]
+    rows += [[name, *(_figure(facts, column) for column in _COLUMNS)] for name, facts in comparison["models"].items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    first = scores[BASELINE]
-    lines += ["", f"{first['test_pictures']} test pictures; in brackets {100 * first['confidence']:g} % intervals."]
-    for name, facts in comparison.items():
-        lines.append(f"{verdict(name, facts, first['test_pictures'])} McNemar p = {facts['mcnemar_p']:.2g}.")
+    lines += ["", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
+    for name, facts in comparison["differences"].items():
+        lines.append(f"{verdict(name, facts, pictures)} McNemar p = {facts['mcnemar_p']:.2g}.")
         if facts["best_epoch"] == 0:
             lines.append(f"No epoch of {name} had a lower val loss than its start, whose weights it kept.")
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])

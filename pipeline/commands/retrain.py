@@ -15,9 +15,9 @@ from pipeline.commands.data import refresh
 from pipeline.commands.mend import mend
 from pipeline.commands.publish import publish_all
 from pipeline.errors import PipelineError
-from pipeline.evaluation.comparison import BASELINE
 from pipeline.files import read_json
-from pipeline.params import read_params
+
+_HEADLINE = ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -64,14 +64,10 @@ def _publish() -> bool:
 
 
 def _scores() -> dict[str, dict[str, float]]:
-    """The headline figures of each model, as the metrics files hold them."""
-    scores = {}
-    for name in (BASELINE, *read_params()["models"]):
-        path = Path("metrics") / f"{name}.json"
-        if path.is_file():
-            facts = read_json(path)
-            scores[name] = {key: facts[key] for key in ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")}
-    return scores
+    """The headline figures of each model, as the last comparison holds them."""
+    path = Path("metrics/comparison.json")
+    models = read_json(path)["models"] if path.is_file() else {}
+    return {name: {key: facts[key] for key in _HEADLINE} for name, facts in models.items()}
 
 
 def _dvc(*arguments: str) -> str:

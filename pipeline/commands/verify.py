@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def verify_all() -> list[str]:
-    """A line for each model that its own metadata, model.json and its metrics agree on. Raises PipelineError."""
+    """A line for each model that its own metadata, model.json and its scores agree on. Raises PipelineError."""
     from pipeline.models.artifact import verify
 
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
@@ -23,8 +23,8 @@ def verify_all() -> list[str]:
         raise PipelineError("models: holds no model; run `dvc repro`")
     lines = []
     for folder in folders:
-        sha256, metrics = verify(folder), Path("metrics") / f"{folder.name}.json"
-        if not metrics.is_file() or read_json(metrics)["model_sha256"] != sha256:
-            raise PipelineError(f"{metrics}: tells of another model than {folder}/model.onnx; run `dvc repro`")
+        sha256, scores = verify(folder), Path("results") / folder.name / "scores.json"
+        if not scores.is_file() or read_json(scores)["model_sha256"] != sha256:
+            raise PipelineError(f"{scores}: tells of another model than {folder}/model.onnx; run `dvc repro`")
         lines.append(f"{sha256}  {folder}/model.onnx: scored, stored and described alike")
     return lines

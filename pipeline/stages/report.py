@@ -14,6 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation import page
 from pipeline.evaluation.comparison import BASELINE, best_epoch, compare, verdict
 from pipeline.evaluation.predictions import most_doubted
+from pipeline.evaluation.scoring import flat
 from pipeline.files import read_json, read_table, write_json
 from pipeline.params import Section, read_params
 from pipeline.tracking.publish import publish
@@ -36,7 +37,7 @@ def read_doubts(data: Path, out_of_fold: Path) -> list[Mapping[str, str]]:
 def run(params: Params, data: Path, models: Path, results: Path, metrics: Path, report: Path, comparison_json: Path) -> None:
     """Compare every model with the baseline, write the page, and bring MLflow up to date where it can be reached."""
     names = [BASELINE, *read_params()["models"]]
-    scores = {name: read_json(metrics / f"{name}.json") for name in names}
+    scores = {name: read_json(results / name / "scores.json") for name in names}
     predictions = {name: read_table(results / name / "predictions.csv") for name in names}
     histories = {name: read_table(models / name / "history.csv") for name in names}
     comparison: dict[str, dict[str, Any]] = {}
@@ -46,7 +47,10 @@ def run(params: Params, data: Path, models: Path, results: Path, metrics: Path, 
     told = {name: {**facts, "verdict": verdict(name, facts, len(predictions[name]))} for name, facts in comparison.items()}
     audit, doubts = read_json(data / "audit.json"), read_doubts(data, models / "out_of_fold.csv")
     page.write_page(report, scores, told, histories, results, audit, doubts)
-    write_json(comparison_json, comparison)
+    first = scores[BASELINE]
+    models_told = {name: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for name, facts in scores.items()}
+    kept = {key: first[key] for key in ("test_pictures", "confidence")}
+    write_json(comparison_json, {**kept, "models": models_told, "differences": comparison})
     try:
         publish(models, results, metrics)
     except PipelineError as error:

@@ -11,7 +11,7 @@ from pipeline.models.artifact import write_facts
 
 @pytest.fixture
 def shas(tmp_path, monkeypatch):
-    """A project of two models with their metrics, and the sha256 of each."""
+    """A project of two models with their scores, and the sha256 of each."""
     monkeypatch.chdir(tmp_path)
     found = {}
     for name in ("finetuned", "baseline"):
@@ -21,7 +21,7 @@ def shas(tmp_path, monkeypatch):
         graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], name, ends[:1], ends[1:])
         write_facts(folder, helper.make_model(graph), {"model": name}, [{"epoch": 0}])
         found[name] = sha256_of_file(folder / "model.onnx")
-        write_json(tmp_path / "metrics" / f"{name}.json", {"model_sha256": found[name]})
+        write_json(tmp_path / "results" / name / "scores.json", {"model_sha256": found[name]})
     (tmp_path / "models" / "backbone").mkdir()
     return found
 
@@ -40,15 +40,15 @@ def test_each_model_that_agrees_has_a_line(shas):
 
 
 @pytest.mark.usefixtures("shas")
-def test_metrics_of_another_model_are_refused(tmp_path):
-    write_json(tmp_path / "metrics" / "baseline.json", {"model_sha256": "0" * 64})
-    assert refusal() == "metrics/baseline.json: tells of another model than models/baseline/model.onnx; run `dvc repro`"
+def test_scores_of_another_model_are_refused(tmp_path):
+    write_json(tmp_path / "results/baseline/scores.json", {"model_sha256": "0" * 64})
+    assert refusal() == "results/baseline/scores.json: tells of another model than models/baseline/model.onnx; run `dvc repro`"
 
 
 @pytest.mark.usefixtures("shas")
-def test_missing_metrics_are_refused(tmp_path):
-    (tmp_path / "metrics" / "finetuned.json").unlink()
-    assert refusal() == "metrics/finetuned.json: tells of another model than models/finetuned/model.onnx; run `dvc repro`"
+def test_missing_scores_are_refused(tmp_path):
+    (tmp_path / "results/finetuned/scores.json").unlink()
+    assert refusal() == "results/finetuned/scores.json: tells of another model than models/finetuned/model.onnx; run `dvc repro`"
 
 
 @pytest.mark.usefixtures("shas")
