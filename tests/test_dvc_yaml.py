@@ -72,7 +72,8 @@ def test_every_data_dependency_is_written_by_another_stage_or_tracked(stage):
 def test_every_entry_of_models_is_evaluated_and_reported():
     names = ["baseline", *PARAMS["models"]]
     assert STAGES["evaluate"]["matrix"]["model"] == names
-    data = ["data/audit.json", "data/manifest.csv", "data/splits/train", "data/splits/val", "models/out_of_fold.csv"]
+    data = ["data/source.json", "data/audit.json", "data/manifest.csv", "data/splits/train", "data/splits/val"]
+    data += ["models/out_of_fold.csv", "models/backbone"]
     wanted = [
         *data,
         *(f"models/{name}" for name in names),
@@ -82,8 +83,9 @@ def test_every_entry_of_models_is_evaluated_and_reported():
     assert [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))] == wanted
 
 
-def test_the_report_depends_on_its_template():
-    assert "pipeline/evaluation/page.html" in STAGES["report"]["deps"]
+def test_the_report_depends_on_its_templates():
+    templates = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline/evaluation").glob("*.html"))
+    assert [path for path in STAGES["report"]["deps"] if path.endswith(".html")] == templates
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,7 +1,8 @@
 """The report: one HTML page that needs no network and no script."""
 
-import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,47 +10,135 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.data.audit import SHOWN_FINDINGS
 from pipeline.data.findings import KINDS
+from pipeline.evaluation import charts, matrix
 from pipeline.evaluation.figures import plot_curves
+from pipeline.evaluation.galleries import TITLES
 from pipeline.files import atomic_dir
 
-_PICTURES = {"confusion_matrix": "Confusion matrix of {}: rows are the true classes", "mistakes": "Surest mistakes of {}"}
+Row = Mapping[str, str]
+Facts = Mapping[str, Any]
+
+_GALLERY_PICTURES = 24  # of one kind, over all models; at least four and at most twelve of each
+_TINY = 48  # pixels, below which a picture is shown pixel by pixel
+
+# figure: what it is called, and what it means
+FIGURES = {
+    "top1_accuracy": ("Top-1 accuracy", "share of the pictures whose class is answered; 1 is best"),
+    "top5_accuracy": ("Top-5 accuracy", "share whose class is among the five most probable; 1 is best"),
+    "balanced_accuracy": ("Balanced accuracy", "mean recall of the classes, rare ones count like common ones; 1 is best"),
+    "macro_f1": ("Macro F1", "mean F1 of the classes; 1 is best"),
+    "roc_auc": ("ROC AUC", "how well each class is ranked above the others, mean over the classes; 1 is best, 0.5 is chance"),
+    "pr_auc": ("PR AUC", "area under precision over recall, mean over the classes; 1 is best"),
+    "log_loss": ("Log loss", "how surprised the model is by the truth, in nats; 0 is best"),
+    "brier": ("Brier score", "squared distance of the probabilities from the truth; 0 is best, 2 is worst"),
+    "ece": ("Calibration error", "ECE: how far from right it is as sure as it says; 0 is best"),
+}
 
 
-def write_page(
-    folder: Path,
-    scores: Mapping[str, Mapping[str, Any]],
-    comparison: Mapping[str, Mapping[str, Any]],
-    histories: Mapping[str, Sequence[Mapping[str, str]]],
-    results: Path,
-    audit: Mapping[str, Any],
-    doubts: Sequence[Mapping[str, str]],
-) -> None:
-    """Write `index.html` with all of its pictures inside, and `curves.png` beside it. Every name in it is escaped.
+@dataclass(frozen=True)
+class Model:
+    """What is shown of one model: its `scores.json`, `model.json`, tables as rows, and `galleries.json`.
 
-    `audit`: what `data/audit.json` holds; `doubts`: rows of out_of_fold.csv, each with a `thumbnail`.
+    `comparison`: with the baseline, and its `verdict`; None for the baseline itself.
     """
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["figure"] = format_figure
+
+    name: str
+    scores: Facts
+    facts: Facts
+    history: Sequence[Row]
+    confusion: Sequence[Row]
+    reliability: Sequence[Row]
+    coverage: Sequence[Row]
+    galleries: Facts
+    comparison: Facts | None = None
+
+    @property
+    def training_charts(self) -> list[charts.Chart]:
+        """Loss and accuracy as it was trained."""
+        return charts.curves(self.history)
+
+    @property
+    def probability_charts(self) -> list[charts.Chart]:
+        """What its probabilities are worth."""
+        return [charts.reliability(self.reliability), charts.coverage(self.coverage)]
+
+    @cached_property
+    def _counts(self) -> tuple[list[str], list[list[int]]]:
+        return matrix.read_counts(self.confusion)
+
+    @property
+    def drawn_matrix(self) -> matrix.Matrix:
+        """The confusion matrix as a drawing."""
+        return matrix.lay_out(*self._counts)
+
+    @property
+    def confused(self) -> list[matrix.Confusion]:
+        """Which classes are most often mistaken for which."""
+        return matrix.most_confused(*self._counts)
+
+    @property
+    def weakest_first(self) -> list[tuple[str, Facts]]:
+        """The figures of the classes, the lowest F1 first; last those that have none."""
+        values = {label: facts["f1"]["value"] for label, facts in self.scores["classes"].items()}
+        return sorted(self.scores["classes"].items(), key=lambda pair: (values[pair[0]] is None, values[pair[0]]))
+
+    @property
+    def f1_start(self) -> float:
+        """Where the axis of the classes' F1 begins."""
+        return charts.whisker_scale(facts["f1"]["low"] for facts in self.scores["classes"].values())
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows. `models`: the baseline first; `doubts`: rows of out_of_fold.csv, each with a `thumbnail`;
+    `montage`: for each class data URLs; `sums`, `versions`: name and value.
+    """
+
+    models: Sequence[Model]
+    source: Facts
+    backbone: Facts
+    audit: Facts
+    doubts: Sequence[Row]
+    montage: Mapping[str, Sequence[str]]
+    sums: Mapping[str, str]
+    versions: Mapping[str, str]
+
+
+def write_page(folder: Path, report: Report) -> None:
+    """Write `index.html` with all of its pictures inside, and `curves.png` beside it. Every name in it is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"three": three, "interval": interval, "points": points, "share": share}
+    first = report.models[0].scores
+    html = environment.get_template("page.html").render(
+        report=report, models=report.models, scores=first, audit=report.audit, kinds=KINDS, shown_findings=SHOWN_FINDINGS,
+        figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
+        shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,
+        accuracy_start=charts.whisker_scale(model.scores["figures"]["top1_accuracy"]["low"] for model in report.models),
+        tiny=report.audit["median_width"] < _TINY, charts=charts,
+    )  # fmt: skip
     with atomic_dir(folder) as partial:
-        plot_curves(partial / "curves.png", histories)
-        pictures = {
-            name: {kind: (text.format(name), embed(results / name / f"{kind}.png")) for kind, text in _PICTURES.items()} for name in scores
-        }
-        html = environment.get_template("page.html").render(
-            scores=scores, comparison=comparison, pictures=pictures, curves=embed(partial / "curves.png"),
-            audit=audit, kinds=KINDS, shown=SHOWN_FINDINGS, doubts=doubts,
-        )  # fmt: skip
+        plot_curves(partial / "curves.png", {model.name: model.history for model in report.models})
         (partial / "index.html").write_text(html, encoding="utf-8")
 
 
-def embed(path: Path) -> str:
-    """A PNG file as a data URL."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def three(value: float | None) -> str:
+    """A figure to three places; a dash for what is not defined."""
+    return "–" if value is None else f"{value:.3f}"
 
 
-def format_figure(scores: Mapping[str, Any], name: str) -> str:
-    """A figure with its interval, to three places: `0.948 (0.901 to 0.974)`."""
-    value, low, high = (scores.get(f"{name}{end}") for end in ("", "_low", "_high"))
-    if value is None:
-        return "not defined"
-    return f"{value:.3f}" + (f" ({low:.3f} to {high:.3f})" if low is not None and high is not None else "")
+def interval(figure: Mapping[str, float | None]) -> str:
+    """The interval of a figure: `0.901 to 0.974`; nothing where there is none."""
+    low, high = figure["low"], figure["high"]
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def share(value: float) -> str:
+    """A share in percent: `97.8 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def points(places: Sequence[tuple[float, float]]) -> str:
+    """Places as the points of an SVG polyline."""
+    return " ".join(f"{x:g},{y:g}" for x, y in places)

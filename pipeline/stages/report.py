@@ -1,7 +1,7 @@
 """Report: compare the models on the same pictures, show what was found in the data, make the page, and tell MLflow."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,9 @@ from pipeline import stage
 from pipeline.data.audit import thumbnail_url
 from pipeline.data.manifest import read_manifest
 from pipeline.errors import PipelineError
-from pipeline.evaluation import page
+from pipeline.evaluation import origins, page
 from pipeline.evaluation.comparison import BASELINE, best_epoch, compare, verdict
+from pipeline.evaluation.montage import montage
 from pipeline.evaluation.predictions import most_doubted
 from pipeline.evaluation.scoring import flat
 from pipeline.files import read_json, read_table, write_json
@@ -34,25 +35,59 @@ def read_doubts(data: Path, out_of_fold: Path) -> list[Mapping[str, str]]:
     return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
 
 
-def run(params: Params, data: Path, models: Path, results: Path, metrics: Path, report: Path, comparison_json: Path) -> None:
+def compare_all(names: list[str], models: Path, results: Path, params: Params) -> dict[str, dict[str, Any]]:
+    """How each model but the first differs from the first, the baseline."""
+    predictions = {name: read_table(results / name / "predictions.csv") for name in names}
+    return {
+        name: {
+            "against": BASELINE,
+            "best_epoch": best_epoch(read_table(models / name / "history.csv")),
+            **compare(predictions[BASELINE], predictions[name], params.confidence, params.seed),
+        }
+        for name in names[1:]
+    }
+
+
+def read_model(name: str, models: Path, results: Path, comparison: Mapping[str, Any] | None) -> page.Model:
+    """What the page shows of a model."""
+    folder = results / name
+    scores = read_json(folder / "scores.json")
+    told = comparison and {**comparison, "verdict": verdict(name, comparison, scores["test_pictures"])}
+    tables = {key: read_table(folder / f"{key}.csv") for key in ("reliability", "coverage")}
+    return page.Model(
+        name, scores, read_json(models / name / "model.json"), read_table(models / name / "history.csv"),
+        read_table(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"), comparison=told,
+    )  # fmt: skip
+
+
+def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """What git keeps: every model's bytes and figures with their intervals, and how each differs from the baseline."""
+    models = {facts["model"]: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for facts in scores}
+    return {**{key: scores[0][key] for key in ("test_pictures", "confidence")}, "models": models, "differences": comparison}
+
+
+def run(params: Params, data: Path, models: Path, results: Path, report: Path, comparison_json: Path) -> None:
     """Compare every model with the baseline, write the page, and bring MLflow up to date where it can be reached."""
     names = [BASELINE, *read_params()["models"]]
-    scores = {name: read_json(results / name / "scores.json") for name in names}
-    predictions = {name: read_table(results / name / "predictions.csv") for name in names}
-    histories = {name: read_table(models / name / "history.csv") for name in names}
-    comparison: dict[str, dict[str, Any]] = {}
-    for name in names[1:]:
-        facts = compare(predictions[BASELINE], predictions[name], params.confidence, params.seed)
-        comparison[name] = {"against": BASELINE, "best_epoch": best_epoch(histories[name]), **facts}
-    told = {name: {**facts, "verdict": verdict(name, facts, len(predictions[name]))} for name, facts in comparison.items()}
-    audit, doubts = read_json(data / "audit.json"), read_doubts(data, models / "out_of_fold.csv")
-    page.write_page(report, scores, told, histories, results, audit, doubts)
-    first = scores[BASELINE]
-    models_told = {name: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for name, facts in scores.items()}
-    kept = {key: first[key] for key in ("test_pictures", "confidence")}
-    write_json(comparison_json, {**kept, "models": models_told, "differences": comparison})
+    for name in names:
+        if not (results / name / "scores.json").is_file():
+            raise PipelineError(f"{results / name}/scores.json: is not there; run `dvc repro`")
+    comparison = compare_all(names, models, results, params)
+    source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
+    shown = page.Report(
+        models=[read_model(name, models, results, comparison.get(name)) for name in names],
+        source=source,
+        backbone=backbone,
+        audit=read_json(data / "audit.json"),
+        doubts=read_doubts(data, models / "out_of_fold.csv"),
+        montage=montage(read_manifest(data / "manifest.csv", "train"), data / "splits" / "train", params.seed),
+        sums=origins.sums(source, backbone, data, {name: results / name for name in names}),
+        versions=origins.library_versions(),
+    )
+    page.write_page(report, shown)
+    write_json(comparison_json, summarise([model.scores for model in shown.models], comparison))
     try:
-        publish(models, results, metrics)
+        publish(models, results)
     except PipelineError as error:
         print(error, file=sys.stderr)
 

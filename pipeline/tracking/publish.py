@@ -9,6 +9,7 @@ import yaml
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import BASELINE
+from pipeline.evaluation.scoring import flat
 from pipeline.files import read_json, read_table, sha256_of_file, sha256_of_json
 from pipeline.models.artifact import identity, read_facts
 from pipeline.params import parse_yaml, read_params
@@ -26,26 +27,26 @@ Facts = Mapping[str, Any]
 _OTHER_STAGES = ("download", "split", "backbone", "embed")
 
 
-def publish(models: Path, results: Path, metrics: Path) -> list[str]:
+def publish(models: Path, results: Path) -> list[str]:
     """Make each model's run equal to its files, and return a line for each that was not. Raises PipelineError."""
-    names = [name for name in (BASELINE, *read_params()["models"]) if (metrics / f"{name}.json").is_file()]
+    names = [name for name in (BASELINE, *read_params()["models"]) if (results / name / "scores.json").is_file()]
     if not names:
-        raise PipelineError(f"{metrics}: holds no scores of a model; run `dvc repro`")
-    if missing := [path for name in names for path in (models / name / "model.onnx", results / name) if not path.exists()]:
+        raise PipelineError(f"{results}: holds no scores of a model; run `dvc repro` or `dvc checkout`")
+    if missing := [path for name in names if not (path := models / name / "model.onnx").exists()]:
         raise PipelineError(f"{missing[0]}: is not there; run `dvc checkout`")
     with mendable():
         client, experiment_id = connect()
         with one_at_a_time():
             close_abandoned(client, experiment_id)
-            lines = [_publish_model(client, experiment_id, models / name, results / name, metrics / f"{name}.json") for name in names]
+            lines = [_publish_model(client, experiment_id, models / name, results / name) for name in names]
     return [line for line in lines if line]
 
 
-def _publish_model(client: "MlflowClient", experiment_id: str, model: Path, results: Path, metrics_json: Path) -> str | None:
-    facts, scores = _read(model, metrics_json)
+def _publish_model(client: "MlflowClient", experiment_id: str, model: Path, results: Path) -> str | None:
+    facts, scores = _read(model, results / "scores.json")
     try:
         with own(identity(facts)):
-            return _publish_run(client, experiment_id, facts, scores, [model, results, metrics_json])
+            return _publish_run(client, experiment_id, facts, scores, [model, results])
     except OwnedByAnother:
         return f"{facts['model']}: is being trained; publish it when that is done"
 
@@ -67,11 +68,11 @@ def _publish_run(client: "MlflowClient", experiment_id: str, facts: Facts, score
     return f"{facts['model']}: published as run {run.info.run_id}"
 
 
-def _read(model: Path, metrics_json: Path) -> tuple[Facts, Facts]:
+def _read(model: Path, scores_json: Path) -> tuple[Facts, Facts]:
     """The facts and the scores of a model. Raises PipelineError where they are not of one and the same file."""
-    facts, scores = read_facts(model), read_json(metrics_json)
+    facts, scores = read_facts(model), read_json(scores_json)
     if scores["model_sha256"] != facts["model_sha256"]:
-        raise PipelineError(f"{metrics_json}: tells of another model than {model}; run `dvc repro`")
+        raise PipelineError(f"{scores_json}: tells of another model than {model}; run `dvc repro`")
     if sha256_of_file(model / "model.onnx") != facts["model_sha256"]:
         raise PipelineError(f"{model}/model.onnx: is not the file that model.json describes; run `dvc checkout`")
     return facts, scores
@@ -116,13 +117,8 @@ def _stages_that_ran() -> Mapping[str, Any]:
 
 def _wanted_metrics(model: Path, scores: Facts, start: int) -> list["Metric"]:
     rows: list[Row] = [{name: float(value) for name, value in row.items() if value != ""} for row in read_table(model / "history.csv")]
-    test: Row = {"step": 0, **{f"test_{name}": scores[name] for name in scores if _is_figure(name, scores[name])}}
+    test: Row = {"step": 0, **{f"test_{name}": value for name, value in flat(scores["figures"]).items() if value is not None}}
     return [*(metric for row in rows for metric in metrics_of(row, start)), *metrics_of(test, start + 1000 * len(rows))]
-
-
-def _is_figure(name: str, value: object) -> bool:
-    """Whether an entry of a metrics file says how well the model did, not on what."""
-    return isinstance(value, int | float) and name not in ("confidence", "test_pictures")
 
 
 def _contradicts(client: "MlflowClient", run: "Run", facts: Facts, model: Path, scores: Facts) -> bool:
@@ -146,10 +142,9 @@ def _write_numbers(client: "MlflowClient", run: "Run", facts: Facts, scores: Fac
 
 
 def _write_files(client: "MlflowClient", run_id: str, paths: Sequence[Path]) -> None:
-    model, results, metrics_json = paths
+    model, results = paths
     client.log_artifacts(run_id, str(model), f"models/{model.name}")
     client.log_artifacts(run_id, str(results), f"results/{model.name}")
-    client.log_artifact(run_id, str(metrics_json), "metrics")
 
 
 def _delete(client: "MlflowClient", experiment_id: str, run: "Run") -> None:

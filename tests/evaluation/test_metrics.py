@@ -89,15 +89,27 @@ def test_balanced_accuracy_leaves_out_a_class_without_pictures():
     assert metrics.balanced_accuracy(np.array([[3, 1, 0], [0, 2, 2], [0, 0, 0]])) == pytest.approx((0.75 + 0.5) / 2)
 
 
-def test_ece_is_the_one_worked_by_hand():
-    # 0.90 (right) and 0.92 (wrong) share a bin: |1 - 1.82|; 0.70 right: 0.30; 0.55 wrong: 0.55. Their sum over 4 pictures.
-    probs = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])
-    assert metrics.expected_calibration_error(np.array([0, 1, 1, 1]), probs) == pytest.approx((0.82 + 0.30 + 0.55) / 4)
+@pytest.mark.parametrize("case", CASES)
+def test_macro_f1_is_scikit_learns(case):
+    labels, probs, num_classes = case
+    wanted = oracle.f1_score(labels, probs.argmax(axis=1), labels=range(num_classes), average="macro", zero_division=np.nan)
+    assert metrics.macro_f1(matrix_of(case)) == pytest.approx(wanted, abs=1e-12)
 
 
-def test_ece_of_sure_right_answers_is_zero():
-    assert metrics.expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0
+@pytest.mark.parametrize("case", CASES)
+def test_the_mean_brier_score_is_scikit_learns(case):
+    labels, probs, num_classes = case
+    wanted = sum(oracle.brier_score_loss(labels == index, probs[:, index].astype(float)) for index in range(num_classes))
+    assert metrics.brier_scores(labels, probs).mean() == pytest.approx(wanted, rel=1e-6)
 
 
-def test_ece_of_sure_wrong_answers_is_one():
-    assert metrics.expected_calibration_error(np.array([1, 0]), np.eye(2)) == 1
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_class_among_the_first_is_scikit_learns_top_k(k):
+    labels, probs, num_classes = draw_case(5, num_classes=6)
+    wanted = oracle.top_k_accuracy_score(labels, probs, k=k, labels=range(num_classes))
+    assert metrics.among_the_first(labels, probs, k).mean() == pytest.approx(wanted)
+
+
+def test_of_equal_probabilities_the_first_class_comes_first():
+    probs = np.full((3, 3), 1 / 3, np.float32)
+    assert metrics.among_the_first(np.array([0, 1, 2]), probs, 2).tolist() == [True, True, False]

@@ -34,7 +34,7 @@ def build_backbone():
 
 def build_model():
     generator = np.random.default_rng(0)
-    return append_head(build_backbone(), generator.normal(size=(2, 3)).astype(np.float32), np.zeros(2, np.float32))
+    return append_head(build_backbone(), generator.normal(size=(2, 3)).astype(np.float32), np.zeros(2, np.float32), 1.0)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_head_is_the_softmax_of_a_linear_map(num_classes, count, tmp_path):
     generator = np.random.default_rng(num_classes)
     weight, bias = (generator.normal(size=shape).astype(np.float32) / 30 for shape in ((num_classes, 3), num_classes))
     pixels = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
-    write_onnx(append_head(build_backbone(), weight, bias), tmp_path / "model.onnx")
+    write_onnx(append_head(build_backbone(), weight, bias, 1.0), tmp_path / "model.onnx")
     (probs,) = open_session(tmp_path / "model.onnx", 1).run(["probs"], {"pixels": pixels})
     logits = pixels.mean(axis=(1, 2)) @ weight.T + bias
     wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -37,7 +37,7 @@ def draw_pixels(count):
 def exported(request, tmp_path_factory):
     """A backbone and the file that it was exported to."""
     backbone, path = build_backbone(request.param), tmp_path_factory.mktemp("export") / "model.onnx"
-    write_onnx(export_onnx(backbone, SIDE, "features"), path)
+    write_onnx(export_onnx(backbone, SIDE, ["features"]), path)
     return SimpleNamespace(name=request.param, backbone=backbone, path=path)
 
 
@@ -47,7 +47,7 @@ def small(tmp_path_factory):
     torch.manual_seed(0)
     backbone = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
     path = tmp_path_factory.mktemp("small") / "model.onnx"
-    write_onnx(export_onnx(backbone, SIDE, "features"), path)
+    write_onnx(export_onnx(backbone, SIDE, ["features"]), path)
     return SimpleNamespace(backbone=backbone, path=path)
 
 
@@ -74,17 +74,17 @@ def test_the_file_is_a_valid_model_of_uint8_pixels_with_a_free_batch_size(export
 
 @pytest.mark.parametrize("exported", ["mobilenet_v3_small"], indirect=True)
 def test_exporting_twice_gives_equal_bytes(exported, tmp_path):
-    write_onnx(export_onnx(build_backbone(exported.name), SIDE, "features"), tmp_path / "again.onnx")
+    write_onnx(export_onnx(build_backbone(exported.name), SIDE, ["features"]), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
 
 
 def test_a_small_network_exported_twice_gives_equal_bytes(small, tmp_path):
-    write_onnx(export_onnx(small.backbone, SIDE, "features"), tmp_path / "again.onnx")
+    write_onnx(export_onnx(small.backbone, SIDE, ["features"]), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == small.path.read_bytes()
 
 
 def test_exporting_says_nothing(capsys):
-    export_onnx(nn.Flatten(), 4, "flat")
+    export_onnx(nn.Flatten(), 4, ["flat"])
     assert capsys.readouterr() == ("", "")
 
 
@@ -108,5 +108,5 @@ def test_answers_that_are_no_numbers_are_no_parity(small):
 
 def test_a_network_in_training_is_exported_as_it_answers_in_use(tmp_path):
     network = Backbone(nn.Sequential(nn.Flatten(), nn.Dropout(0.9)), (0.5,) * 3, (0.5,) * 3).train()
-    write_onnx(export_onnx(network, 4, "features"), tmp_path / "model.onnx")
+    write_onnx(export_onnx(network, 4, ["features"]), tmp_path / "model.onnx")
     check_parity(tmp_path / "model.onnx", network, np.zeros((2, 4, 4, 3), np.uint8), 1)

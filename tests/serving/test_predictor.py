@@ -33,11 +33,11 @@ def stored(tmp_path_factory):
     """A small model: as torch has it, as it is stored, and as it is opened."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
-    module = WithProbs(Classifier(Backbone(network, (0.5,) * 3, (0.5,) * 3), 144, 3)).eval()
+    module = WithProbs(Classifier(Backbone(network, (0.5,) * 3, (0.5,) * 3), 144, 3), 1.0).eval()
     folder = tmp_path_factory.mktemp("model")
     preprocessing = {"image_size": 8, "crop": 0.875, "interpolation": "bicubic"}
     facts = {"class_names": ["ants", "bees", "Käfer"], "preprocessing": preprocessing}
-    write_facts(folder, export_onnx(module, 8, "probs"), facts, [{"epoch": 0}])
+    write_facts(folder, export_onnx(module, 8, ["probs"]), facts, [{"epoch": 0}])
     return SimpleNamespace(module=module, folder=folder, predictor=Predictor.load(folder / "model.onnx", 1))
 
 

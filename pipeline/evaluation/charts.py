@@ -1,0 +1,134 @@
+"""Charts as places on a drawing: figures become points, ticks and cells, which the page's templates draw in its colours."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+WIDTH, HEIGHT = 360, 232
+LEFT, RIGHT, TOP, BOTTOM = 46, 348, 12, 190  # of the frame inside the drawing
+_MOST_MARKERS = 30
+_MOST_LABELS = 8
+_HISTOGRAM = 36  # the height of its highest bar
+_WELL_KNOWN = 0.1  # of the pictures, from which on an interval is narrow enough to be shown whole
+
+Point = tuple[float, float]
+Tick = tuple[float, str]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points; `style` is `main` or `other`."""
+
+    name: str
+    style: str
+    points: Sequence[Point]
+    marked: bool = True
+    joined: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything in the drawing's own units, y downwards.
+
+    `whiskers`: x, y of the low end, y of the high end; `bars`: x, y, width, height.
+    """
+
+    title: str
+    x_label: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    lines: Sequence[Line]
+    band: Sequence[Point] = ()
+    whiskers: Sequence[tuple[float, float, float]] = ()
+    bars: Sequence[tuple[float, float, float, float]] = ()
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+    def ticks(self) -> list[Tick]:
+        return [(self.at(value), f"{value:g}") for value in nice_ticks(self.low, self.high)]
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) within an interval: three to six of them."""
+    rough = (high - low) / 5
+    power = 10.0 ** floor(log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
+    return [round(number * step, 12) for number in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
+
+
+def curves(history: Sequence[Mapping[str, str]]) -> list[Chart]:
+    """Loss and accuracy on train and val over the rows of a model's history. Cells that are empty are left out."""
+    return [_curve(history, quantity) for quantity in ("loss", "accuracy")]
+
+
+def _curve(history: Sequence[Mapping[str, str]], quantity: str) -> Chart:
+    step = next(iter(history[0]))
+    values = {split: [(n, float(row[f"{split}_{quantity}"])) for n, row in enumerate(history) if row[f"{split}_{quantity}"]]
+              for split in ("train", "val")}  # fmt: skip
+    all_values = [value for pairs in values.values() for _, value in pairs]
+    x = _Axis(0, max(1, len(history) - 1), LEFT + 10, RIGHT - 10)
+    low, high = (0, 1.05 * max(*all_values, 1e-6)) if quantity == "loss" else (_below(min(all_values)), 1)
+    y = _Axis(low, high, BOTTOM, TOP)
+    thin = ceil(len(history) / _MOST_LABELS)
+    labels = [(x.at(number), row.get("l2", row[step])) for number, row in enumerate(history) if number % thin == 0]
+    lines = [Line(split, style, [(x.at(n), y.at(value)) for n, value in values[split]], len(history) <= _MOST_MARKERS)
+             for split, style in (("train", "other"), ("val", "main"))]  # fmt: skip
+    return Chart(quantity, "L2 penalty" if "l2" in history[0] else step, labels, y.ticks(), lines)
+
+
+def _below(share: float) -> float:
+    """A round share below one: what an axis may begin with."""
+    return max(0.0, floor(20 * share - 0.4) / 20)
+
+
+def reliability(rows: Sequence[Mapping[str, str]]) -> Chart:
+    """How right the answers are of which the model is so sure, with intervals; bars say how many they are. Rows of reliability.csv."""
+    x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(0, 1, BOTTOM, TOP)
+    places = [x.at(float(row["probability"])) for row in rows]
+    right, low, high = ([y.at(float(row[name])) for row in rows] for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    most = max(int(row["pictures"]) for row in rows)
+    return Chart(
+        title="Is it as sure as it is right?",
+        x_label="probability of the answer",
+        x_ticks=x.ticks(),
+        y_ticks=y.ticks(),
+        lines=[Line("right", "main", list(zip(places, right, strict=True)), joined=False)],
+        whiskers=list(zip(places, low, high, strict=True)),
+        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / most) for row in rows],
+        diagonal=True,
+    )
+
+
+def _bar(x: _Axis, low: float, high: float, height: float) -> tuple[float, float, float, float]:
+    return x.at(low), round(BOTTOM - height, 1), round(x.at(high) - x.at(low) - 1, 1), round(height, 1)
+
+
+def coverage(rows: Sequence[Mapping[str, str]]) -> Chart:
+    """How right the model would be if it answered only the share of pictures of which it is surest. Rows of coverage.csv."""
+    lows = [float(row["accuracy_low"]) for row in rows if float(row["coverage"]) >= _WELL_KNOWN]
+    x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(_below(min([0.95, *lows])), 1, BOTTOM, TOP)
+    at = {name: [(x.at(float(row["coverage"])), y.at(max(y.low, float(row[name])))) for row in rows] for name in
+          ("accuracy", "accuracy_low", "accuracy_high")}  # fmt: skip
+    band = [*at["accuracy_high"], *reversed(at["accuracy_low"])]
+    title, x_label = "What if it may abstain?", "share that is answered, the surest first"
+    return Chart(title, x_label, x.ticks(), y.ticks(), [Line("right", "main", at["accuracy"], marked=False)], band)
+
+
+def whisker_scale(lows: Iterable[float | None]) -> float:
+    """Where a shared axis of shares begins, whose end is 1, so that no interval is cut off."""
+    return _below(min([0.95, *(low for low in lows if low is not None)]))
+
+
+def percent_along(value: float, start: float) -> float:
+    """Where a share lies between `start` and 1, in percent."""
+    return round(100 * (value - start) / (1 - start), 1)
