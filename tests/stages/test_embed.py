@@ -71,7 +71,7 @@ def write_backbone(folder):
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(b"weights")
     architecture = {"image_size": 224, "fixed_size": False, "crop": 1.0, "interpolation": "bicubic"}
-    (folder / "backbone.json").write_text(json.dumps({"architecture": architecture}))
+    (folder / "backbone.json").write_text(json.dumps({"architecture": architecture, "feature_map": {"layer": "0", "channel_axis": 1}}))
     return folder
 
 

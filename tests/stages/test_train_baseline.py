@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
     pictures = [make_picture(f"{index:02}", "dark" if index % 3 == 0 else "light", "val" if index > 20 else "train") for index in range(30)]
     write_embeddings(root / "embeddings", [picture.image_id for picture in pictures], pixels.mean(axis=(1, 2)))
     preprocessing = {"image_size": 4, "crop": 1.0, "interpolation": "bicubic"}
-    (root / "embeddings" / "embedding.json").write_text(json.dumps({"preprocessing": preprocessing, "own_size": False}))
+    (root / "embeddings" / "embedding.json").write_text(json.dumps({"preprocessing": preprocessing, "tiny": False, "size": {"parameters": 0, "gflops": 0.25}}))
     write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
     write_manifest(root / "manifest.csv", pictures)
     write_backbone(root / "backbone")

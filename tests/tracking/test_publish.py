@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("files")
 def files(project):
     """The files of one trained and evaluated model, its graph replaced by some bytes."""
     (project / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    model, results, metrics = project / "models/finetuned", project / "results/finetuned", project / "metrics"
-    for folder in (model, results, metrics):
+    model, results = project / "models/finetuned", project / "results/finetuned"
+    for folder in (model, results):
         folder.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"a graph")
     write_json(model / "model.json", {**FACTS, "model_sha256": SHA256})
@@ -39,12 +39,18 @@ def files(project):
     write_table(model / "history.csv", ["epoch", "train_loss", "val_loss"],
                 [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}])  # fmt: skip
     (results / "confusion_matrix.png").write_bytes(b"a picture")
-    write_json(metrics / "finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.75})
+    write_scores(project, 0.75)
     return project
 
 
+def write_scores(root, accuracy, sha256=SHA256):
+    """Let the results say that the model with those bytes scored so much."""
+    figures = {"top1_accuracy": {"value": accuracy, "low": None, "high": None}}
+    write_json(root / "results/finetuned/scores.json", {"model": "finetuned", "model_sha256": sha256, "figures": figures})
+
+
 def publish(root):
-    return publishing.publish(root / "models", root / "results", root / "metrics")
+    return publishing.publish(root / "models", root / "results")
 
 
 def the_run():
@@ -90,7 +96,7 @@ def test_what_was_logged_live_is_completed_and_not_doubled(files):
 
 def test_a_run_that_contradicts_the_files_is_replaced_with_its_logged_model(files):
     publish(files)
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.5})
+    write_scores(files, 0.5)
     publish(files)
     client, run = the_run()
     assert points(client, run, "test_top1_accuracy") == [(0, 0.5)]
@@ -115,11 +121,11 @@ def test_other_inputs_make_another_run(files):
 
 
 def test_scores_of_another_model_are_refused(files):
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": "b" * 64, "top1_accuracy": 0.75})
+    write_scores(files, 0.75, "b" * 64)
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    metrics, model = files / "metrics/finetuned.json", files / "models/finetuned"
-    assert str(caught.value) == f"{metrics}: tells of another model than {model}; run `dvc repro`"
+    scores, model = files / "results/finetuned/scores.json", files / "models/finetuned"
+    assert str(caught.value) == f"{scores}: tells of another model than {model}; run `dvc repro`"
 
 
 def test_a_model_file_that_is_not_the_described_one_is_refused(files):
@@ -129,11 +135,11 @@ def test_a_model_file_that_is_not_the_described_one_is_refused(files):
     assert str(caught.value) == f"{files}/models/finetuned/model.onnx: is not the file that model.json describes; run `dvc checkout`"
 
 
-def test_a_missing_folder_is_named(files):
-    shutil.rmtree(files / "results/finetuned")
+def test_a_missing_model_is_named(files):
+    shutil.rmtree(files / "models/finetuned")
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/results/finetuned: is not there; run `dvc checkout`"
+    assert str(caught.value) == f"{files}/models/finetuned/model.onnx: is not there; run `dvc checkout`"
 
 
 def test_params_changed_since_the_run_are_not_taken_for_its_own(files):
@@ -298,7 +304,7 @@ def test_a_server_that_is_away_is_told_of_in_one_line(files, monkeypatch):
 
 
 def test_a_run_that_another_process_writes_is_neither_published_nor_replaced(elsewhere, files):  # noqa: F811
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.5})
+    write_scores(files, 0.5)
     write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.1}])
     assert publish(files) == ["finetuned: is being trained; publish it when that is done"]
     client, run = the_run()
