@@ -27,10 +27,11 @@ def test_the_interval_holds_the_difference():
 
 
 def test_equal_answers_do_not_differ():
+    # Wilson's bound on 0 of 3 with z = 1.959964: z² / (3 + z²).
     assert compare(make_rows("+-+"), make_rows("+-+"), 0.95, 0) == {
         "top1_accuracy_difference": 0.0,
-        "top1_accuracy_difference_low": 0.0,
-        "top1_accuracy_difference_high": 0.0,
+        "top1_accuracy_difference_low": -0.561497,
+        "top1_accuracy_difference_high": 0.561497,
         "only_first_right": 0,
         "only_second_right": 0,
         "mcnemar_p": 1.0,
