@@ -12,10 +12,10 @@ def test_counts_are_read_with_their_classes():
 
 def test_cells_lie_in_the_row_of_the_truth_and_the_column_of_the_answer():
     drawing = lay_out(["a", "b"], COUNTS)
-    # The gutter is one letter of 6.6 pixels and 12 more; 1 of 4 counts as two tenths, 3 of 4 as eight.
+    # The gutter is one letter of 6.6 pixels and 12 more; The root of 1/4 is a half, that of 3/4 seventeen twentieths.
     assert drawing.shades == [
-        Shade("mistake", 0.32, "M54 18h35v35h-35z"),
-        Shade("right", 0.83, "M18 18h35v35h-35z"),
+        Shade("mistake", 0.5, "M54 18h35v35h-35z"),
+        Shade("right", 0.85, "M18 18h35v35h-35z"),
         Shade("right", 1.0, "M54 54h35v35h-35z"),
     ]
 
