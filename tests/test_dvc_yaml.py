@@ -78,7 +78,6 @@ def test_every_entry_of_models_is_evaluated_and_reported():
         *data,
         *(f"models/{name}" for name in names),
         *(f"results/{name}" for name in names),
-        *(f"metrics/{name}.json" for name in names),
     ]
     assert [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))] == wanted
 

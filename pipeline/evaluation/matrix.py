@@ -3,13 +3,15 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 _LONGEST = 18  # letters of a name
 _LETTER = 6.6  # pixels of one letter
 _NUMBERED = 30  # classes, up to which numbers in the cells can be read
 _SIDES = ((12, 36), (_NUMBERED, 26))  # pixels of a cell, for up to so many classes
 _SMALLEST = 15
-_SHADES = 10
+_SHADES = 20
+_DARK = 0.55  # the share from which on letters in a cell are light
 _SHOWN_PAIRS = 8
 
 
@@ -34,7 +36,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows are the truth, columns the answers; a cell is as opaque as its share of the row. Pixels."""
+    """Rows are the truth, columns the answers; pixels. A cell is as opaque as the root of its share of the row, so that few are seen."""
 
     names: Sequence[str]
     side: int
@@ -78,15 +80,10 @@ def lay_out(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
                 share = count / sum(line)
                 left, top = gutter + column * side, gutter + row * side
                 kind = "right" if row == column else "mistake"
-                cells[kind, max(1, round(_SHADES * share))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
-                numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=share >= 0.55))
-    shades = [Shade(kind, _opacity(level), "".join(paths)) for (kind, level), paths in sorted(cells.items())]
+                cells[kind, max(1, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
+                numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=share >= _DARK))
+    shades = [Shade(kind, level / _SHADES, "".join(paths)) for (kind, level), paths in sorted(cells.items())]
     return Matrix(shown, side, gutter, longest > side - 4, shades, numbers if len(names) <= _NUMBERED else [])
-
-
-def _opacity(level: int) -> float:
-    """Even one picture of a hundred must be seen."""
-    return round(0.15 + 0.85 * level / _SHADES, 3)
 
 
 def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Confusion]:

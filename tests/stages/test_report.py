@@ -14,6 +14,8 @@ from pipeline.stages.report import Params, read_doubts, run
 from tests.evaluation.test_comparison import make_history, make_rows
 
 PARAMS = Params(seed=0, confidence=0.95)
+FIGURES = {"top1_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
+SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "confidence": 0.95, "figures": FIGURES}
 
 
 @pytest.fixture
@@ -22,41 +24,85 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("models: {finetuned: {}, frozen: {}}\n")
     for name, answers in {"baseline": "+--+", "finetuned": "++++", "frozen": "+---"}.items():
-        write_json(tmp_path / "metrics" / f"{name}.json", {"model": name})
+        write_json(tmp_path / "results" / name / "scores.json", {**SCORES, "model": name})
+        write_json(tmp_path / "results" / name / "galleries.json", {})
+        for table in ("confusion_matrix", "reliability", "coverage"):
+            write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
+        write_json(tmp_path / "models" / name / "model.json", {"model": name})
         write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "label", "predicted"], make_rows(answers))
         write_table(tmp_path / "models" / name / "history.csv", ["epoch", "val_loss"], make_history(0.5, 0.25))
     (tmp_path / "data" / "splits" / "val" / "ants").mkdir(parents=True)
     Image.new("RGB", (200, 100), "red").save(tmp_path / "data" / "splits" / "val" / "ants" / "1.png")
     write_manifest(tmp_path / "data" / "manifest.csv", [Picture("a/ants/1.png", "ants/1.png", "0" * 64, "ants", "val", "a", 200, 100)])
     write_json(tmp_path / "data" / "audit.json", {"pictures": 1})
+    write_json(tmp_path / "data" / "source.json", {"digest": "1" * 64, "raw_sha256": "2" * 64})
+    write_json(tmp_path / "models" / "backbone" / "backbone.json", {"weights": {"sha256": "3" * 64}})
     doubted = {"image_id": "a/ants/1.png", "label": "ants", "predicted": "bees", "prob_ants": "0.1", "prob_bees": "0.9"}
     write_table(tmp_path / "models" / "out_of_fold.csv", list(doubted), [doubted])
     calls = []
-    monkeypatch.setattr(report.page, "write_page", lambda *arguments: calls.append(("page", list(arguments[1]), arguments[5])))
+    monkeypatch.setattr(report.page, "write_page", lambda folder, shown: calls.append(("page", shown)))
     monkeypatch.setattr(report, "publish", lambda *folders: calls.append(("publish", [folder.name for folder in folders])))
     return tmp_path, calls
 
 
 def run_in(root):
-    run(PARAMS, root / "data", root / "models", root / "results", root / "metrics", root / "report", root / "metrics" / "comparison.json")
+    run(PARAMS, root / "data", root / "models", root / "results", root / "report", root / "metrics" / "comparison.json")
     return read_json(root / "metrics" / "comparison.json")
 
 
 def test_every_model_is_compared_with_the_baseline(project):
     found = run_in(project[0])
-    assert [(name, facts["against"], facts["top1_accuracy_difference"]) for name, facts in found.items()] == [
+    assert [(name, facts["against"], facts["top1_accuracy_difference"]) for name, facts in found["differences"].items()] == [
         ("finetuned", "baseline", 0.5),
         ("frozen", "baseline", -0.25),
     ]
 
 
+def test_git_keeps_the_bytes_and_the_figures_of_each_model(project):
+    found = run_in(project[0])
+    assert (found["test_pictures"], found["confidence"], list(found["models"])) == (4, 0.95, ["baseline", "finetuned", "frozen"])
+    assert found["models"]["frozen"] == {
+        "model_sha256": "0" * 64, "top1_accuracy": 0.5, "top1_accuracy_low": 0.25, "top1_accuracy_high": 0.75
+    }  # fmt: skip
+
+
 def test_the_epoch_whose_weights_were_kept_is_told(project):
-    assert run_in(project[0])["finetuned"]["best_epoch"] == 1
+    assert run_in(project[0])["differences"]["finetuned"]["best_epoch"] == 1
 
 
 def test_the_page_is_written_and_then_mlflow_is_told(project):
     run_in(project[0])
-    assert project[1] == [("page", ["baseline", "finetuned", "frozen"], {"pictures": 1}), ("publish", ["models", "results", "metrics"])]
+    assert [call[0] for call in project[1]] == ["page", "publish"]
+    assert project[1][1] == ("publish", ["models", "results"])
+
+
+def test_the_page_is_given_every_model_with_its_verdict(project):
+    run_in(project[0])
+    models = project[1][0][1].models
+    assert [(model.name, model.comparison and model.comparison["verdict"].partition(" points")[0]) for model in models] == [
+        ("baseline", None),
+        ("finetuned", "finetuned is better by 50.0"),
+        ("frozen", "frozen is worse by 25.0"),
+    ]
+
+
+def test_each_model_is_shown_with_its_own_files(project):
+    run_in(project[0])
+    frozen = project[1][0][1].models[2]
+    assert (frozen.facts, frozen.confusion, frozen.coverage) == ({"model": "frozen"}, [{"a": "frozen"}], [{"a": "frozen"}])
+
+
+def test_no_test_picture_is_read(project):
+    assert not (project[0] / "data" / "splits" / "test").exists()
+    run_in(project[0])
+
+
+def test_results_that_are_not_there_are_named(project):
+    (project[0] / "results" / "frozen" / "scores.json").unlink()
+    with pytest.raises(PipelineError) as error:
+        run_in(project[0])
+    assert str(error.value) == f"{project[0]}/results/frozen/scores.json: is not there; run `dvc repro`"
+    assert project[1] == []
 
 
 def test_a_doubted_picture_is_shown_small(project):
@@ -70,5 +116,5 @@ def test_a_tracker_that_is_away_does_not_stop_the_report(project, monkeypatch, c
         raise PipelineError("MLflow is away")
 
     monkeypatch.setattr(report, "publish", refuse)
-    assert "finetuned" in run_in(project[0])
+    assert "finetuned" in run_in(project[0])["models"]
     assert capsys.readouterr().err == "MLflow is away\n"

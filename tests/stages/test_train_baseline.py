@@ -68,7 +68,9 @@ def trained(tmp_path_factory):
     pictures = [make_picture(f"{index:02}", "dark" if index % 3 == 0 else "light", "val" if index > 20 else "train") for index in range(30)]
     write_embeddings(root / "embeddings", [picture.image_id for picture in pictures], pixels.mean(axis=(1, 2)))
     preprocessing = {"image_size": 4, "crop": 1.0, "interpolation": "bicubic"}
-    (root / "embeddings" / "embedding.json").write_text(json.dumps({"preprocessing": preprocessing, "tiny": False, "size": {"parameters": 0, "gflops": 0.25}}))
+    (root / "embeddings" / "embedding.json").write_text(
+        json.dumps({"preprocessing": preprocessing, "tiny": False, "size": {"parameters": 0, "gflops": 0.25}})
+    )
     write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
     write_manifest(root / "manifest.csv", pictures)
     write_backbone(root / "backbone")
@@ -100,8 +102,15 @@ def test_the_folder_holds_weights_graph_facts_and_history(trained):
 def test_the_graph_answers_as_the_stored_head_does(trained):
     tensors = load_file(trained.folder / "model.safetensors")
     logits = trained.pixels.mean(axis=(1, 2)) @ tensors["head.weight"].T + tensors["head.bias"]
-    found = Predictor.load(trained.folder / "model.onnx", 1).predict_pixels(trained.pixels)
-    np.testing.assert_allclose(found, softmax(logits, axis=1), atol=1e-5)
+    predictor = Predictor.load(trained.folder / "model.onnx", 1)
+    wanted = softmax(logits / predictor.facts["temperature"], axis=1)
+    np.testing.assert_allclose(predictor.predict_pixels(trained.pixels), wanted, atol=1e-5)
+
+
+def test_the_graph_tells_its_temperature_and_its_size(trained):
+    facts = Predictor.load(trained.folder / "model.onnx", 1).facts
+    assert 0.05 < facts["temperature"] < 1  # nine val pictures, all of them easy
+    assert facts["size"] == {"parameters": 2 * 3 + 2, "gflops": 0.25}
 
 
 def test_the_graph_names_its_classes_in_their_order(trained):

@@ -153,13 +153,13 @@ def test_a_model_that_left_params_yaml_is_not_published(files):
     (files / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "models": {"other": {}}}))
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/metrics: holds no scores of a model; run `dvc repro`"
+    assert str(caught.value) == f"{files}/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def test_nothing_to_publish_is_said(files, tmp_path):
     with pytest.raises(PipelineError) as caught:
         publish(tmp_path / "empty")
-    assert str(caught.value) == f"{tmp_path}/empty/metrics: holds no scores of a model; run `dvc repro`"
+    assert str(caught.value) == f"{tmp_path}/empty/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def refusal(files):

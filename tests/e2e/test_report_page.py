@@ -1,0 +1,94 @@
+"""The report in a browser: no serious fault of access, nothing sideways on a phone, no request, readable without scripts."""
+
+import os
+import shutil
+
+import pytest
+
+from pipeline.evaluation import page
+from pipeline.evaluation.page import write_page
+from tests.reports import make_doubt, make_report
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe_playwright_python is not installed")
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+LONG = "a_rather_long_name_of_a_class_without_a_place_to_break_it_at"
+FINDING = ("near_duplicate", [f"{LONG}/{LONG}/1.png", f"{LONG}/2.png"], f"'{LONG}/{LONG}/1.png', '{LONG}/2.png': the two look alike")
+SIZES = {"wide": 1280, "phone": 390}
+
+
+@pytest.fixture(scope="module", params=[2, 40], ids=["2 classes", "40 classes"])
+def address(request, tmp_path_factory):
+    """A report with long names, as a file:// address."""
+    folder = tmp_path_factory.mktemp("page") / "report"
+    names = [f"{LONG}_{number}" if number % 2 else f"c{number}" for number in range(request.param)]
+    report = make_report(class_names=names, findings=[FINDING], doubts=[make_doubt(f"{LONG}/{LONG}.png", names[1])])
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(page, "plot_curves", lambda path, histories: None)
+        write_page(folder, report)
+    return (folder / "index.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright_api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root Chromium has no sandbox
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open the page; also what it asked for and what it complained of."""
+    contexts = []
+
+    def open_page(size="wide", **options):
+        context = browser.new_context(viewport={"width": SIZES[size], "height": 800}, **options)
+        contexts.append(context)
+        view = context.new_page()
+        asked, said = [], []
+        view.on("request", lambda request: asked.append(request.url.partition(":")[0]))
+        view.on("console", lambda message: said.append(message.text))
+        view.goto(address)
+        return view, asked, said
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_no_serious_fault(visit, size, scheme):
+    view, _, _ = visit(size, color_scheme=scheme, bypass_csp=True)  # the checker is a script
+    view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = axe.Axe().run(view).response["violations"]
+    serious = [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")]
+    assert serious == []
+
+
+def test_nothing_scrolls_sideways_on_a_phone(visit):
+    view, _, _ = visit("phone")
+    assert view.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_nothing_is_asked_for_and_nothing_is_refused(visit):
+    _, asked, said = visit()
+    assert (set(asked) - {"data"}, asked.count("file"), said) == ({"file"}, 1, [])
+
+
+def test_all_is_there_without_scripts(visit):
+    view, _, _ = visit(java_script_enabled=False)
+    assert "finetuned is better by 7.1 points." in view.inner_text("body")
+    assert view.locator("svg").first.is_visible()
+    assert view.locator("summary").first.is_visible()
+
+
+def test_dark_is_dark_and_light_is_light(visit):
+    colours = [
+        visit(color_scheme=scheme)[0].evaluate("getComputedStyle(document.documentElement).backgroundColor") for scheme in ("light", "dark")
+    ]
+    assert colours == ["rgb(255, 255, 255)", "rgb(18, 22, 27)"]

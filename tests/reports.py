@@ -1,0 +1,115 @@
+"""A small report: values as the stages write them, for the page's tests."""
+
+from pipeline.data.findings import KINDS
+from pipeline.evaluation.page import FIGURES, Model, Report
+
+# A JPEG of one grey pixel.
+PICTURE = (
+    "data:image/jpeg;base64,/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAgGBgcGBQgHBwcJCQgKDBQNDAsLDBkSEw8UHRofHh0aHBwgJC4nICIsIxwcKDcpLDAxNDQ0Hyc5PTgyPC4z"
+    "NDL/wAALCAABAAEBAREA/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEGE1FhByJxFDKBkaEII0KxwRVS0fAk"
+    "M2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWGh4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW"
+    "19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/9oACAEBAAA/APn+v//Z"
+)
+HISTORY = [
+    {"epoch": "0", "train_loss": "", "train_accuracy": "", "val_loss": "0.9", "val_accuracy": "0.5"},
+    {"epoch": "1", "train_loss": "0.8", "train_accuracy": "0.6", "val_loss": "0.7", "val_accuracy": "0.75"},
+]
+RELIABILITY = {
+    "from": "0.4",
+    "to": "0.5",
+    "pictures": "4",
+    "probability": "0.45",
+    "accuracy": "0.5",
+    "accuracy_low": "0.15",
+    "accuracy_high": "0.85",
+}
+COVERAGE = [
+    {"coverage": share, "threshold": "0.5", "accuracy": "0.98", "accuracy_low": low, "accuracy_high": "0.99"}
+    for share, low in (("0.01", "0.2"), ("1.0", "0.96"))
+]
+VERDICT = "finetuned is better by 7.1 points."
+
+
+def make_figure(value=0.5, low=0.25, high=0.75):
+    """A figure and its interval."""
+    return {"value": value, "low": low, "high": high}
+
+
+def make_audit(class_names=("ants", "bees"), *findings):
+    """An audit, as its file holds it; each finding is (kind, image_ids, sentence)."""
+    counts = {kind: sum(finding[0] == kind for finding in findings) for kind in KINDS}
+    shown = [dict(zip(("kind", "image_ids", "sentence"), finding, strict=True)) for finding in findings]
+    return {
+        "pictures": 1234, "quarantined": 1, "median_width": 8, "median_height": 8.5,
+        "classes": {name: {"train": 1006, "val": 3, "test": 1} for name in class_names},
+        "found": counts, "findings": shown, "thumbnails": {name: PICTURE for finding in findings for name in finding[1]},
+    }  # fmt: skip
+
+
+def make_doubt(image_id="a.png", label="ants"):
+    """A row of out_of_fold.csv, with its thumbnail."""
+    return {"image_id": image_id, "label": label, "predicted": "bees", f"prob_{label}": "0.0312", "prob_bees": "0.96", "thumbnail": PICTURE}
+
+
+def make_gallery(class_names, image_id="a.png", shown=1, with_maps=True):
+    """One mistake and one right answer, and none of the other kinds."""
+    wrong = {"image_id": image_id, "label": class_names[0], "predicted": class_names[1], "label_probability": 0.1, "probability": 0.9}
+    right = {**wrong, "predicted": class_names[0], "label_probability": 0.8, "probability": 0.8}
+    galleries = {"mistakes": [wrong] * shown, "least_sure": [], "mislabelled": [], "random": [right]}
+    return {"pictures": {image_id: {"picture": PICTURE, "map": PICTURE if with_maps else None}}, "galleries": galleries}
+
+
+def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, **changes):
+    """A model that is right on the diagonal and mistakes each class for the next one once."""
+    ends = ("log_loss_unscaled", "brier_unscaled", "ece_unscaled")
+    figures = {key: make_figure() for key in (*FIGURES, *ends) if key != "top5_accuracy"}
+    classes = {
+        label: {**{key: make_figure(0.9 - 0.01 * number) for key in ("precision", "recall", "f1", "roc_auc", "pr_auc")}, "support": 3}
+        for number, label in enumerate(class_names)
+    }
+    scores = {
+        "model": name, "model_sha256": "ab" * 32, "test_pictures": 268, "confidence": 0.95, "temperature": 0.9,
+        "size": {"megabytes": 13.5, "parameters": 3383818, "gflops": 0.03}, "figures": figures, "classes": classes,
+    }  # fmt: skip
+    facts = {
+        "params": {"seed": 0},
+        "preprocessing": {"image_size": 64},
+        "hardware": {"device": "cpu"},
+        "inputs_sha256": {"data": "cd" * 32},
+    }
+    size = len(class_names)
+    rows = [[30 * (row == column) + ((row + 1) % size == column) for column in range(size)] for row in range(size)]
+    confusion = [
+        {"true/predicted": label, **dict(zip(class_names, row, strict=True))} for label, row in zip(class_names, rows, strict=True)
+    ]
+    given = {"history": HISTORY, "reliability": [RELIABILITY], "coverage": COVERAGE, "galleries": make_gallery(class_names), **changes}
+    return Model(name=name, scores=scores, facts=facts, confusion=confusion, comparison=comparison, **given)
+
+
+def make_comparison(**changes):
+    """How the second model differs from the first."""
+    facts = {
+        "verdict": VERDICT,
+        "mcnemar_p": 0.00123,
+        "against": "baseline",
+        "only_first_right": 2,
+        "only_second_right": 21,
+        "best_epoch": 3,
+    }
+    return {**facts, **changes}
+
+
+def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None, findings=(), doubts=(), **changes):
+    """A baseline and another model."""
+    facts = make_comparison(**(comparison or {}))
+    given = {
+        "models": [make_model("baseline", class_names), make_model(model, class_names, facts)],
+        "source": {"source": "insects.zip", "licence": "CC BY 4.0"},
+        "backbone": {"architecture": {"name": "resnet18", "library": "torchvision"}, "weights": {"name": "a package", "licence": "MIT"}},
+        "audit": make_audit(class_names, *findings),
+        "doubts": doubts,
+        "montage": {name: [PICTURE] * 3 for name in class_names},
+        "sums": {"data/manifest.csv": "ef" * 32},
+        "versions": {"python": "3.11.7"},
+    }
+    return Report(**{**given, **changes})
