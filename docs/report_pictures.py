@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 DOCS = Path(__file__).parent
 PAGE = DOCS.parent / "report" / "index.html"
-# name: width, height and scheme; what is long is cut at its foot
+# name: width, height and scheme of the window, at the top of the page
 PICTURES = {
     "report": (1060, 1000, "light"),
     "report-dark": (1060, 1000, "dark"),
@@ -17,14 +17,14 @@ PICTURES = {
 
 
 def draw(browser: Browser, name: str) -> None:
-    """Write one picture, in a palette of 128 colours."""
+    """Write one picture, as small as PNG makes it."""
     width, height, scheme = PICTURES[name]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(PAGE.as_uri())
     path = DOCS / f"{name}.png"
     page.screenshot(path=path)
     with Image.open(path) as image:
-        image.convert("RGB").quantize(128).save(path, optimize=True)
+        image.convert("RGB").save(path, optimize=True)
 
 
 def main() -> None:

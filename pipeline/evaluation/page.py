@@ -19,6 +19,7 @@ Row = Mapping[str, str]
 Facts = Mapping[str, Any]
 
 _GALLERY_PICTURES = 24  # of one kind, over all models; at least four and at most twelve of each
+_GLIMPSE = 12
 _TINY = 48  # pixels, below which a picture is shown pixel by pixel
 
 # figure: what it is called, and what it means
@@ -102,6 +103,12 @@ class Report:
     montage: Mapping[str, Sequence[str]]
     sums: Mapping[str, str]
     versions: Mapping[str, str]
+
+    @property
+    def glimpse(self) -> list[str]:
+        """Twelve of the drawn pictures at the most, one class after the other."""
+        most = max(map(len, self.montage.values()), default=0)
+        return [urls[number] for number in range(most) for urls in self.montage.values() if number < len(urls)][:_GLIMPSE]
 
 
 def write_page(folder: Path, report: Report) -> None:

@@ -111,8 +111,8 @@ def test_the_page_holds_no_script(write):
 def test_every_picture_and_every_drawing_has_a_text(write):
     tags = tags_of(write(findings=[FINDING]))
     texts = [attributes.get("alt") for tag, attributes in tags if tag == "img"]
-    # two findings; of each model a mistake and a right answer with maps; three pictures of each class
-    assert (len(texts), all(texts)) == (2 + 2 * 2 * 2 + 3 * 2, True)
+    # Two findings; of each model a mistake and a right answer with maps; three pictures of each class. The glimpse repeats these.
+    assert (len(texts) - texts.count(""), texts.count(""), None in texts) == (2 + 2 * 2 * 2 + 3 * 2, 6, False)
     assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")
 
 
@@ -221,6 +221,15 @@ def test_a_class_is_shown_with_its_draw_and_how_many_there_are(write):
     html = write()
     assert html.count(f'<img src="{PICTURE}" alt="ants" decoding="async">') == 3
     assert "<figcaption><b>ants</b> · 1,006 in train</figcaption>" in html
+
+
+def test_the_page_begins_with_a_glimpse_of_one_class_after_the_other():
+    montage = {"ants": ["a1", "a2", "a3"], "bees": ["b1"], "wasps": ["w1", "w2"]}
+    assert make_report(montage=montage).glimpse == ["a1", "b1", "w1", "a2", "w2", "a3"]
+
+
+def test_a_glimpse_is_of_twelve_pictures_at_the_most():
+    assert len(make_report(montage={"ants": ["a"] * 8, "bees": ["b"] * 8}).glimpse) == 12
 
 
 def test_classes_that_are_not_drawn_are_counted(write):
