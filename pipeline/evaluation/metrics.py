@@ -28,8 +28,8 @@ def precisions(matrix: Array) -> Array:
 
 
 def f1_scores(matrix: Array) -> Array:
-    """A class: the harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn). float, (classes,)."""
-    return _ratio(2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1))
+    """A class: the harmonic mean of precision and recall, 2 tp / (2 tp + fp + fn). float, (…, classes) of a stack of matrices."""
+    return _ratio(2 * np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(axis=-2) + matrix.sum(axis=-1))
 
 
 def balanced_accuracy(matrix: Array) -> float:
@@ -37,9 +37,9 @@ def balanced_accuracy(matrix: Array) -> float:
     return float(np.nanmean(recalls(matrix)))
 
 
-def macro_f1(matrix: Array) -> float:
-    """The mean F1 of the classes that are there or were answered, 0 to 1."""
-    return float(np.nanmean(f1_scores(matrix)))
+def macro_f1(matrix: Array) -> Array:
+    """The mean F1 of the classes that are there or were answered, 0 to 1: one, or one for each of a stack of matrices."""
+    return np.asarray(np.nanmean(f1_scores(matrix), axis=-1))
 
 
 def log_losses(labels: Array, probs: Array) -> Array:

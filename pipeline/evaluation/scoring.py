@@ -35,13 +35,13 @@ def score(labels: Array, probs: Array, class_names: Sequence[str], temperature: 
     matrix = metrics.confusion_matrix(labels, predicted, len(class_names))
     counts = draw_counts(len(labels), seed)
     areas, area_draws = _areas(labels, probs, counts[:_AREA_SAMPLES])
-    f1_draws = np.array([metrics.macro_f1(drawn) for drawn in _drawn_matrices(labels, predicted, counts[:_AREA_SAMPLES], len(class_names))])
+    f1_draws = metrics.macro_f1(drawn_matrices(labels, predicted, counts[:_AREA_SAMPLES], len(class_names)))
     support, hits = matrix.sum(axis=1), np.diag(matrix)
     figures = {
         "top1_accuracy": _figure(metrics.top1_accuracy(matrix), wilson_interval(int(hits.sum()), len(labels), confidence)),
         **_top_k(labels, probs, confidence),
         "balanced_accuracy": _figure(metrics.balanced_accuracy(matrix), mean_of_proportions_interval(hits, support, confidence)),
-        "macro_f1": _figure(metrics.macro_f1(matrix), percentile_interval(f1_draws, confidence)),
+        "macro_f1": _figure(float(metrics.macro_f1(matrix)), percentile_interval(f1_draws, confidence)),
         **{
             name: _figure(macro(area)[0], percentile_interval(macro(draws), confidence))
             for name, area, draws in zip(("roc_auc", "pr_auc"), areas, area_draws, strict=True)
@@ -72,7 +72,7 @@ def _areas(labels: Array, probs: Array, counts: Array) -> tuple[tuple[Array, Arr
     return ranking_areas(labels, probs, np.ones((1, len(labels)))), ranking_areas(labels, probs, counts)
 
 
-def _drawn_matrices(labels: Array, predicted: Array, counts: Array, size: int) -> Array:
+def drawn_matrices(labels: Array, predicted: Array, counts: Array, size: int) -> Array:
     """The confusion matrix of each bootstrap sample: float (samples, classes, classes)."""
     cells, where = np.unique(labels * size + predicted, return_inverse=True)
     order = np.argsort(where, kind="stable")

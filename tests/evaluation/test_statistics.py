@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from pipeline.evaluation import statistics
-from pipeline.evaluation.statistics import bootstrap_interval, mcnemar_p, paired_difference, wilson_interval
+from pipeline.evaluation.statistics import (
+    draw_counts,
+    f1_interval,
+    mcnemar_p,
+    mean_interval,
+    mean_of_proportions_interval,
+    paired_difference,
+    percentile_interval,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,44 +35,74 @@ def test_a_higher_confidence_widens_wilsons_interval():
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr(statistics, "RESAMPLES", 300)
-    generator = np.random.default_rng(0)
-    covered = 0
-    for seed in range(200):
-        values = generator.normal(5, 1, 40)
-        low, high = bootstrap_interval(lambda drawn, values=values: values[drawn].mean(), 40, 0.9, seed)
-        covered += low <= 5 <= high
-    assert 0.84 <= covered / 200 <= 0.95
+def test_nothing_has_no_proportion():
+    np.testing.assert_array_equal(wilson_interval(0, 0, 0.95), [np.nan, np.nan])
 
 
-def test_an_interval_of_the_mean_is_near_the_one_of_the_normal_distribution():
+def test_the_mean_of_one_proportion_has_nearly_wilsons_interval():
+    found = mean_of_proportions_interval(np.array([180]), np.array([200]), 0.95)
+    assert found == pytest.approx(wilson_interval(180, 200, 0.95), abs=0.002)
+
+
+def test_proportions_that_are_all_one_leave_room_below():
+    low, high = mean_of_proportions_interval(np.array([20, 30]), np.array([20, 30]), 0.95)
+    assert high == pytest.approx(1)
+    assert 0.85 < low < 0.95
+
+
+def test_a_proportion_of_nothing_does_not_count():
+    assert mean_of_proportions_interval(np.array([8, 0]), np.array([10, 0]), 0.9) == mean_of_proportions_interval(
+        np.array([8]), np.array([10]), 0.9
+    )
+
+
+def test_the_interval_of_f1_is_that_of_the_jaccard_index():
+    low, high = wilson_interval(8, 10, 0.95)
+    assert f1_interval(8, 2, 0.95) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
+
+
+def test_a_class_that_is_neither_there_nor_answered_has_no_interval():
+    np.testing.assert_array_equal(f1_interval(0, 0, 0.95), [np.nan, np.nan])
+
+
+def test_each_sample_draws_as_many_pictures_as_there_are():
+    counts = draw_counts(30, 0)
+    assert counts.shape == (statistics.RESAMPLES, 30)
+    assert (counts.sum(axis=1) == 30).all()
+
+
+def test_a_seed_draws_always_the_same():
+    np.testing.assert_array_equal(draw_counts(20, 7), draw_counts(20, 7))
+    assert (draw_counts(20, 7) != draw_counts(20, 8)).any()
+
+
+def test_the_interval_of_a_mean_is_near_students():
     values = np.random.default_rng(0).normal(0, 1, 400)
-    half = 1.96 * values.std() / 20
-    low, high = bootstrap_interval(lambda drawn: values[drawn].mean(), 400, 0.95, 0)
-    assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+    found = mean_interval(values, draw_counts(400, 0), 0.95)
+    assert found == pytest.approx(ttest_1samp(values, 0).confidence_interval(0.95), abs=0.01)
 
 
-def test_a_bootstrap_of_one_seed_is_always_the_same():
-    values = np.arange(20.0)
-    assert bootstrap_interval(lambda d: values[d].mean(), 20, 0.95, 7) == bootstrap_interval(lambda d: values[d].mean(), 20, 0.95, 7)
+def test_the_interval_of_a_mean_follows_its_skew():
+    values = np.random.default_rng(0).exponential(1, 30)
+    low, high = mean_interval(values, draw_counts(30, 0), 0.95)
+    assert high - values.mean() > 1.2 * (values.mean() - low)
 
 
-def test_an_array_statistic_has_the_intervals_of_its_parts():
-    values = np.random.default_rng(0).normal(size=(30, 2))
-    low, high = bootstrap_interval(lambda drawn: values[drawn].mean(axis=0), 30, 0.95, 0)
-    parts = [bootstrap_interval(lambda drawn, column=column: values[drawn, column].mean(), 30, 0.95, 0) for column in (0, 1)]
-    np.testing.assert_allclose(np.array([low, high]).T, parts, rtol=1e-12)
+def test_values_that_are_all_equal_have_no_interval():
+    np.testing.assert_array_equal(mean_interval(np.ones(9), draw_counts(9, 0), 0.95), [np.nan, np.nan])
 
 
-def test_a_draw_in_which_the_statistic_is_not_defined_does_not_count():
-    low, high = bootstrap_interval(lambda drawn: 3.0 if 0 in drawn else np.nan, 5, 0.95, 0)
-    assert (low, high) == (3.0, 3.0)
+def test_percentiles_cut_off_the_tails():
+    assert percentile_interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
 
 
-def test_a_statistic_that_is_never_defined_has_no_interval():
-    low, high = bootstrap_interval(lambda drawn: np.array([1.0, np.nan]), 5, 0.95, 0)
-    np.testing.assert_array_equal([low, high], [[1.0, np.nan], [1.0, np.nan]])
+def test_draws_that_are_not_defined_do_not_count():
+    assert percentile_interval(np.array([np.nan, *range(101)]), 0.9) == pytest.approx((5, 95))
+
+
+@pytest.mark.parametrize("draws", [[1.0, 1.0, 1.0], [np.nan, np.nan], []])
+def test_draws_that_do_not_vary_have_no_interval(draws):
+    np.testing.assert_array_equal(percentile_interval(np.array(draws), 0.95), [np.nan, np.nan])
 
 
 def test_the_difference_is_second_minus_first():
@@ -71,9 +110,10 @@ def test_the_difference_is_second_minus_first():
     assert paired_difference(first, second, 0.95, 0)[0] == 0.25
 
 
-def test_equal_answers_differ_by_nothing():
+def test_answers_that_never_differ_might():
     answers = np.array([True, False, True])
-    assert paired_difference(answers, answers, 0.95, 0) == (0.0, (0.0, 0.0))
+    most = wilson_interval(0, 3, 0.95)[1]
+    assert paired_difference(answers, answers, 0.95, 0) == (0.0, (-most, most))
 
 
 def test_pairs_that_all_differ_alike_leave_no_doubt():

@@ -1,0 +1,68 @@
+"""Calibration against values worked by hand."""
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from pipeline.evaluation.calibration import coverage, ece_interval, expected_calibration_error, reliability, without_temperature
+from pipeline.evaluation.statistics import draw_counts, wilson_interval
+
+LABELS = np.array([0, 1, 1, 1])
+PROBS = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])
+
+
+def test_ece_is_the_one_worked_by_hand():
+    # 0.90 (right) and 0.92 (wrong) share a bin: |1 - 1.82|; 0.70 right: 0.30; 0.55 wrong: 0.55. Their sum over 4 pictures.
+    assert expected_calibration_error(LABELS, PROBS) == pytest.approx((0.82 + 0.30 + 0.55) / 4)
+
+
+def test_ece_of_sure_right_answers_is_zero():
+    assert expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0
+
+
+def test_ece_of_sure_wrong_answers_is_one():
+    assert expected_calibration_error(np.array([1, 0]), np.eye(2)) == 1
+
+
+def test_answers_that_are_all_sure_and_right_leave_the_error_open():
+    np.testing.assert_array_equal(ece_interval(np.array([0, 1]), np.eye(2), draw_counts(2, 0), 0.95), [np.nan, np.nan])
+
+
+def test_a_temperature_is_taken_out_again():
+    logits = np.random.default_rng(0).normal(0, 3, (20, 4))
+    probs = softmax(logits / 0.6, axis=1).astype(np.float32)
+    np.testing.assert_allclose(without_temperature(probs, 0.6), softmax(logits, axis=1), atol=1e-6)
+
+
+def test_a_probability_of_nothing_stays_a_number():
+    found = without_temperature(np.array([[1, 0]], np.float32), 0.5)
+    assert np.isfinite(found).all()
+    assert found.sum() == pytest.approx(1)
+
+
+def test_each_filled_bin_has_its_row():
+    rows = reliability(LABELS, PROBS, 0.95)
+    assert [(row["pictures"], row["probability"], row["accuracy"]) for row in rows] == [
+        (1, pytest.approx(0.55), 0.0),
+        (1, pytest.approx(0.70), 1.0),
+        (2, pytest.approx(0.91), 0.5),
+    ]
+    assert (rows[2]["from"], rows[2]["to"]) == (pytest.approx(13 / 15), pytest.approx(14 / 15))
+    assert (rows[2]["accuracy_low"], rows[2]["accuracy_high"]) == wilson_interval(1, 2, 0.95)
+
+
+def test_the_surest_answers_come_first_in_the_coverage():
+    rows = coverage(LABELS, PROBS, 0.95)
+    assert [(row["coverage"], row["threshold"], row["accuracy"]) for row in rows] == [
+        (0.25, 0.92, 0.0),
+        (0.5, 0.90, 0.5),
+        (0.75, 0.70, pytest.approx(2 / 3)),
+        (1.0, 0.55, 0.5),
+    ]
+
+
+def test_a_coverage_of_many_pictures_has_a_hundred_rows():
+    generator = np.random.default_rng(0)
+    probs = generator.dirichlet(np.ones(3), 1234)
+    rows = coverage(generator.integers(0, 3, 1234), probs, 0.95)
+    assert (len(rows), rows[-1]["coverage"]) == (100, 1.0)
