@@ -92,8 +92,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows. `models`: the baseline first; `sizes`: of the smallest and the largest picture; `doubts`: rows of out_of_fold.csv, each with a `thumbnail`;
-    `montage`: for each class data URLs; `sums`, `versions`: name and value.
+    """All that the page shows.
+
+    `models`: the baseline first; `sizes`: of the smallest and the largest picture; `doubts`: rows of out_of_fold.csv, each
+    with a `thumbnail`; `montage`: for each class data URLs; `sums`, `versions`: name and value.
     """
 
     models: Sequence[Model]
