@@ -107,6 +107,7 @@ def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None
         "source": {"source": "insects.zip", "licence": "CC BY 4.0"},
         "backbone": {"architecture": {"name": "resnet18", "library": "torchvision"}, "weights": {"name": "a package", "licence": "MIT"}},
         "audit": make_audit(class_names, *findings),
+        "sizes": ((8, 8), (640, 480)),
         "doubts": doubts,
         "montage": {name: [PICTURE] * 3 for name in class_names},
         "sums": {"data/manifest.csv": "ef" * 32},

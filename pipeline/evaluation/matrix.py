@@ -8,7 +8,7 @@ from math import sqrt
 _LONGEST = 18  # letters of a name
 _LETTER = 6.6  # pixels of one letter
 _NUMBERED = 30  # classes, up to which numbers in the cells can be read
-_SIDES = ((12, 36), (_NUMBERED, 26))  # pixels of a cell, for up to so many classes
+_SIDES = ((4, 64), (7, 48), (12, 36), (_NUMBERED, 26))  # pixels of a cell, for up to so many classes
 _SMALLEST = 15
 _SHADES = 20
 _DARK = 0.55  # the share from which on letters in a cell are light

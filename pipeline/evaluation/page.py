@@ -17,6 +17,7 @@ from pipeline.files import atomic_dir
 
 Row = Mapping[str, str]
 Facts = Mapping[str, Any]
+Size = tuple[int, int]  # width and height in pixels
 
 _GALLERY_PICTURES = 24  # of one kind, over all models; at least four and at most twelve of each
 _GLIMPSE = 12
@@ -91,14 +92,17 @@ class Model:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows. `models`: the baseline first; `doubts`: rows of out_of_fold.csv, each with a `thumbnail`;
-    `montage`: for each class data URLs; `sums`, `versions`: name and value.
+    """All that the page shows.
+
+    `models`: the baseline first; `sizes`: of the smallest and the largest picture; `doubts`: rows of out_of_fold.csv, each
+    with a `thumbnail`; `montage`: for each class data URLs; `sums`, `versions`: name and value.
     """
 
     models: Sequence[Model]
     source: Facts
     backbone: Facts
     audit: Facts
+    sizes: tuple[Size, Size]
     doubts: Sequence[Row]
     montage: Mapping[str, Sequence[str]]
     sums: Mapping[str, str]

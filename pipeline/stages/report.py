@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt
 
 from pipeline import stage
 from pipeline.data.audit import thumbnail_url
-from pipeline.data.manifest import read_manifest
+from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import origins, page
 from pipeline.evaluation.comparison import BASELINE, best_epoch, compare, verdict
@@ -33,6 +33,12 @@ def read_doubts(data: Path, out_of_fold: Path) -> list[Mapping[str, str]]:
     paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in read_manifest(data / "manifest.csv")}
     doubted = most_doubted(read_table(out_of_fold), _SHOWN_DOUBTS)
     return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
+
+
+def extremes(pictures: Sequence[Picture]) -> tuple[page.Size, page.Size]:
+    """Width and height of the picture with the fewest pixels and of the one with the most."""
+    sizes = sorted(((picture.width, picture.height) for picture in pictures), key=lambda size: (size[0] * size[1], size))
+    return sizes[0], sizes[-1]
 
 
 def compare_all(names: list[str], models: Path, results: Path, params: Params) -> dict[str, dict[str, Any]]:
@@ -73,14 +79,16 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
         if not (results / name / "scores.json").is_file():
             raise PipelineError(f"{results / name}/scores.json: is not there; run `dvc repro`")
     comparison = compare_all(names, models, results, params)
+    pictures = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
     shown = page.Report(
         models=[read_model(name, models, results, comparison.get(name)) for name in names],
         source=source,
         backbone=backbone,
         audit=read_json(data / "audit.json"),
+        sizes=extremes(pictures),
         doubts=read_doubts(data, models / "out_of_fold.csv"),
-        montage=montage(read_manifest(data / "manifest.csv", "train"), data / "splits" / "train", params.seed),
+        montage=montage([picture for picture in pictures if picture.split == "train"], data / "splits" / "train", params.seed),
         sums=origins.sums(source, backbone, data, {name: results / name for name in names}),
         versions=origins.library_versions(),
     )

@@ -14,14 +14,18 @@ def test_cells_lie_in_the_row_of_the_truth_and_the_column_of_the_answer():
     drawing = lay_out(["a", "b"], COUNTS)
     # The gutter is one letter of 6.6 pixels and 12 more; The root of 1/4 is a half, that of 3/4 seventeen twentieths.
     assert drawing.shades == [
-        Shade("mistake", 0.5, "M54 18h35v35h-35z"),
-        Shade("right", 0.85, "M18 18h35v35h-35z"),
-        Shade("right", 1.0, "M54 54h35v35h-35z"),
+        Shade("mistake", 0.5, "M82 18h63v63h-63z"),
+        Shade("right", 0.85, "M18 18h63v63h-63z"),
+        Shade("right", 1.0, "M82 82h63v63h-63z"),
     ]
 
 
 def test_cells_without_pictures_are_not_drawn():
-    assert lay_out(["a", "b"], COUNTS).numbers == [Number(35.5, 35.5, 3, True), Number(71.5, 35.5, 1, False), Number(71.5, 71.5, 2, True)]
+    assert lay_out(["a", "b"], COUNTS).numbers == [
+        Number(49.5, 49.5, 3, True),
+        Number(113.5, 49.5, 1, False),
+        Number(113.5, 113.5, 2, True),
+    ]
 
 
 def test_a_hundred_classes_have_small_cells_without_numbers():

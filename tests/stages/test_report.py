@@ -10,7 +10,7 @@ from pipeline.data.manifest import Picture, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json, write_table
 from pipeline.stages import report
-from pipeline.stages.report import Params, read_doubts, run
+from pipeline.stages.report import Params, extremes, read_doubts, run
 from tests.evaluation.test_comparison import make_history, make_rows
 
 PARAMS = Params(seed=0, confidence=0.95)
@@ -90,6 +90,12 @@ def test_each_model_is_shown_with_its_own_files(project):
     run_in(project[0])
     frozen = project[1][0][1].models[2]
     assert (frozen.facts, frozen.confusion, frozen.coverage) == ({"model": "frozen"}, [{"a": "frozen"}], [{"a": "frozen"}])
+
+
+def test_the_smallest_and_the_largest_picture_are_those_of_fewest_and_most_pixels():
+    sizes = [(10, 10), (1, 90), (30, 4), (20, 20)]
+    pictures = [Picture("a", "a", "", "ants", "train", "", width, height) for width, height in sizes]
+    assert extremes(pictures) == ((1, 90), (20, 20))
 
 
 def test_no_test_picture_is_read(project):
