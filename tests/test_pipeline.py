@@ -1,14 +1,25 @@
 """All stages in a row on thirty generated pictures: what they write, and that they write it twice alike."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 import yaml
+from PIL import Image
 
+from pipeline.__main__ import main
 from pipeline.commands.data import refresh
+from pipeline.data.images import read_square
 from pipeline.files import read_json, read_table, sha256_of_file
 from pipeline.models.artifact import verify
+from pipeline.models.classifier import WithProbs, load_classifier
 from pipeline.params import read_section
+from pipeline.serving.predictor import Predictor
+from pipeline.serving.pyfunc import PictureModel
 from pipeline.stages import backbone, download, embed, evaluate, report, split, train, train_baseline
 
 PARAMS = {
@@ -75,7 +86,7 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     run(train, "models.finetuned", *pictures, "models/backbone", "data/embeddings", "models/baseline", "models/finetuned")
     for name in ("baseline", "finetuned"):
         run(evaluate, "evaluate", f"models/{name}", "data/splits/test", "data/manifest.csv", f"results/{name}", f"metrics/{name}.json")
-    run(report, "evaluate", "data", "models", "results", "metrics", "report", "metrics/comparison.json")
+    run(report, "evaluate", "data", "models", "results", "report", "metrics/comparison.json")
     files = [path for out in OUTS for path in Path(out).rglob("*") if path.is_file()]
     return {path.as_posix(): sha256_of_file(path) for path in sorted(files)}
 
@@ -102,27 +113,54 @@ def test_no_out_names_the_folder_it_was_made_in(two_runs):
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
 def test_the_model_that_was_scored_is_the_one_that_is_stored(two_runs, name):
     folder = two_runs[2]
-    assert read_json(folder / f"metrics/{name}.json")["model_sha256"] == verify(folder / "models" / name)
+    assert read_json(folder / f"results/{name}/scores.json")["model_sha256"] == verify(folder / "models" / name)
+
+
+@pytest.fixture(scope="module")
+def asked(two_runs, tmp_path_factory):
+    """Every test picture of the first run, and one turned by EXIF, one in CMYK and one of 16 bits."""
+    folder, extra = two_runs[2], tmp_path_factory.mktemp("extra")
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (40, 60, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(extra / "turned.jpg", exif=exif)
+    picture.convert("CMYK").save(extra / "cmyk.jpg")
+    Image.fromarray(generator.integers(0, 65536, (40, 60), np.uint16)).save(extra / "deep.png")
+    return [*sorted((folder / "data/splits/test").rglob("*.png")), *sorted(extra.iterdir())]
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
-def test_the_stored_weights_and_the_stored_graph_are_one_model(two_runs, name):
-    """model.safetensors in torch answers what predictions.csv says of model.onnx."""
-    import numpy as np
-    import torch
+def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onward(two_runs, asked, name, monkeypatch, capsys):
+    monkeypatch.chdir(two_runs[2])
+    monkeypatch.setenv("DVC_ROOT", str(two_runs[2]))
+    model, contents = Path("models") / name, [path.read_bytes() for path in asked]
+    predictor = Predictor.load(model / "model.onnx", 1)
+    wanted = predictor.predict(contents)
 
-    from pipeline.data.images import Preprocessing, read_square
-    from pipeline.models.classifier import load_classifier
+    classifier = WithProbs(load_classifier(Path("models/backbone"), model, 2), predictor.facts["temperature"])
+    pixels = np.stack([read_square(content, predictor.preprocessing) for content in contents])
+    with torch.no_grad():
+        np.testing.assert_allclose(classifier(torch.from_numpy(pixels)).numpy(), wanted, atol=1e-4)
 
+    served = PictureModel()
+    served.load_context(SimpleNamespace(artifacts={"model": str(model / "model.onnx")}))
+    answers = served.predict(None, pd.DataFrame({"picture": contents}))
+    np.testing.assert_allclose(np.array(answers["probabilities"].tolist()), wanted, atol=1e-4)
+
+    main(["predict", "--model", name, "--format", "jsonl", *map(str, asked)])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_allclose([list(line["probs"].values()) for line in lines], wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["baseline", "finetuned"])
+def test_what_was_scored_is_what_the_stored_model_says(two_runs, name):
     folder = two_runs[2]
-    facts = read_json(folder / f"models/{name}/model.json")
-    classifier = load_classifier(folder / "models/backbone", folder / "models" / name, 2)
     rows = read_table(folder / f"results/{name}/predictions.csv")
     paths = {row["image_id"]: row["path"] for row in read_table(folder / "data/manifest.csv")}
-    pixels = [read_square(folder / "data/splits/test" / paths[row["image_id"]], Preprocessing(**facts["preprocessing"])) for row in rows]
-    with torch.no_grad():
-        probs = classifier(torch.from_numpy(np.stack(pixels))).softmax(1)
-    assert np.abs(probs[:, 0].numpy() - [float(row["prob_left"]) for row in rows]).max() < 1e-4
+    contents = [(folder / "data/splits/test" / paths[row["image_id"]]).read_bytes() for row in rows]
+    probs = Predictor.load(folder / "models" / name / "model.onnx", 1).predict(contents)
+    np.testing.assert_allclose([float(row["prob_left"]) for row in rows], probs[:, 0], atol=1e-6)
 
 
 def test_embeddings_hold_a_row_for_every_train_and_val_picture_and_none_for_test(two_runs):

@@ -4,18 +4,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.figures import plot_confusion_matrix, plot_curves, plot_pictures
+from pipeline.evaluation.figures import plot_confusion_matrix, plot_coverage, plot_curves, plot_reliability
 
 HISTORY = [
     {"epoch": "0", "train_loss": "", "train_accuracy": "", "val_loss": "0.9", "val_accuracy": "0.5"},
     {"epoch": "1", "train_loss": "0.8", "train_accuracy": "0.6", "val_loss": "0.7", "val_accuracy": "0.75"},
 ]
-PICTURE = Image.new("RGB", (8, 8), (200, 30, 30))
+BINS = [
+    {"from": 0.4, "to": 0.467, "pictures": 3, "probability": 0.45, "accuracy": 0.33, "accuracy_low": 0.06, "accuracy_high": 0.79},
+    {"from": 0.933, "to": 1.0, "pictures": 9, "probability": 0.98, "accuracy": 1.0, "accuracy_low": 0.7, "accuracy_high": 1.0},
+]
+COVERED = [
+    {"coverage": share, "threshold": 0.9, "accuracy": 1.0 - share / 5, "accuracy_low": 0.9 - share / 4, "accuracy_high": 1.0}
+    for share in (0.25, 0.5, 0.75, 1.0)
+]
 
 DRAWINGS = [
     pytest.param(lambda path: plot_confusion_matrix(path, np.array([[3, 1], [0, 2]]), ["ants", "bees"], "title"), id="matrix"),
     pytest.param(lambda path: plot_curves(path, {"finetuned": HISTORY}), id="curves"),
-    pytest.param(lambda path: plot_pictures(path, [PICTURE], ["ants (0.98)\nis bees (0.01)"], "title"), id="pictures"),
+    pytest.param(lambda path: plot_confusion_matrix(path, np.array([[0.75, 0.25], [0.0, 1.0]]), ["ants", "bees"], "title"), id="shares"),
+    pytest.param(lambda path: plot_reliability(path, BINS, BINS[1:], "title"), id="reliability"),
+    pytest.param(lambda path: plot_coverage(path, COVERED, "title"), id="coverage"),
 ]
 
 
@@ -33,7 +42,7 @@ def test_a_figure_carries_no_date_and_no_version(draw, tmp_path):
         assert set(image.info) <= {"dpi"}
 
 
-@pytest.mark.parametrize("num_classes", [2, 60])
+@pytest.mark.parametrize("num_classes", [2, 30, 31, 100])
 def test_a_matrix_is_drawn_for_few_and_for_many_classes(num_classes, tmp_path):
     matrix = np.random.default_rng(0).integers(0, 9, (num_classes, num_classes))
     plot_confusion_matrix(tmp_path / "matrix.png", matrix, [f"class {index}" for index in range(num_classes)], "title")
@@ -55,24 +64,6 @@ def test_other_figures_give_another_picture(tmp_path):
 def test_dollar_signs_in_class_names_are_no_formula_in_the_matrix(tmp_path):
     plot_confusion_matrix(tmp_path / "matrix.png", np.eye(2, dtype=int), [r"$\frac$", "US$ 5 or $_"], "title")
     assert (tmp_path / "matrix.png").is_file()
-
-
-def test_dollar_signs_in_a_caption_are_no_formula(tmp_path):
-    plot_pictures(tmp_path / "pictures.png", [PICTURE], [r"$\frac$ (0.98)"], "title")
-    assert (tmp_path / "pictures.png").is_file()
-
-
-def test_a_grid_of_no_pictures_is_drawn(tmp_path):
-    plot_pictures(tmp_path / "pictures.png", [], [], "Surest mistakes: 0 of 0")
-    with Image.open(tmp_path / "pictures.png") as image:
-        assert np.asarray(image.convert("L")).min() < 128  # its sentence
-
-
-@pytest.mark.parametrize(("count", "rows"), [(1, 1), (4, 1), (5, 2), (12, 3)])
-def test_pictures_lie_in_rows_of_four(count, rows, tmp_path):
-    plot_pictures(tmp_path / "pictures.png", [PICTURE] * count, ["caption"] * count, "title")
-    with Image.open(tmp_path / "pictures.png") as image:
-        assert image.height == round((2.7 * rows + 0.4) * 120)
 
 
 def test_curves_have_a_row_for_each_model(tmp_path):

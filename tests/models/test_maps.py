@@ -1,0 +1,77 @@
+"""The last feature map: found by trying, shown beside the answer, counted work against torchvision's own table."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from pipeline.models.classifier import Backbone, headless
+from pipeline.models.export import count_work
+from pipeline.models.maps import WithMap, find_feature_map, with_map
+from pipeline.models.zoo import build, find_architecture, head_name
+
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+def make_backbone(name):
+    architecture = find_architecture(name)
+    torch.manual_seed(0)
+    network = build(architecture)
+    return headless(network, head_name(network, architecture), architecture).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("resnet18", "layer4"),
+        ("shufflenet_v2_x0_5", "conv5"),
+        ("timm/test_resnet", "layer4"),
+        ("timm/test_vit", None),
+        ("mobilenet_v3_small", None),
+    ],
+)
+def test_the_layer_whose_mean_is_the_features_is_found(name, layer):
+    found = find_feature_map(make_backbone(name), find_architecture(name).image_size)
+    assert found == (layer and {"layer": layer, "channel_axis": 1})
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.permute = nn.Conv2d(3, 5, 3), nn.Identity()
+
+    def forward(self, pictures):
+        return self.permute(self.conv(pictures).permute(0, 2, 3, 1)).mean(dim=(1, 2))
+
+
+def test_channels_may_come_last():
+    backbone = Backbone(ChannelsLast(), *HALF)
+    layer = find_feature_map(backbone, 8)
+    assert layer == {"layer": "permute", "channel_axis": 3}
+    features, maps = with_map(backbone, backbone, layer)(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    assert maps.shape == (2, 5, 6, 6)
+    torch.testing.assert_close(maps.mean(dim=(2, 3)), features)
+
+
+def test_a_map_of_one_place_is_none():
+    backbone = Backbone(nn.Sequential(nn.Conv2d(3, 5, 8), nn.Flatten()), *HALF)
+    assert find_feature_map(backbone, 8) is None
+
+
+def test_a_network_without_a_map_stays_as_it_is():
+    backbone = Backbone(nn.Flatten(), *HALF)
+    assert with_map(backbone, backbone, None) is backbone
+
+
+def test_the_answer_beside_a_map_is_the_same():
+    backbone = Backbone(timm.create_model("test_resnet", num_classes=0), *HALF).eval()
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        answer, maps = WithMap(backbone, backbone.network.layer4, 1)(pixels)
+        torch.testing.assert_close(answer, backbone(pixels))
+    assert maps.shape[:2] == (2, 96)
+
+
+def test_work_is_counted_as_torchvision_does():
+    # Its table: 11,689,512 parameters and 1.814 GFLOPs with a head of 1000 classes, which has 513,000 and 0.000512 of them.
+    assert count_work(make_backbone("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gflops": pytest.approx(1.814, abs=2e-3)}
