@@ -48,7 +48,7 @@ def run(params: Params, data: Path, models: Path, results: Path, metrics: Path, 
     page.write_page(report, scores, told, histories, results, audit, doubts)
     write_json(comparison_json, comparison)
     try:
-        publish(models, results, metrics)
+        publish(data, models, results, metrics)
     except PipelineError as error:
         print(error, file=sys.stderr)
 

@@ -56,7 +56,9 @@ def test_the_epoch_whose_weights_were_kept_is_told(project):
 
 def test_the_page_is_written_and_then_mlflow_is_told(project):
     run_in(project[0])
-    assert project[1] == [("page", ["baseline", "finetuned", "frozen"], {"pictures": 1}), ("publish", ["models", "results", "metrics"])]
+    page, told = project[1]
+    assert page == ("page", ["baseline", "finetuned", "frozen"], {"pictures": 1})
+    assert told == ("publish", ["data", "models", "results", "metrics"])
 
 
 def test_a_doubted_picture_is_shown_small(project):

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from PIL import Image
 
+from pipeline.data.manifest import Picture, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json, write_table
 from pipeline.models.artifact import identity
@@ -19,6 +21,10 @@ from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
 from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 
 SHA256 = sha256_of(b"a graph")
+PICTURES = [
+    Picture(f"{label}/{split}.png", f"{label}/{split}.png", f"{index}" * 64, label, split, f"{label}/{split}.png", 8, 8)
+    for index, (label, split) in enumerate([("ant", "train"), ("ant", "val"), ("bee", "test"), ("bee", "train")])
+]
 PARAMS = {"download": {"source": "pictures"}, "split": {"val": 0.2, "test": 0.3}, "models": {"finetuned": {}}}
 
 pytestmark = pytest.mark.usefixtures("files")
@@ -28,23 +34,36 @@ pytestmark = pytest.mark.usefixtures("files")
 def files(project):
     """The files of one trained and evaluated model, its graph replaced by some bytes."""
     (project / "params.yaml").write_text(yaml.safe_dump(PARAMS))
-    model, results, metrics = project / "models/finetuned", project / "results/finetuned", project / "metrics"
-    for folder in (model, results, metrics):
-        folder.mkdir(parents=True)
+    write_manifest(project / "data/manifest.csv", PICTURES)
+    write_json(project / "data/source.json", {"source": "pictures", "licence": "CC0"})
+    model, results = project / "models/finetuned", project / "results/finetuned"
+    model.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"a graph")
-    write_json(model / "model.json", {**FACTS, "model_sha256": SHA256})
+    write_model(project, FACTS)
     ran = {"download": {"download": PARAMS["download"]}, "split": {"seed": 3, "split": PARAMS["split"]}}
     lock = {"stages": {name: {"params": {"params.yaml": params}} for name, params in ran.items()}}
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
     write_table(model / "history.csv", ["epoch", "train_loss", "val_loss"],
                 [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}])  # fmt: skip
-    (results / "confusion_matrix.png").write_bytes(b"a picture")
-    write_json(metrics / "finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.75})
+    answer = {"image_id": "bee/test.png", "label": "bee", "predicted": "ant", "prob_ant": "0.75", "prob_bee": "0.25"}
+    write_table(results / "predictions.csv", list(answer), [answer])
+    Image.new("RGB", (40, 30), "red").save(results / "confusion_matrix.png")
+    write_scores(project)
     return project
 
 
+def write_model(root, facts):
+    write_json(root / "models/finetuned/model.json", {**facts, "class_names": ["ant", "bee"], "model_sha256": SHA256})
+
+
+def write_scores(root, **changed):
+    scores = {"model": "finetuned", "model_sha256": SHA256, "test_pictures": 4, "confidence": 0.95,
+              "top1_accuracy": 0.75, "top1_accuracy_low": 0.5, "top1_accuracy_high": 1.0}  # fmt: skip
+    write_json(root / "metrics/finetuned.json", {**scores, **changed})
+
+
 def publish(root):
-    return publishing.publish(root / "models", root / "results", root / "metrics")
+    return publishing.publish(root / "data", root / "models", root / "results", root / "metrics")
 
 
 def the_run():
@@ -90,7 +109,7 @@ def test_what_was_logged_live_is_completed_and_not_doubled(files):
 
 def test_a_run_that_contradicts_the_files_is_replaced_with_its_logged_model(files):
     publish(files)
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.5})
+    write_scores(files, top1_accuracy=0.5)
     publish(files)
     client, run = the_run()
     assert points(client, run, "test_top1_accuracy") == [(0, 0.5)]
@@ -108,14 +127,14 @@ def test_other_inputs_make_another_run(files):
     publish(files)
     other = {**FACTS, "hardware": {**FACTS["hardware"], "threads": 4}}
     assert identity(other) != identity(FACTS)
-    write_json(files / "models/finetuned/model.json", {**other, "model_sha256": SHA256})
+    write_model(files, other)
     publish(files)
     client, experiment_id = connect()
     assert len(client.search_runs([experiment_id])) == 2
 
 
 def test_scores_of_another_model_are_refused(files):
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": "b" * 64, "top1_accuracy": 0.75})
+    write_scores(files, model_sha256="b" * 64)
     with pytest.raises(PipelineError) as caught:
         publish(files)
     metrics, model = files / "metrics/finetuned.json", files / "models/finetuned"
@@ -298,7 +317,7 @@ def test_a_server_that_is_away_is_told_of_in_one_line(files, monkeypatch):
 
 
 def test_a_run_that_another_process_writes_is_neither_published_nor_replaced(elsewhere, files):  # noqa: F811
-    write_json(files / "metrics/finetuned.json", {"model": "finetuned", "model_sha256": SHA256, "top1_accuracy": 0.5})
+    write_scores(files, top1_accuracy=0.5)
     write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.1}])
     assert publish(files) == ["finetuned: is being trained; publish it when that is done"]
     client, run = the_run()
@@ -313,7 +332,7 @@ def test_a_run_whose_process_was_killed_is_published_like_any_other(elsewhere, f
 
 def test_a_run_whose_process_was_killed_is_closed_by_a_publication_of_others(elsewhere, files):  # noqa: F811
     kill(elsewhere)
-    write_json(files / "models/finetuned/model.json", {**OTHER, "model_sha256": SHA256})
+    write_model(files, OTHER)
     publish(files)
     client, experiment_id = connect()
     assert sorted(run.info.status for run in client.search_runs([experiment_id])) == ["FINISHED", "KILLED"]
