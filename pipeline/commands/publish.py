@@ -17,4 +17,4 @@ def publish_all() -> list[str]:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # nothing waits for this but the one who asked for it
     from pipeline.tracking.publish import publish
 
-    return publish(Path("models"), Path("results"))
+    return publish(Path("data"), Path("models"), Path("results"))

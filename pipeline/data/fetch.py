@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from pipeline.addresses import without_password
 from pipeline.data import store, transfer
 from pipeline.data.store import Partial
 from pipeline.data.transfer import Bounds, Interrupted, Refused, Session
@@ -55,12 +56,7 @@ def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = No
                 store.alias(key, path)
             return path
     cure = next((fault.cure for _, fault in faults if fault.cure), _CURE)
-    raise PipelineError(f"{'; '.join(f'{shown(address)}: {fault}' for address, fault in faults)}; {cure}")
-
-
-def shown(url: str) -> str:
-    """A URL as it may be printed: without user and password."""
-    return re.sub(r"//[^/?#]*@", "//", url, count=1)
+    raise PipelineError(f"{'; '.join(f'{without_password(address)}: {fault}' for address, fault in faults)}; {cure}")
 
 
 @contextmanager
@@ -72,7 +68,7 @@ def _alone(url: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"{shown(url)}: another process is fetching it; waiting until it ends", file=sys.stderr, flush=True)
+        print(f"{without_password(url)}: another process is fetching it; waiting until it ends", file=sys.stderr, flush=True)
         lock.acquire()
     try:
         yield
@@ -112,5 +108,5 @@ def _persist(session: Session, url: str, partial: Partial, bounds: Bounds, deadl
             pause = max(_PAUSE_SECONDS * 2**fruitless, fault.pause_seconds)
             if fruitless == _ATTEMPTS or pause > bounds.check(partial.size, deadline):
                 raise Refused(str(fault)) from None
-            tqdm.write(f"{shown(url)}: {fault}; asking again in {pause:g} s", file=sys.stderr)
+            tqdm.write(f"{without_password(url)}: {fault}; asking again in {pause:g} s", file=sys.stderr)
             time.sleep(pause)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from pipeline.addresses import without_password
 from pipeline.data import store
 from pipeline.data.archive import Members, digest_of, folder_members, is_archive, open_archive
-from pipeline.data.fetch import Pin, fetch, shown
+from pipeline.data.fetch import Pin, fetch
 from pipeline.data.limits import Limits
 from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
@@ -73,16 +74,16 @@ def find_source(text: str) -> Source:
     try:
         scheme = urlsplit(text).scheme
     except ValueError:
-        raise PipelineError(f"params.yaml: download.source: {shown(text)!r} is no address; {_CURE}") from None
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is no address; {_CURE}") from None
     if scheme in ("http", "https"):
-        return Source(shown(text), "unknown", url=text)
+        return Source(without_password(text), "unknown", url=text)
     path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
     if path.is_dir():
         return Source(path.resolve().name, "unknown", path=path, pinned_by_content=True)
     if not path.exists():
         near = difflib.get_close_matches(text, NAMED, n=1)
         cure = f"did you mean {near[0]!r}?" if near else _CURE
-        raise PipelineError(f"params.yaml: download.source: {shown(text)!r} is not there; {cure}")
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is not there; {cure}")
     if not is_archive(path.name):
         raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz")
     return Source(path.name, "unknown", path=path)

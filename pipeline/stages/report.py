@@ -95,7 +95,7 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
     page.write_page(report, shown)
     write_json(comparison_json, summarise([model.scores for model in shown.models], comparison))
     try:
-        publish(models, results)
+        publish(data, models, results)
     except PipelineError as error:
         print(error, file=sys.stderr)
 

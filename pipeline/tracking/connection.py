@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from pipeline.addresses import without_password
 from pipeline.errors import PipelineError
 from pipeline.files import atomic_file, cache_dir, project_root
 
@@ -75,7 +76,7 @@ def one_at_a_time() -> FileLock:
 def fault(error: BaseException) -> str:
     """`MLflow at <address>: <what it said>`: one line, without a password."""
     said = re.sub(r"^\(raised as a result of .*\n", "", str(error).strip()).partition("\n")[0] or type(error).__name__
-    return re.sub(r"//[^/@\s]*@", "//", f"MLflow at {tracking_uri()}: {said}")[:300]
+    return without_password(f"MLflow at {tracking_uri()}: {said}")[:300]
 
 
 @contextmanager

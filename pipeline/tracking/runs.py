@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from pipeline.addresses import without_password
 from pipeline.models.artifact import identity
 from pipeline.tracking.connection import connect, fault, is_served, one_at_a_time
 from pipeline.tracking.ownership import abandoned, own
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 KEY = "pipeline.key"
 
 Row = dict[str, float]  # its first column is the step
+
+_PARAM_LENGTH = 6000
 
 # Of a training that is over, for what MLflow has not taken yet. A server may hang; a database is written, however slow the machine.
 _PATIENCE_SECONDS = {"server": 3.5, "database": 60.0}
@@ -36,8 +39,8 @@ def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, A
 
     tags = {KEY: identity(facts), **{f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}, **_git_tags()}
     run = client.create_run(experiment_id, tags=tags, run_name=facts["model"])
-    params = {**flatten(facts["params"]), **facts["hardware"]}
-    client.log_batch(run.info.run_id, params=[Param(name, str(value)) for name, value in params.items()])
+    params = params_of({**flatten(facts["params"]), **facts["hardware"]})
+    client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
     return run
 
 
@@ -55,6 +58,11 @@ def metrics_of(row: Row, start: int) -> list["Metric"]:
 
     (_, step), *values = row.items()
     return [Metric(name, value, start + 1000 * int(step), int(step)) for name, value in values]
+
+
+def params_of(flat: Mapping[str, object]) -> dict[str, str]:
+    """Values as MLflow's params: texts that are no longer than it takes, addresses in them without a password."""
+    return {name: without_password(str(value))[:_PARAM_LENGTH] for name, value in flat.items()}
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data import fetch as module
 from pipeline.data import store, transfer
-from pipeline.data.fetch import Pin, fetch, shown
+from pipeline.data.fetch import Pin, fetch
 from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
 from tests.conftest import ROOT
@@ -329,20 +329,6 @@ def test_a_mirror_that_is_malformed_is_named(root, server):
     server.answers["/a"] = [(404, {}, b"")]
     url = f"{server.url}/a"
     assert message_of(url, mirrors=("http://[",)) == f"{url}: HTTP 404; http://[: the address, or the answer, is malformed{CURE}"
-
-
-@pytest.mark.parametrize(
-    ("url", "printed"),
-    [
-        ("http://user:word@host/a", "http://host/a"),
-        ("http://us@er:w@rd@host:80/a", "http://host:80/a"),
-        ("ftp://user@host", "ftp://host"),
-        ("http://host/pkg@1.0?mail=a@b#c@d", "http://host/pkg@1.0?mail=a@b#c@d"),
-        ("http://user:word@[host/a", "http://[host/a"),
-    ],
-)
-def test_a_password_is_not_printed(url, printed):
-    assert shown(url) == printed
 
 
 def test_a_password_is_in_no_message(root, server, capsys):

@@ -73,7 +73,7 @@ def test_the_epoch_whose_weights_were_kept_is_told(project):
 def test_the_page_is_written_and_then_mlflow_is_told(project):
     run_in(project[0])
     assert [call[0] for call in project[1]] == ["page", "publish"]
-    assert project[1][1] == ("publish", ["models", "results"])
+    assert project[1][1] == ("publish", ["data", "models", "results"])
 
 
 def test_the_page_is_given_every_model_with_its_verdict(project):

@@ -9,7 +9,9 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from PIL import Image
 
+from pipeline.data.manifest import Picture, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of, write_json, write_table
 from pipeline.models.artifact import identity
@@ -19,6 +21,10 @@ from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
 from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 
 SHA256 = sha256_of(b"a graph")
+PICTURES = [
+    Picture(f"{label}/{split}.png", f"{label}/{split}.png", f"{index}" * 64, label, split, f"{label}/{split}.png", 8, 8)
+    for index, (label, split) in enumerate([("ant", "train"), ("ant", "val"), ("bee", "test"), ("bee", "train")])
+]
 PARAMS = {"download": {"source": "pictures"}, "split": {"val": 0.2, "test": 0.3}, "models": {"finetuned": {}}}
 
 pytestmark = pytest.mark.usefixtures("files")
@@ -28,29 +34,38 @@ pytestmark = pytest.mark.usefixtures("files")
 def files(project):
     """The files of one trained and evaluated model, its graph replaced by some bytes."""
     (project / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    write_manifest(project / "data/manifest.csv", PICTURES)
+    write_json(project / "data/source.json", {"source": "pictures", "licence": "CC0"})
     model, results = project / "models/finetuned", project / "results/finetuned"
-    for folder in (model, results):
-        folder.mkdir(parents=True)
+    model.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"a graph")
-    write_json(model / "model.json", {**FACTS, "model_sha256": SHA256})
+    write_model(project, FACTS)
     ran = {"download": {"download": PARAMS["download"]}, "split": {"seed": 3, "split": PARAMS["split"]}}
     lock = {"stages": {name: {"params": {"params.yaml": params}} for name, params in ran.items()}}
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
     write_table(model / "history.csv", ["epoch", "train_loss", "val_loss"],
                 [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}])  # fmt: skip
-    (results / "confusion_matrix.png").write_bytes(b"a picture")
-    write_scores(project, 0.75)
+    answer = {"image_id": "bee/test.png", "label": "bee", "predicted": "ant", "prob_ant": "0.75", "prob_bee": "0.25"}
+    write_table(results / "predictions.csv", list(answer), [answer])
+    Image.new("RGB", (40, 30), "red").save(results / "confusion_matrix.png")
+    write_scores(project)
     return project
 
 
-def write_scores(root, accuracy, sha256=SHA256):
-    """Let the results say that the model with those bytes scored so much."""
-    figures = {"top1_accuracy": {"value": accuracy, "low": None, "high": None}}
-    write_json(root / "results/finetuned/scores.json", {"model": "finetuned", "model_sha256": sha256, "figures": figures})
+def write_model(root, facts):
+    write_json(root / "models/finetuned/model.json", {**facts, "class_names": ["ant", "bee"], "model_sha256": SHA256})
+
+
+def write_scores(root, **changed):
+    accuracy = {"value": changed.pop("top1_accuracy", 0.75), "low": 0.5, "high": 1.0}
+    undefined = {"value": 1.0, "low": None, "high": None}
+    scores = {"model": "finetuned", "model_sha256": SHA256, "test_pictures": 4, "confidence": 0.95,
+              "figures": {"top1_accuracy": accuracy, "roc_auc": undefined}}  # fmt: skip
+    write_json(root / "results/finetuned/scores.json", {**scores, **changed})
 
 
 def publish(root):
-    return publishing.publish(root / "models", root / "results")
+    return publishing.publish(root / "data", root / "models", root / "results")
 
 
 def the_run():
@@ -96,7 +111,7 @@ def test_what_was_logged_live_is_completed_and_not_doubled(files):
 
 def test_a_run_that_contradicts_the_files_is_replaced_with_its_logged_model(files):
     publish(files)
-    write_scores(files, 0.5)
+    write_scores(files, top1_accuracy=0.5)
     publish(files)
     client, run = the_run()
     assert points(client, run, "test_top1_accuracy") == [(0, 0.5)]
@@ -114,18 +129,18 @@ def test_other_inputs_make_another_run(files):
     publish(files)
     other = {**FACTS, "hardware": {**FACTS["hardware"], "threads": 4}}
     assert identity(other) != identity(FACTS)
-    write_json(files / "models/finetuned/model.json", {**other, "model_sha256": SHA256})
+    write_model(files, other)
     publish(files)
     client, experiment_id = connect()
     assert len(client.search_runs([experiment_id])) == 2
 
 
 def test_scores_of_another_model_are_refused(files):
-    write_scores(files, 0.75, "b" * 64)
+    write_scores(files, model_sha256="b" * 64)
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    scores, model = files / "results/finetuned/scores.json", files / "models/finetuned"
-    assert str(caught.value) == f"{scores}: tells of another model than {model}; run `dvc repro`"
+    metrics, model = files / "results/finetuned/scores.json", files / "models/finetuned"
+    assert str(caught.value) == f"{metrics}: tells of another model than {model}; run `dvc repro`"
 
 
 def test_a_model_file_that_is_not_the_described_one_is_refused(files):
@@ -135,11 +150,11 @@ def test_a_model_file_that_is_not_the_described_one_is_refused(files):
     assert str(caught.value) == f"{files}/models/finetuned/model.onnx: is not the file that model.json describes; run `dvc checkout`"
 
 
-def test_a_missing_model_is_named(files):
-    shutil.rmtree(files / "models/finetuned")
+def test_a_missing_folder_is_named(files):
+    shutil.rmtree(files / "results/finetuned")
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/models/finetuned/model.onnx: is not there; run `dvc checkout`"
+    assert str(caught.value) == f"{files}/results/finetuned: is not there; run `dvc checkout`"
 
 
 def test_params_changed_since_the_run_are_not_taken_for_its_own(files):
@@ -153,13 +168,13 @@ def test_a_model_that_left_params_yaml_is_not_published(files):
     (files / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "models": {"other": {}}}))
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
+    assert str(caught.value) == f"{files}/metrics: holds no scores of a model; run `dvc repro`"
 
 
 def test_nothing_to_publish_is_said(files, tmp_path):
     with pytest.raises(PipelineError) as caught:
         publish(tmp_path / "empty")
-    assert str(caught.value) == f"{tmp_path}/empty/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
+    assert str(caught.value) == f"{tmp_path}/empty/metrics: holds no scores of a model; run `dvc repro`"
 
 
 def refusal(files):
@@ -304,7 +319,7 @@ def test_a_server_that_is_away_is_told_of_in_one_line(files, monkeypatch):
 
 
 def test_a_run_that_another_process_writes_is_neither_published_nor_replaced(elsewhere, files):  # noqa: F811
-    write_scores(files, 0.5)
+    write_scores(files, top1_accuracy=0.5)
     write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.1}])
     assert publish(files) == ["finetuned: is being trained; publish it when that is done"]
     client, run = the_run()
@@ -319,7 +334,7 @@ def test_a_run_whose_process_was_killed_is_published_like_any_other(elsewhere, f
 
 def test_a_run_whose_process_was_killed_is_closed_by_a_publication_of_others(elsewhere, files):  # noqa: F811
     kill(elsewhere)
-    write_json(files / "models/finetuned/model.json", {**OTHER, "model_sha256": SHA256})
+    write_model(files, OTHER)
     publish(files)
     client, experiment_id = connect()
     assert sorted(run.info.status for run in client.search_runs([experiment_id])) == ["FINISHED", "KILLED"]

@@ -16,13 +16,14 @@ from pipeline.tracking import runs
 from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
+DATA = "6301e0539a48ffce60d430d15f210884ee6197ae133942a8cb47ce9fc9a4c019"  # of the manifest that test_publish writes
 FACTS = {
     "model": "finetuned",
     "params": {"epochs": 2, "schedule": {"warmup": 0.1}},
-    "inputs_sha256": {"data": "d" * 64, "params": "p" * 64, "code": "c" * 64},
+    "inputs_sha256": {"data": DATA, "params": "p" * 64, "code": "c" * 64},
     "hardware": {"device": "cpu", "precision": "fp32", "threads": 2},
 }
-OTHER = {**FACTS, "inputs_sha256": {**FACTS["inputs_sha256"], "data": "e" * 64}}
+OTHER = {**FACTS, "inputs_sha256": {**FACTS["inputs_sha256"], "code": "e" * 64}}
 ROWS = [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}]
 LATER = "training goes on, `pipeline publish` brings MLflow up to date later"
 
@@ -53,7 +54,7 @@ def test_a_live_run_holds_the_curves_the_flattened_params_and_the_key():
     assert (points(client, run, "val_loss"), points(client, run, "train_loss")) == ([(0, 0.9), (1, 0.5)], [(1, 0.7)])
     assert run.data.params == {"epochs": "2", "schedule.warmup": "0.1", "device": "cpu", "precision": "fp32", "threads": "2"}
     assert (run.info.run_name, run.info.status) == ("finetuned", "FINISHED")
-    assert run.data.tags["data_sha256"] == "d" * 64
+    assert run.data.tags["data_sha256"] == DATA
 
 
 @pytest.mark.usefixtures("project")
