@@ -39,9 +39,9 @@ def run_once(source: str, digest: str, seed: int) -> dict[str, Any]:
         begun = time.monotonic()
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - begun
-        scores = {name: json.loads((Path(folder) / f"metrics/{name}.json").read_text()) for name in MODELS}
-    return {"seed": seed, "seconds": round(seconds), "test_pictures": scores["baseline"]["test_pictures"],
-            **{name: facts["top1_accuracy"] for name, facts in scores.items()}}  # fmt: skip
+        comparison = json.loads((Path(folder) / "metrics/comparison.json").read_text())
+    scores = {name: comparison["models"][name]["top1_accuracy"] for name in MODELS}
+    return {"seed": seed, "seconds": round(seconds), "test_pictures": comparison["test_pictures"], **scores}
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -22,6 +22,8 @@ USED_OTHERWISE = {
     "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it
 }
 TOOLS = {
+    "axe-playwright-python": ("tests/e2e/test_report_page.py", "axe_playwright_python"),
+    "playwright": ("tests/e2e/test_report_page.py", "playwright"),
     "cryptography": ("tests/data/conftest.py", "cryptography"),
     "hypothesis": ("tests/data/test_partition.py", "hypothesis"),
     "mypy": ("Makefile", "mypy"),

@@ -178,7 +178,7 @@ def test_the_rest_is_trained_on_and_tested(project):
     rows = read_table(project[0] / "data/manifest.csv")
     answers = read_table(project[0] / "results/finetuned/predictions.csv")
     assert {row["image_id"] for row in answers} == {row["image_id"] for row in rows if row["split"] == "test"}
-    assert read_json(project[0] / "metrics/finetuned.json")["test_pictures"] == 153
+    assert read_json(project[0] / "metrics/comparison.json")["test_pictures"] == 153
 
 
 def test_the_report_shows_the_findings(project):

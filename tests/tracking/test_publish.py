@@ -139,8 +139,8 @@ def test_scores_of_another_model_are_refused(files):
     write_scores(files, model_sha256="b" * 64)
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    metrics, model = files / "results/finetuned/scores.json", files / "models/finetuned"
-    assert str(caught.value) == f"{metrics}: tells of another model than {model}; run `dvc repro`"
+    scores, model = files / "results/finetuned/scores.json", files / "models/finetuned"
+    assert str(caught.value) == f"{scores}: tells of another model than {model}; run `dvc repro`"
 
 
 def test_a_model_file_that_is_not_the_described_one_is_refused(files):
@@ -150,11 +150,12 @@ def test_a_model_file_that_is_not_the_described_one_is_refused(files):
     assert str(caught.value) == f"{files}/models/finetuned/model.onnx: is not the file that model.json describes; run `dvc checkout`"
 
 
-def test_a_missing_folder_is_named(files):
-    shutil.rmtree(files / "results/finetuned")
+@pytest.mark.parametrize("path", ["models/finetuned/model.onnx", "data/manifest.csv", "data/source.json"])
+def test_a_missing_file_is_named(files, path):
+    (files / path).unlink()
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/results/finetuned: is not there; run `dvc checkout`"
+    assert str(caught.value) == f"{files}/{path}: is not there; run `dvc checkout`"
 
 
 def test_params_changed_since_the_run_are_not_taken_for_its_own(files):
@@ -168,13 +169,13 @@ def test_a_model_that_left_params_yaml_is_not_published(files):
     (files / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "models": {"other": {}}}))
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/metrics: holds no scores of a model; run `dvc repro`"
+    assert str(caught.value) == f"{files}/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def test_nothing_to_publish_is_said(files, tmp_path):
     with pytest.raises(PipelineError) as caught:
         publish(tmp_path / "empty")
-    assert str(caught.value) == f"{tmp_path}/empty/metrics: holds no scores of a model; run `dvc repro`"
+    assert str(caught.value) == f"{tmp_path}/empty/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def refusal(files):
