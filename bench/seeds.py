@@ -12,15 +12,16 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.dvc import run_dvc
 from pipeline.data.limits import Limits
 from pipeline.data.sources import find_source, measure_digest
+from pipeline.evaluation.seeds import spread
 from pipeline.files import write_json
 from pipeline.params import read_section
 
@@ -34,10 +35,9 @@ def run_once(source: str, digest: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
         settings = {"seed": seed, "download.source": source, "download.digest": digest}
-        command = [sys.executable, "-m", "dvc", "exp", "run", *(f"-S{key}={value}" for key, value in settings.items())]
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         begun = time.monotonic()
-        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        values = [f"-S{key}={value}" for key, value in settings.items()]
+        run_dvc("exp", "run", *values, cwd=folder, stdout=subprocess.DEVNULL).check_returncode()
         seconds = time.monotonic() - begun
         comparison = json.loads((Path(folder) / "metrics/comparison.json").read_text())
     scores = {name: comparison["models"][name]["top1_accuracy"] for name in MODELS}
@@ -46,10 +46,7 @@ def run_once(source: str, digest: str, seed: int) -> dict[str, Any]:
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and sample standard deviation of each model's top-1 accuracy over the seeds."""
-    return {
-        name: {"mean": round(statistics.mean(run[name] for run in runs), 4), "std": round(statistics.stdev(run[name] for run in runs), 4)}
-        for name in MODELS
-    }
+    return {name: spread([run[name] for run in runs]) for name in MODELS}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pipeline.commands.data import refresh
+from pipeline.commands.dvc import run_dvc
 from pipeline.commands.mend import mend
 from pipeline.commands.publish import publish_all
 from pipeline.errors import PipelineError
@@ -71,9 +71,8 @@ def _scores() -> dict[str, dict[str, float]]:
 
 
 def _dvc(*arguments: str) -> str:
-    """Run DVC with this Python first on the path, show on stderr what it says, and return its stdout."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    result = subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    """Run DVC, show on stderr what it says, and return its stdout."""
+    result = run_dvc(*arguments, stdout=subprocess.PIPE)
     if arguments == ("repro",):
         print(result.stdout, file=sys.stderr, end="")
     if result.returncode:

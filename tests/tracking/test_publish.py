@@ -2,7 +2,6 @@
 
 import re
 import resource
-import shutil
 import socket
 
 import pytest

@@ -1,0 +1,83 @@
+"""The spread of several seeds, worked by hand and with SciPy's t test as the oracle."""
+
+import pytest
+from scipy import stats
+
+from pipeline.evaluation.seeds import noise, paired_spread, spread, summarise, verdict
+
+FIRST, SECOND = [0.90, 0.91, 0.92], [0.93, 0.96, 0.99]
+
+
+def make_scores(accuracy):
+    """Scores of a model whose accuracy has an interval of ± 0.03 and whose ECE has none."""
+    figures = dict.fromkeys(("top1_accuracy", "balanced_accuracy", "log_loss"), accuracy)
+    ends = {f"{name}{end}": value + shift for name, value in figures.items() for end, shift in (("_low", -0.03), ("_high", 0.03))}
+    return {**figures, **ends, "ece": 0.05, "test_pictures": 268, "confidence": 0.95}
+
+
+@pytest.fixture
+def facts():
+    runs = {
+        seed: {"baseline": make_scores(first), "finetuned": make_scores(second)}
+        for seed, first, second in zip((0, 1, 7), FIRST, SECOND, strict=True)
+    }
+    return summarise(runs, "baseline")
+
+
+def test_a_spread_is_the_mean_and_the_sample_standard_deviation():
+    assert spread([0.90, 0.92, 0.94]) == {"mean": 0.92, "std": 0.02}
+
+
+def test_the_interval_of_a_difference_is_that_of_the_paired_t_test():
+    found = paired_spread(FIRST, SECOND, 0.95)
+    expected = stats.ttest_rel(SECOND, FIRST).confidence_interval(0.95)
+    assert (found["low"], found["high"]) == (pytest.approx(expected.low, abs=1e-6), pytest.approx(expected.high, abs=1e-6))
+
+
+def test_a_difference_is_paired_within_a_seed():
+    found = paired_spread(FIRST, SECOND, 0.95)
+    assert (found["mean"], found["std"], found["values"]) == (0.05, 0.02, [0.03, 0.05, 0.07])
+
+
+@pytest.mark.parametrize(
+    ("second", "shown"),
+    [(SECOND, True), ([0.90, 0.96, 0.92], False), ([0.87, 0.86, 0.85], True), (FIRST, False)],
+    ids=["better", "noise", "worse", "equal"],
+)
+def test_a_difference_is_shown_where_its_interval_leaves_zero_out(second, shown):
+    assert paired_spread(FIRST, second, 0.95)["shown"] is shown
+
+
+def test_a_figure_says_how_wide_the_interval_of_one_run_is(facts):
+    assert facts["models"]["baseline"]["top1_accuracy"] == {"mean": 0.91, "std": 0.01, "one_run": 0.03, "values": FIRST}
+
+
+def test_a_figure_without_an_interval_says_nothing_of_it(facts):
+    assert facts["models"]["finetuned"]["ece"] == {"mean": 0.05, "std": 0.0, "one_run": None, "values": [0.05, 0.05, 0.05]}
+
+
+def test_every_model_but_the_baseline_has_a_difference(facts):
+    assert {name: found["mean"] for name, found in facts["differences"].items()} == {"finetuned": 0.05}
+
+
+def test_the_seeds_and_their_test_pictures_are_named(facts):
+    assert (facts["seeds"], facts["test_pictures"], facts["confidence"]) == ([0, 1, 7], [268, 268, 268], 0.95)
+
+
+def test_the_verdict_on_a_difference_beyond_the_noise(facts):
+    assert verdict("finetuned", "baseline", facts["differences"]["finetuned"], 0.95) == (
+        "finetuned - baseline, paired within a seed: +5.0 ± 2.0 points, 95 % t interval +0.0 to +10.0: beyond the noise between 3 seeds."
+    )
+
+
+def test_the_verdict_on_a_difference_within_the_noise():
+    assert verdict("finetuned", "baseline", paired_spread(FIRST, [0.90, 0.96, 0.92], 0.9), 0.9) == (
+        "finetuned - baseline, paired within a seed: +1.7 ± 2.9 points, 90 % t interval -3.2 to +6.5: "
+        "not shown beyond the noise between 3 seeds."
+    )
+
+
+@pytest.mark.parametrize(("half", "words"), [(0.03, "within the ± 3.0 points"), (0.005, "more than the ± 0.5 points")])
+def test_the_noise_between_seeds_is_told_beside_what_one_run_states(half, words):
+    sentence = noise("baseline", {"std": 0.01, "one_run": half})
+    assert sentence == f"baseline: a seed moves the accuracy by 1.0 points (std), {words} that one run states."
