@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import BASELINE
-from pipeline.files import read_json, sha256_of_file, sha256_of_json
+from pipeline.files import cache_dir, read_json, sha256_of_file, sha256_of_json
 from pipeline.models.artifact import identity, read_facts
 from pipeline.params import read_params
 from pipeline.tracking.connection import connect, mendable, one_at_a_time
@@ -129,12 +129,18 @@ def _write(client: "MlflowClient", experiment_id: str, run: "Run", model: _Model
 
     before = predecessor(client, experiment_id, run)
     note = describe_run(model.facts, model.params, model.scores, model.figures, before)
-    tags = {"model_sha256": model.facts["model_sha256"], "mlflow.note.content": note, **TAGS}
+    tags = {"model_sha256": model.facts["model_sha256"], "mlflow.note.content": note, **speed_tags(model.facts["model_sha256"]), **TAGS}
     metrics = wanted_metrics(model.folder / "history.csv", model.figures, run.info.start_time)
     params = [Param(key, value) for key, value in model.params.items()]
     client.log_batch(run.info.run_id, metrics, params, [RunTag(key, value) for key, value in tags.items()])
     client.log_inputs(run.info.run_id, model.inputs)
     log_files(client, run, model.folder, model.results)
+
+
+def speed_tags(model_sha256: str) -> dict[str, str]:
+    """How fast the model was where it was evaluated; nothing where it was evaluated elsewhere. A tag: it may change, a metric may not."""
+    path = cache_dir("timings") / f"{model_sha256}.json"
+    return {key: str(value) for key, value in read_json(path).items()} if path.is_file() else {}
 
 
 def _delete(client: "MlflowClient", experiment_id: str, run: "Run") -> None:

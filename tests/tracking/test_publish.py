@@ -92,6 +92,12 @@ def test_the_run_holds_no_password_of_an_address(files):
     assert the_run()[1].data.params["download.source"] == "https://host/a.zip"
 
 
+def test_the_run_tells_how_fast_the_model_was_on_this_machine(files):
+    write_json(files / ".cache/timings" / f"{SHA256}.json", {"pictures_per_second": 12.5})
+    publish(files)
+    assert the_run()[1].data.tags["pictures_per_second"] == "12.5"
+
+
 def test_publishing_twice_changes_nothing(files):
     assert len(publish(files)) == 1
     assert publish(files) == []
