@@ -1,4 +1,5 @@
-# make run: set up and run the pipeline.  make test: set up and pass the checks and the tests.
+# make run: set up and run the pipeline.  make test: set up and pass the checks and the tests: the short ones in two processes,
+# then those that run whole pipelines, which use all cores themselves.
 # make check: the linters, the type checker, known faults of the pinned packages.  make crash: a hundred kills.
 
 PYTHON ?= python3
@@ -21,7 +22,8 @@ run: $(READY)
 	@pipeline results
 
 test: check
-	python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --cov --cov-report=
+	python -m pytest -m "not e2e" -n 2 --dist loadfile --cov --cov-report=
+	python -m pytest -m e2e
 
 check: $(READY)
 	ruff check

@@ -10,13 +10,6 @@ from tests.checkout import ROOT
 HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks for the groups in the same hook
-def pytest_collection_modifyitems(items):
-    """Tests that share a fixture which is slow to set up run in one process: those of a file, and all that look at the digits."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("digits" if "digits" in item.fixturenames else str(item.path)))
-
-
 @pytest.fixture(autouse=True)
 def no_network_but_loopback(monkeypatch):
     """Connections to any other machine fail at once."""

@@ -30,7 +30,7 @@ TOOLS = {
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),
     "pytest-cov": ("Makefile", "--cov"),
-    "pytest-xdist": ("Makefile", "--dist loadgroup"),
+    "pytest-xdist": ("Makefile", "--dist loadfile"),
     "ruff": ("Makefile", "ruff"),
 }
 
