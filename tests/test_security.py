@@ -31,7 +31,7 @@ from pipeline.models.session import open_session
 from pipeline.params import parse_yaml, read_params, read_section
 from pipeline.serving.predictor import Predictor
 from pipeline.stages import embed, split, train_baseline
-from pipeline.tracking import publish as publishing
+from pipeline.tracking import numbers
 from pipeline.training.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -401,4 +401,4 @@ def test_a_tag_in_dvc_lock_is_not_run_by_a_publication(tag, mark, monkeypatch):
     Path("params.yaml").write_text("models: {own: {}}\n")
     Path("dvc.lock").write_text(f"stages: {tag.format(mark)}\n")
     with pytest.raises(PipelineError, match=rf"^dvc\.lock: {UNKNOWN_TAG}"):
-        publishing._stages_that_ran()
+        numbers._stages_that_ran()
