@@ -27,8 +27,8 @@ def describe_run(facts: Mapping[str, Any], params: Mapping[str, str], scores: Ma
         f"{_code(facts['model'])}, {len(facts['class_names'])} classes, scored on {scores['test_pictures']} test pictures; "
         f"intervals of {100 * scores['confidence']:g} %.",
         "",
-        "| figure | value | interval | before | change |",
-        "| --- | --- | --- | --- | --- |",
+        f"| figure | value | interval |{' before | change |' * bool(before)}",
+        f"| --- | --- | --- |{' --- | --- |' * bool(before)}",
         *(_row(name, figures, old.get(name)) for name in figures if f"{name}_low" in figures),
     ][: 4 + _FIGURES]
     return "\n".join([*lines, "", *_difference(facts, params, before)])
@@ -47,8 +47,8 @@ def _difference(facts: Mapping[str, Any], params: Mapping[str, str], before: "Ru
 
 def _row(name: str, figures: Mapping[str, float], old: float | None) -> str:
     value, low, high = figures[name], figures[f"{name}_low"], figures[f"{name}_high"]
-    then = ("", "") if old is None else (f"{old:.3f}", f"{value - old:+.3f}")
-    return f"| {_code(name)} | {value:.3f} | {low:.3f} to {high:.3f} | {then[0]} | {then[1]} |"
+    then = "" if old is None else f" {old:.3f} | {value - old:+.3f} |"
+    return f"| {_code(name)} | {value:.3f} | {low:.3f} to {high:.3f} |{then}"
 
 
 def _changed_params(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

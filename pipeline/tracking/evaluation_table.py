@@ -8,7 +8,7 @@ from pipeline.files import read_table
 FILE = "predictions_table.json"
 TAG = json.dumps([{"path": FILE, "type": "table"}])  # of `mlflow.loggedArtifacts`, by which the view finds it
 
-_COLUMNS = ("image_id", "label", "predicted", "probability", "right")
+_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the view groups by the first and compares the second
 
 
 def write_evaluation_table(path: Path, predictions: Path) -> None:
@@ -18,7 +18,7 @@ def write_evaluation_table(path: Path, predictions: Path) -> None:
     """
     rows = read_table(predictions)
     data = [
-        [row["image_id"], row["label"], row["predicted"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
+        [row["image_id"], row["predicted"], row["label"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
         for row in rows
     ]
     path.write_text(json.dumps({"columns": _COLUMNS, "data": data}), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The artifacts of a run: the model's folder, its results, the figures as images, the answers as a table."""
+"""The artifacts of a run: the results, the figures as images, the answers as a table, the model's folder."""
 
 import tempfile
 from pathlib import Path
@@ -16,7 +16,7 @@ TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": evaluation_tabl
 def log_files(client: "MlflowClient", run: "Run", model: Path, results: Path) -> None:
     """Log all files, each under a name that is the same every time."""
     client.log_artifacts(run.info.run_id, str(model), f"models/{model.name}")
-    client.log_artifacts(run.info.run_id, str(results), f"results/{model.name}")
+    client.log_artifacts(run.info.run_id, str(results))  # the page «Compare» lays side by side what stands at the root of each run
     with tempfile.TemporaryDirectory() as folder:
         images.write_images(Path(folder) / images.FOLDER, results, run.info.start_time)
         evaluation_table.write_evaluation_table(Path(folder) / evaluation_table.FILE, results / "predictions.csv")
@@ -25,8 +25,8 @@ def log_files(client: "MlflowClient", run: "Run", model: Path, results: Path) ->
 
 def contradicts_files(client: "MlflowClient", run: "Run", results: Path) -> bool:
     """Whether the run shows a figure or holds a result that is no more: what is logged cannot be taken back."""
-    names = set(images.image_names(results, run.info.start_time).values())
+    names = images.image_names(results, run.info.start_time).values()
     wanted = {f"{images.FOLDER}/{name}{ending}" for name in names for ending in (".png", "+compressed.webp")}
-    wanted |= {f"results/{results.name}/{path.name}" for path in results.iterdir()}
-    found = {file.path for folder in (images.FOLDER, f"results/{results.name}") for file in client.list_artifacts(run.info.run_id, folder)}
+    wanted |= {path.name for path in results.iterdir()} | {"models", images.FOLDER, evaluation_table.FILE}
+    found = {file.path for folder in (None, images.FOLDER) for file in client.list_artifacts(run.info.run_id, folder)}
     return not found <= wanted

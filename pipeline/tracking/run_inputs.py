@@ -12,7 +12,7 @@ from pipeline.files import read_json, sha256_of_json
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
 
-_DIGEST_LENGTH = 36  # the longest that MLflow takes; of sha256 in hex
+_DIGEST_LENGTH = 16  # of sha256 in hex; MLflow takes 36, and its columns show so many
 _NAME_LENGTH = 500
 _SCHEMA = json.dumps({"image_id": "string", "path": "string", "sha256": "string", "label": "string", "width": "long", "height": "long"})
 

@@ -1,5 +1,6 @@
 """`publish` makes MLflow equal to the files, whatever was there before."""
 
+import json
 import re
 import resource
 import socket
@@ -98,12 +99,87 @@ def test_the_run_tells_how_fast_the_model_was_on_this_machine(files):
     assert the_run()[1].data.tags["pictures_per_second"] == "12.5"
 
 
+def test_the_run_holds_figures_answers_data_and_a_description(files):
+    publish(files)
+    client, run = the_run()
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "confusion_matrix.png", "images", "models", "predictions.csv", "predictions_table.json", "scores.json"
+    }  # fmt: skip
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    assert run.data.tags["mlflow.loggedArtifacts"] == '[{"path": "predictions_table.json", "type": "table"}]'
+    assert inputs(run) == [("pictures", "test", 1), ("pictures", "train", 2), ("pictures", "val", 1)]
+    assert run.data.tags["mlflow.note.content"].startswith("`finetuned`, 2 classes, scored on 4 test pictures; intervals of 95 %.\n")
+
+
+def test_the_description_says_what_changed_since_the_last_run_of_that_name(files):
+    publish(files)
+    first = the_run()[1].info.run_id
+    write_model(files, {**FACTS, "params": {"epochs": 3}, "inputs_sha256": {**FACTS["inputs_sha256"], "params": "q" * 64}})
+    write_scores(files, top1_accuracy=0.875)
+    publish(files)
+    client, experiment_id = connect()
+    (run,) = (run for run in client.search_runs([experiment_id]) if run.info.run_id != first)
+    assert run.data.tags["mlflow.note.content"] == (
+        "`finetuned`, 2 classes, scored on 4 test pictures; intervals of 95 %.\n\n"
+        "| figure | value | interval | before | change |\n| --- | --- | --- | --- | --- |\n"
+        "| `top1_accuracy` | 0.875 | 0.500 to 1.000 | 0.750 | +0.125 |\n\n"
+        f"Changed since run `{first}`:\n\n- `epochs`: `2` → `3`\n- `schedule.warmup`: `0.1` → `not there`"
+    )
+
+
 def test_publishing_twice_changes_nothing(files):
     assert len(publish(files)) == 1
     assert publish(files) == []
     client, run = the_run()
     assert points(client, run, "test_top1_accuracy") == [(0, 0.75)]
     assert len(client.search_logged_models([run.info.experiment_id])) == 1
+
+
+def test_publishing_again_writes_nothing(files, monkeypatch):
+    publish(files)
+    called = []
+    for name in [name for name in vars(SqlAlchemyStore) if re.match("log_|set_|create_|update_|delete_|record_", name)]:
+        monkeypatch.setattr(SqlAlchemyStore, name, lambda *_, name=name, **__: called.append(name))
+    logged = set((files / "mlruns").rglob("*"))
+    publish(files)
+    assert (called, set((files / "mlruns").rglob("*"))) == ([], logged)
+
+
+def test_a_run_of_an_earlier_edition_is_completed_with_no_twin(files, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "_EDITION", 1)
+        publish(files)
+    first = the_run()[1].info.run_id
+    assert publish(files) == [f"finetuned: published as run {first}"]
+    assert state() == WHOLE
+
+
+@pytest.mark.parametrize("name", ["mistakes.png", "old.csv"])
+def test_a_run_that_holds_a_result_that_is_no_more_is_replaced(files, name):
+    Image.new("RGB", (8, 8)).save(files / "results/finetuned" / name, format="png")
+    publish(files)
+    first = the_run()[1].info.run_id
+    (files / "results/finetuned" / name).unlink()
+    publish(files)
+    assert the_run()[1].info.run_id != first
+    assert state() == WHOLE
+
+
+def test_a_run_of_other_pictures_of_the_same_manifest_is_replaced(files):
+    publish(files)
+    write_json(files / "data/source.json", {"source": "pictures", "licence": "CC BY 4.0"})
+    publish(files)
+    assert state() == WHOLE
+
+
+def test_a_manifest_of_another_training_is_refused(files):
+    write_manifest(files / "data/manifest.csv", PICTURES[1:])
+    assert refusal(files) == f"{files}/data/manifest.csv: is not the table that {files}/models/finetuned was trained by; run `dvc repro`"
+
+
+def test_a_missing_manifest_is_named(files):
+    (files / "data/manifest.csv").unlink()
+    assert refusal(files) == f"{files}/data/manifest.csv: is not there; run `dvc checkout`"
 
 
 def test_what_was_logged_live_is_completed_and_not_doubled(files):
@@ -222,13 +298,22 @@ class Server:
 
 
 def state():
-    """All that must be so after a publication: one finished run with its figures, once, and one whole logged model."""
+    """All that must be so after a publication: one finished run with its figures, data and pictures, once, and one whole logged model."""
     client, run = the_run()
     logged = [model.status for model in client.search_logged_models([run.info.experiment_id])]
-    return run.info.status, points(client, run, "val_loss"), run.data.metrics["test_top1_accuracy"], logged
+    images = [re.sub(r"\+timestamp\+.*?(\+compressed)?\.", r"\1.", file.path) for file in client.list_artifacts(run.info.run_id, "images")]
+    numbers = points(client, run, "val_loss"), run.data.metrics["test_top1_accuracy"]
+    return run.info.status, *numbers, len(inputs(run)), images, "mlflow.note.content" in run.data.tags, logged
 
 
-WHOLE = ("FINISHED", [(0, 0.9), (1, 0.5)], 0.75, ["READY"])
+def inputs(run):
+    """Name, split and number of pictures of each input."""
+    found = [(entry.dataset, entry.tags[0].value) for entry in run.inputs.dataset_inputs]
+    return sorted((dataset.name, split, json.loads(dataset.profile)["pictures"]) for dataset, split in found)
+
+
+IMAGES = ["images/confusion_matrix+step+0+compressed.webp", "images/confusion_matrix+step+0.png"]
+WHOLE = ("FINISHED", [(0, 0.9), (1, 0.5)], 0.75, 3, IMAGES, True, ["READY"])
 
 
 def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(files, monkeypatch, fresh_database):
