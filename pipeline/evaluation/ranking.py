@@ -1,5 +1,6 @@
 """How well probabilities order pictures: areas under the ROC and the precision-recall curve, one class against the rest."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,22 +30,42 @@ def macro(areas: Array) -> Array:
 def _areas(is_class: Array, scores: Array, counts: Array) -> tuple[Array, Array]:
     """Both areas of one class, a sample each: pictures in the order of their scores, equal scores as one step."""
     order = np.argsort(-scores, kind="stable")
-    steps = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-    is_class = is_class[order]
+    steps = _Steps.of(scores[order], is_class[order])
     size = max(1, _CHUNK // len(order))
-    parts = [_areas_of_steps(is_class, counts[start : start + size][:, order], steps) for start in range(0, len(counts), size)]
+    parts = [_areas_of_steps(counts[start : start + size, order], steps) for start in range(0, len(counts), size)]
     roc, precision = (np.concatenate(areas) for areas in zip(*parts, strict=True))
     return roc, precision
 
 
-def _areas_of_steps(is_class: Array, counts: Array, steps: Array) -> tuple[Array, Array]:
-    hits = np.add.reduceat(np.where(is_class, counts, 0), steps, axis=1, dtype=np.float64)
-    others = np.add.reduceat(np.where(is_class, 0, counts), steps, axis=1, dtype=np.float64)
-    hits_so_far, others_so_far = hits.cumsum(axis=1), others.cumsum(axis=1)
-    all_hits, all_others = hits_so_far[:, -1], others_so_far[:, -1]
+@dataclass(frozen=True)
+class _Steps:
+    """Runs of equal scores that hold a picture of the class: neither area needs any other."""
+
+    hits: Array  # positions of the class's own pictures
+    firsts: Array  # of each step: the place in `hits` where its own begin
+    starts: Array  # its first position
+    ends: Array  # its last position
+
+    @staticmethod
+    def of(scores: Array, is_class: Array) -> "_Steps":
+        """Of scores in descending order."""
+        edges = np.flatnonzero(np.diff(scores, prepend=np.inf, append=-np.inf))
+        hits = np.flatnonzero(is_class)
+        which, firsts = np.unique(np.searchsorted(edges, hits, side="right") - 1, return_index=True)
+        return _Steps(hits, firsts, edges[which], edges[which + 1] - 1)
+
+
+def _areas_of_steps(counts: Array, steps: _Steps) -> tuple[Array, Array]:
+    if not len(steps.hits):
+        return np.full(len(counts), np.nan), np.full(len(counts), np.nan)
+    hits = np.add.reduceat(counts[:, steps.hits], steps.firsts, axis=1, dtype=np.float64)
+    hits_so_far = hits.cumsum(axis=1)
+    answered = counts.cumsum(axis=1, dtype=np.float64)
+    before, so_far, everything = answered[:, steps.starts] - counts[:, steps.starts], answered[:, steps.ends], answered[:, -1]
+    others, others_so_far = so_far - before - hits, so_far - hits_so_far
+    all_hits, all_others = hits_so_far[:, -1], everything - hits_so_far[:, -1]
     with np.errstate(divide="ignore", invalid="ignore"):
-        roc = (others * (hits_so_far - hits / 2)).sum(axis=1) / (all_hits * all_others)
-        answered = hits_so_far + others_so_far
-        precision = (hits * np.divide(hits_so_far, answered, out=np.zeros_like(hits), where=answered > 0)).sum(axis=1) / all_hits
+        roc = 1 - (hits * (others_so_far - others / 2)).sum(axis=1) / (all_hits * all_others)
+        precision = (hits * np.divide(hits_so_far, so_far, out=np.zeros_like(hits), where=so_far > 0)).sum(axis=1) / all_hits
     defined = (all_hits > 0) & (all_others > 0)
     return np.where(defined, roc, np.nan), np.where(defined, precision, np.nan)
