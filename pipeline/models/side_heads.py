@@ -68,5 +68,3 @@ def main_logits(answer: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tens
     if isinstance(answer, Tensor):
         return answer, ()
     return answer[0], answer[1:]
-
-

@@ -43,5 +43,3 @@ def _towards(decay: float) -> Any:
         return (averaged * kept + current * (1 - kept)).to(averaged.dtype)
 
     return blend
-
-

@@ -66,7 +66,6 @@ class Recipe:
         self.best = BestEpoch(settings.patience, settings.monitor)
         self._mix: Mix = make_mix(float(settings.mixup), settings.cutmix, num_classes)
 
-
     def begin_epoch(self, epoch: int) -> None:
         """Switch the model to training, as the regime wants it in this epoch."""
         self.regime.train_mode(self.model, self.classifier, epoch)
