@@ -36,7 +36,6 @@ PARAMS = {
     "train_baseline": {"l2_grid": [0.01, 0.1]},
     "recipe": {
         **PLAIN, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "min_crop_area": 0.8, "patience": 2,
-        "stages": 2, "start": "probe", "batchnorm": "auto",
     },
     "models": {"finetuned": {"regime": "finetuned"}},
     "evaluate": {"confidence": 0.9},

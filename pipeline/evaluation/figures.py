@@ -66,6 +66,17 @@ def plot_curves(path: Path, histories: Mapping[str, Sequence[Mapping[str, str]]]
                 _plot_quantity(axis, name, rows, quantity)
 
 
+def plot_rates(path: Path, rates: Sequence[float], losses: Sequence[float], suggestion: float, title: str) -> None:
+    """The loss over the learning rate, and the rate to take."""
+    with _figure(path, 6.5, 4.2) as (_, axes):
+        axis = axes[0, 0]
+        axis.plot(rates, losses, color=_BLUE)
+        axis.axvline(suggestion, color=_GREY, linestyle="--", label=f"a tenth of where it doubles: {suggestion:g}")
+        axis.set(xscale="log", xlabel="learning rate", ylabel="loss (smoothed)", title=_plain(title))
+        axis.legend()
+        axis.grid(alpha=0.3)
+
+
 def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], quantity: str) -> None:
     step = next(iter(rows[0]))
     for split, colour in (("train", _GREY), ("val", _BLUE)):

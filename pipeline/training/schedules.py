@@ -34,7 +34,8 @@ def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmu
     """
     if kind == "one_cycle":
         rates = [group["lr"] for group in optimiser.param_groups]
-        return OneCycleLR(optimiser, rates, total_steps=steps + 1, pct_start=max(warmup, 1 / (steps + 1)))
+        total = max(4, steps + 1)  # torch divides by the length of each half
+        return OneCycleLR(optimiser, rates, total_steps=total, pct_start=min(max(warmup, 2 / total), 1 - 1 / total))
     warm_steps = max(1, round(warmup * steps))
     falls: dict[str, Callable[[int], float]] = {
         "cosine": lambda step: (1 + math.cos(math.pi * (step - warm_steps) / max(1, steps - warm_steps))) / 2,

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.params import Section
 
@@ -11,6 +11,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(Section):  # section `recipe` of params.yaml, and what an entry of `models` says otherwise
+    seed: NonNegativeInt
+    threads: PositiveInt
+    regime: Literal["frozen", "finetuned", "partial", "gradual", "scratch"]
+    stages: PositiveInt  # of regime partial: how many of the last ones are trained
+    start: Literal["probe", "fresh"]  # of the head: the baseline's (linear probing, then fine-tuning), or a random one
+    batchnorm: Literal["auto", "frozen", "training"]  # auto: frozen, but for scratch
     epochs: Literal["auto"] | PositiveInt
     batch_size: PositiveInt
     accumulate: PositiveInt  # batches whose gradients make one step
@@ -44,11 +50,12 @@ _RATES = {"adamw": (3e-4, 1e-3), "adam": (3e-4, 1e-3), "sgd": (3e-3, 3e-2)}
 _MANY = 20_000  # pictures from which BiT mixes
 
 
-def settle(settings: SettingsType, pictures: int, from_scratch: bool) -> SettingsType:
+def settle(settings: SettingsType, pictures: int) -> SettingsType:
     """The settings with numbers in place of `auto`, scaled to the number of training pictures.
 
     After BiT's hyper-rule (Kolesnikov et al., 2020): the length by the size of the data, MixUp (0.1) for large data alone.
     """
+    from_scratch = settings.regime == "scratch"
     least, most = _EPOCHS[from_scratch]
     epochs = min(most, max(least, math.ceil(_SEEN[from_scratch] / pictures)))
     found = {

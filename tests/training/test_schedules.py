@@ -57,6 +57,12 @@ def test_one_cycle_rises_to_its_top_and_falls_to_almost_nothing():
     assert found[-1] < 1e-4
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.99])
+def test_one_cycle_serves_the_shortest_run(steps, warmup):
+    assert len(rates(steps, warmup, kind="one_cycle")) == steps + 1
+
+
 def test_one_cycle_moves_the_momentum_the_other_way():
     optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0, momentum=0.9)
     schedule = make_schedule("one_cycle", optimiser, 10, 0.5, Plateau())

@@ -1,0 +1,83 @@
+"""A training run before its first step: the material, the classifier as it begins, and what moves it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipeline.data.images import Preprocessing
+from pipeline.data.loading import square_batches
+from pipeline.data.manifest import class_names, read_manifest
+from pipeline.models.classifier import Classifier, load_backbone, load_classifier
+from pipeline.models.halves import split_at
+from pipeline.models.regimes import make_plan
+from pipeline.models.side_heads import add_side_heads
+from pipeline.training import runtime
+from pipeline.training.batches import Kitchen, Material
+from pipeline.training.finetune import Batches, Hardware
+from pipeline.training.recipe import Recipe
+from pipeline.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the loop takes: the model that it trains, which holds the classifier, its batches, and the recipe."""
+
+    model: nn.Module
+    train: Batches
+    val: Batches
+    recipe: Recipe
+
+
+def choose_hardware(settings: Settings) -> Hardware:
+    """Seed everything, and take the best device and precision that there are."""
+    runtime.make_repeatable(settings.seed, settings.threads)
+    device = runtime.choose_device()
+    return Hardware(device, runtime.choose_precision(settings.precision, device))
+
+
+def gather(settings: Settings, train: Path, val: Path, manifest: Path, embedding: Mapping[str, Any]) -> Material:
+    """The pictures of two folders and their classes; those of val are decoded here. `embedding`: what embedding.json says."""
+    training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
+    names = class_names(training)
+    preprocessing = Preprocessing(**embedding["preprocessing"])
+    paths = [val / picture.path for picture in validation]
+    return Material(
+        [train / picture.path for picture in training],
+        [names.index(picture.label) for picture in training],
+        [*square_batches(paths, preprocessing, settings.batch_size, settings.threads, "decode")],
+        [names.index(picture.label) for picture in validation],
+        preprocessing,
+        not embedding["tiny"] if settings.flip == "auto" else settings.flip,
+    )
+
+
+def begin(settings: Settings, backbone: Path, baseline: Path, num_classes: int) -> Classifier:
+    """The classifier as it is before it is trained."""
+    if settings.start == "probe" and settings.regime != "scratch":
+        return load_classifier(backbone, baseline, num_classes)
+    body, num_features = load_backbone(backbone, pretrained=settings.regime != "scratch")
+    return Classifier(body, num_features, num_classes)
+
+
+def prepare(
+    classifier: Classifier, material: Material, settings: Settings, backbone: Path, hardware: Hardware, activations: Path
+) -> Course:
+    """What the regime and the recipe make of a classifier and the material. Raises PipelineError.
+
+    `activations`: the file in which what a frozen front makes of the training pictures is kept.
+    """
+    is_scratch, size = settings.regime == "scratch", material.preprocessing.image_size
+    norms = is_scratch if settings.batchnorm == "auto" else settings.batchnorm == "training"
+    plan = make_plan(settings.regime, settings.stages, norms, int(settings.epochs), settings.layer_decay < 1, classifier.backbone, size)
+    kitchen = Kitchen(settings, settings.seed, settings.threads)
+    model: nn.Module
+    if plan.has_front:
+        model, front = split_at(classifier.to(hardware.device), plan.front_end, size)
+        train, val = kitchen.from_activations(material, front, hardware, activations)
+    else:
+        model = add_side_heads(classifier, backbone, not is_scratch, size)
+        train, val = kitchen.from_pictures(material)
+    return Course(model, train, val, Recipe(model, classifier, plan.regime, settings, len(train), material.labels))
