@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "transfer_pipeline"
 
+_LARGEST = 2**31 - 2**24  # bytes of tensors in one file: protobuf reads none of 2 GiB, and the nodes need room too
+_LEAST = 1024  # bytes; smaller tensors stay in the graph, where shapes are worked out from them
+
 
 def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the CPU with that many threads."""
@@ -36,5 +39,31 @@ def read_facts(session: onnxruntime.InferenceSession) -> dict[str, Any]:
 
 
 def write_onnx(model: "onnx.ModelProto", path: Path) -> None:
-    """Write a model's bytes, always the same for the same model."""
+    """Write a model's bytes, always the same for the same model; what is too large for one file as in `move_tensors_out`."""
+    move_tensors_out(model, path)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def data_path(path: Path) -> Path:
+    """Where the tensors of the graph at `path` lie if it is too large for one file: the graph names this file, beside itself."""
+    return path.with_name(f"{path.name}.data")
+
+
+def move_tensors_out(model: "onnx.ModelProto", path: Path) -> bool:
+    """Move the tensors of a graph that is to be written at `path` into `data_path(path)` where one file cannot hold them.
+
+    Tells whether they were moved; the graph is then without them.
+    """
+    from onnx.external_data_helper import set_external_data
+
+    tensors = model.graph.initializer
+    if sum(len(tensor.raw_data) for tensor in tensors) <= _LARGEST:
+        return False
+    data = data_path(path)
+    with data.open("wb") as file:
+        for tensor in tensors:
+            if len(tensor.raw_data) >= _LEAST:
+                set_external_data(tensor, data.name, file.tell(), len(tensor.raw_data))
+                file.write(tensor.raw_data)
+                tensor.ClearField("raw_data")
+    return True

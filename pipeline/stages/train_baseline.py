@@ -90,9 +90,9 @@ def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float
 
 def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """The tensors of a classifier: the backbone's, without ImageNet's head, and the new head."""
-    old_head = read_json(backbone / "backbone.json")["head"]
+    old_head = read_json(backbone / "backbone.json")["head_tensors"]
     body = load_file(backbone / "weights.safetensors")
-    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key.rpartition(".")[0] != old_head}
+    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
     return {**tensors, "head.weight": weight, "head.bias": bias}
 
 

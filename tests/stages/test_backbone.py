@@ -51,6 +51,7 @@ def test_the_table_says_what_the_network_is(folders):
             "fixed_size": False,
         },
         "head": "classifier.3",
+        "head_tensors": ["classifier.3.weight", "classifier.3.bias"],
         "num_features": 1024,
         "parameters": 2542856,  # as torchvision's page of the model says
         "feature_map": None,  # a layer with a bend stands between its pooled map and the head
