@@ -9,9 +9,9 @@ from pipeline.errors import PipelineError
 if TYPE_CHECKING:
     from pipeline.models.catalogue import Entry
 
-_COLUMNS = ("name", "library", "parameters", "GFLOPs", "px", "licence", "weights from", "on disk")
+_COLUMNS = ("name", "library", "parameters", "GFLOPs", "px", "licence", "source", "on disk")
 _NUMBERS = ("parameters", "GFLOPs", "px")
-_LICENCE = 13  # characters that are shown
+_WORD = 13  # characters that are shown of a licence or a source
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -43,10 +43,10 @@ def describe(search: str, library: str | None) -> Iterator[str]:
 
 
 def _row(entry: "Entry") -> tuple[str, ...]:
-    licence = entry.licence if len(entry.licence) <= _LICENCE else f"{entry.licence[: _LICENCE - 1]}…"
+    licence, source = (text if len(text) <= _WORD else f"{text[: _WORD - 1]}…" for text in (entry.licence, entry.source))
     parameters = "-" if entry.parameters is None else f"{entry.parameters / 1e6:,.1f} M"
-    gflops = "-" if entry.gflops is None else f"{entry.gflops:,.2f}"
-    return entry.name, entry.library, parameters, gflops, str(entry.image_size), licence, entry.source, entry.disk
+    gflops = "-" if entry.gflops is None else f"{entry.gflops:,.{1 if entry.gflops >= 100 else 2}f}"
+    return entry.name, entry.library, parameters, gflops, str(entry.image_size), licence, source, entry.disk
 
 
 def _aligned(cell: str, column: str, width: int) -> str:
