@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from bench.trial import STEPS, try_out
 from pipeline.errors import PipelineError
@@ -25,13 +26,16 @@ CONVOLUTIONAL = (
     "swin_t",
     "timm/test_resnet",
 )
-TRANSFORMERS = ("timm/vit_tiny_patch16_224", "timm/deit_tiny_distilled_patch16_224")
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """A project's root for what is kept between runs."""
+    """A project's root for what is kept between runs, and one thread: the networks are small."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
@@ -40,9 +44,8 @@ def test_a_convolutional_network_does_all(name, tmp_path):
     assert {step: found.get(step) for step in ("built", *STEPS)} == dict.fromkeys(("built", *STEPS), "yes")
 
 
-@pytest.mark.parametrize("name", TRANSFORMERS)
-def test_a_transformer_does_all_but_grad_cam(name, tmp_path):
-    found = try_out(name, tmp_path)
+def test_a_transformer_does_all_but_grad_cam(tmp_path):
+    found = try_out("timm/vit_tiny_patch16_224", tmp_path)
     wanted = {**dict.fromkeys(("built", *STEPS), "yes"), "Grad-CAM": "no feature map"}
     assert {step: found.get(step) for step in wanted} == wanted
 
