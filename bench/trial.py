@@ -18,7 +18,7 @@ from pipeline.models.artifact import append_head, verify, write_facts
 from pipeline.models.classifier import Classifier, WithProbs, load_backbone, load_classifier, save_classifier, train_mode
 from pipeline.models.export import check_parity
 from pipeline.models.maps import last_map, with_map
-from pipeline.models.weights import package_of
+from pipeline.models.published import package_of
 from pipeline.stages import backbone as backbone_stage
 from pipeline.stages.embed import export_backbone
 

