@@ -15,7 +15,7 @@ from pipeline.evaluation.gradcam import grad_cam
 from pipeline.files import read_json, sha256_of_file
 from pipeline.models import zoo
 from pipeline.models.artifact import append_head, verify, write_facts
-from pipeline.models.classifier import Classifier, WithProbs, load_backbone, load_classifier, save_classifier, train_mode
+from pipeline.models.classifier import Classifier, Regime, WithProbs, load_backbone, load_classifier, save_classifier
 from pipeline.models.export import check_parity
 from pipeline.models.maps import last_map, with_map
 from pipeline.models.published import package_of
@@ -116,7 +116,7 @@ def train(bench: Bench) -> str:
     before = _loss(bench.classifier.eval(), bench).item()
     for rate in _RATES:
         classifier = copy.deepcopy(bench.classifier)
-        train_mode(classifier)
+        Regime().train_mode(classifier, classifier, 1)
         _take_steps(classifier, bench, rate)
         if _loss(classifier.eval(), bench).item() < before:
             return "yes"

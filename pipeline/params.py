@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import PipelineError
 
 SHARED = ("seed", "threads")
-SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "models", "evaluate")
+SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "evaluate")
 
 
 class Section(BaseModel):
@@ -20,6 +20,8 @@ class Section(BaseModel):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
 
+
+_DEFAULTS = {"models": "recipe"}  # where an entry of a section takes what it leaves open
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -91,8 +93,24 @@ def read_threads(path: Path = Path("params.yaml")) -> int:
 
 
 def read_section(name: str, section_class: type[SectionType], path: Path = Path("params.yaml")) -> SectionType:
-    """The section of params.yaml at a dotted name, as its class. Raises PipelineError naming the first fault."""
+    """The section of params.yaml at a dotted name, as its class. Raises PipelineError naming the first fault.
+
+    What an entry of `models` does not say, the section `recipe` says.
+    """
     params = read_params(path)
+    section = _at(name, params, path)
+    default = _DEFAULTS.get(name.partition(".")[0])
+    defaults = _at(default, params, path) if default else {}
+    shared = {key: params[key] for key in SHARED if key in section_class.model_fields and key in params}
+    try:
+        return section_class.model_validate({**defaults, **section, **shared})
+    except ValidationError as error:
+        first = str(_foremost(error.errors())["loc"][0])
+        stands_in = name if default is None or first in section else default
+        raise PipelineError(f"{path}: {_sentence(stands_in, error.errors(), section_class)}") from None
+
+
+def _at(name: str, params: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     section: Any = params
     for key in name.split("."):
         if not isinstance(section, dict) or key not in section:
@@ -100,20 +118,20 @@ def read_section(name: str, section_class: type[SectionType], path: Path = Path(
         section = section[key]
     if not isinstance(section, dict):
         raise PipelineError(f"{path}: {name}: {section!r} is not a set of keys")
-    fields = section_class.model_fields
     for key in SHARED:
         if key in section:
             raise PipelineError(f"{path}: {name}.{key}: belongs at the top level; move it there")
-    shared = {key: params[key] for key in SHARED if key in fields and key in params}
-    try:
-        return section_class.model_validate({**section, **shared})
-    except ValidationError as error:
-        raise PipelineError(f"{path}: {_sentence(name, error.errors(), section_class)}") from None
+    return section
+
+
+def _foremost(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The fault to tell of: an unknown key, else what was found first."""
+    return min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
 
 
 def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section]) -> str:
-    """`split.test: 1.4 is not below 1` for pydantic's errors: an unknown key, else what it found first."""
-    first = min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
+    """`split.test: 1.4 is not below 1` for pydantic's errors."""
+    first = _foremost(errors)
     below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]  # of a union's members, the one that fits best fails deepest
     error = max(below, key=lambda fault: (len(fault["loc"]), fault["type"] == "extra_forbidden"))
     keys = [str(part) for part in error["loc"]]

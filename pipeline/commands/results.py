@@ -31,7 +31,7 @@ def show(comparison_json: Path) -> str:
     for name, facts in comparison["differences"].items():
         lines.append(f"{verdict(name, facts, pictures)} McNemar p = {facts['mcnemar_p']:.2g}.")
         if facts["best_epoch"] == 0:
-            lines.append(f"No epoch of {name} had a lower val loss than its start, whose weights it kept.")
+            lines.append(f"No epoch of {name} was better on val than its start, whose weights it kept.")
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
 
 

@@ -30,12 +30,12 @@ def describe(model: str | None, here: Path) -> str:
     import torch
     import torchinfo
 
-    from pipeline.models.classifier import train_mode
-
     network, side = _open_model(model, here) if model else _open_backbone(facts)
-    train_mode(network)  # type: ignore[arg-type]
     pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    table = torchinfo.summary(network, input_data=pixels, col_names=_COLUMNS, row_settings=("var_names",), mode="eval", verbose=0)
+    depth = 4 if model else 3  # a classifier holds the backbone one level deeper
+    table = torchinfo.summary(
+        network, input_data=pixels, col_names=_COLUMNS, row_settings=("var_names",), depth=depth, mode="eval", verbose=0
+    )
     return re.sub(r"Units\.([A-Z])[A-Z]+", r"\1", str(table))  # since Python 3.11 it names its own constants
 
 
@@ -52,17 +52,26 @@ def _read_backbone() -> dict[str, Any]:
 
 
 def _open_backbone(facts: dict[str, Any]) -> tuple["nn.Module", int]:
-    from pipeline.models.classifier import load_backbone
+    from pipeline.models.classifier import freeze_norms, load_backbone
 
-    return load_backbone(_BACKBONE)[0], facts["architecture"]["image_size"]
+    backbone = load_backbone(_BACKBONE)[0]
+    freeze_norms(backbone)
+    return backbone, facts["architecture"]["image_size"]
 
 
 def _open_model(name: str, here: Path) -> tuple["nn.Module", int]:
-    """The classifier that a model folder stores, and the side of its pictures in pixels."""
+    """The classifier that a model folder stores, as its regime trains it in the end, and the side of its pictures in pixels."""
     from pipeline.models.artifact import read_facts
     from pipeline.models.classifier import load_classifier
+    from pipeline.models.regimes import make_plan
     from pipeline.serving.choice import find_model
 
     folder = find_model(name, Path("models"), here)
     told = read_facts(folder)
-    return load_classifier(_BACKBONE, folder, len(told["class_names"])), told["preprocessing"]["image_size"]
+    params, side = told["params"], told["preprocessing"]["image_size"]
+    classifier = load_classifier(_BACKBONE, folder, len(told["class_names"]))
+    name, batchnorm = params.get("regime", "frozen"), params.get("batchnorm", "frozen")  # the baseline has neither
+    norms = batchnorm == "training" or (batchnorm == "auto" and name == "scratch")
+    regime = make_plan(name, params.get("stages", 1), norms, params.get("epochs", 1), False, classifier.backbone, side).regime
+    regime.train_mode(classifier, classifier, regime.thaw_epochs)
+    return classifier, side

@@ -40,8 +40,3 @@ def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:
         return f"{name} and {BASELINE} are right equally often on these {count} pictures (interval {low:+.1f} to {high:+.1f} points)."
     shown = "shown" if low > 0 or high < 0 else "not shown"
     return f"{name} is {word} by {abs(difference):.1f} points, interval {low:+.1f} to {high:+.1f}: {shown} by these {count} pictures."
-
-
-def best_epoch(history: Sequence[Mapping[str, str]]) -> int:
-    """The epoch whose weights were kept, that of the lowest val loss; 0 is the start."""
-    return int(min(history, key=lambda row: float(row["val_loss"]))["epoch"])

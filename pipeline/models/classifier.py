@@ -1,6 +1,8 @@
 """A backbone and a head, from pixels to logits; and what of them is trained."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -32,10 +34,62 @@ class Classifier(nn.Module):
     def __init__(self, backbone: Backbone, num_features: int, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
+        self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(num_features, num_classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return cast(Tensor, self.head(self.backbone(pixels)))
+        return self.answer(self.backbone(pixels))
+
+    def answer(self, features: Tensor) -> Tensor:
+        """The logits (N, classes) of features (N, D)."""
+        return cast(Tensor, self.head(self.dropout(features)))
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What of a classifier is trained: its head, the stages of its network from `first` on, BatchNorm where `norms` says so.
+
+    `stages`: how many there are; `stage_of`: the stage of each layer of the network, 0 where it is not named. The stages
+    join from the last to the first over `thaw_epochs` epochs, one after the other (Howard and Ruder, 2018); 0: at once.
+    """
+
+    stages: int = 1
+    stage_of: Mapping[str, int] = field(default_factory=dict)
+    first: int = 0
+    thaw_epochs: int = 0
+    norms: bool = False
+
+    def first_stage(self, epoch: int) -> int:
+        """The first stage that is trained in an epoch, counted from 1."""
+        if epoch >= self.thaw_epochs:
+            return self.first
+        return self.stages - math.ceil((self.stages - self.first) * epoch / self.thaw_epochs)
+
+    def train_mode(self, model: nn.Module, classifier: Classifier, epoch: int) -> None:
+        """Switch `model`, which holds the classifier, to training: what is frozen, BatchNorm too, neither moves nor varies."""
+        model.train().requires_grad_(True)
+        first = self.first_stage(epoch)
+        for name, layer in classifier.backbone.network.named_modules():
+            if self.stage_of.get(name, 0) < first:
+                layer.training = False
+                for parameter in layer.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+        if not self.norms:
+            freeze_norms(model)
+
+    def stages_of(self, model: nn.Module, classifier: Classifier) -> dict[nn.Parameter, int]:
+        """The stage of every parameter that is trained in the end; `stages` for what lies behind the network, as the head."""
+        self.train_mode(model, classifier, self.thaw_epochs)
+        layers = classifier.backbone.network.named_modules()
+        inside = {parameter: self.stage_of.get(name, 0) for name, layer in layers for parameter in layer.parameters(recurse=False)}
+        return {parameter: inside.get(parameter, self.stages) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Let neither the statistics of BatchNorm move nor its weights."""
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval().requires_grad_(False)
 
 
 class WithProbs(nn.Module):
@@ -50,13 +104,17 @@ class WithProbs(nn.Module):
         return cast(Tensor, (self.classifier(pixels) / self.temperature).softmax(dim=1))
 
 
-def load_backbone(folder: Path) -> tuple[Backbone, int]:
-    """The frozen backbone of a folder that the stage `backbone` wrote, and the number of its features."""
+def load_backbone(folder: Path, pretrained: bool = True) -> tuple[Backbone, int]:
+    """The backbone of a folder that the stage `backbone` wrote, in eval mode, and the number of its features.
+
+    Its weights are those of the folder, or, where not `pretrained`, drawn from torch's current random state.
+    """
     facts = read_json(folder / "backbone.json")
     architecture = zoo.Architecture(**facts["architecture"])
     backbone = headless(zoo.build(architecture), architecture)
-    tensors = load_file(folder / "weights.safetensors")
-    backbone.network.load_state_dict({key: tensor for key, tensor in tensors.items() if key not in facts["head_tensors"]})
+    if pretrained:
+        tensors = load_file(folder / "weights.safetensors")
+        backbone.network.load_state_dict({key: tensor for key, tensor in tensors.items() if key not in facts["head_tensors"]})
     return backbone.eval(), facts["num_features"]
 
 
@@ -77,11 +135,3 @@ def load_classifier(backbone: Path, model: Path, num_classes: int) -> Classifier
 def save_classifier(classifier: Classifier, path: Path) -> None:
     """Write all tensors of a classifier."""
     save_file({key: tensor.contiguous() for key, tensor in classifier.state_dict().items()}, path)
-
-
-def train_mode(classifier: Classifier) -> None:
-    """Switch to training with BatchNorm frozen: neither its statistics nor its weights move."""
-    classifier.train()
-    for layer in classifier.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval().requires_grad_(False)

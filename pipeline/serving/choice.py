@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_table
+from pipeline.models.history import kept_row
 
 if TYPE_CHECKING:
     from pipeline.serving.predictor import Predictor
@@ -25,8 +25,8 @@ def find_model(named: str | None, models: Path, here: Path) -> Path:
 
 
 def best_model(models: Path) -> Path:
-    """The model with the lowest val loss in its history, the first by name of equals; test has no say. Raises PipelineError."""
-    losses = {folder: _val_loss(folder) for folder in _stored(models) if (folder / "history.csv").is_file()}
+    """The model with the lowest val loss, the first by name of equals; test has no say. Raises PipelineError."""
+    losses = {folder: float(kept_row(folder)["val_loss"]) for folder in _stored(models) if (folder / "history.csv").is_file()}
     if not losses:
         raise PipelineError(f"{models}: holds no model; run `dvc repro`")
     return min(losses, key=lambda folder: losses[folder])
@@ -46,7 +46,3 @@ def open_model(folder: Path, threads: int) -> "Predictor":
 
 def _stored(models: Path) -> list[Path]:
     return sorted(path.parent for path in models.glob("*/model.onnx"))
-
-
-def _val_loss(folder: Path) -> float:
-    return min(float(row["val_loss"]) for row in read_table(folder / "history.csv") if row["val_loss"])

@@ -12,11 +12,12 @@ from pipeline.data.audit import thumbnail_url
 from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
 from pipeline.evaluation import origins, page
-from pipeline.evaluation.comparison import BASELINE, best_epoch, compare, verdict
+from pipeline.evaluation.comparison import BASELINE, compare, verdict
 from pipeline.evaluation.montage import montage
 from pipeline.evaluation.predictions import most_doubted
 from pipeline.evaluation.scoring import flat
 from pipeline.files import read_json, read_table, write_json
+from pipeline.models.history import kept_row
 from pipeline.params import Section, read_params
 from pipeline.tracking.publish import publish
 
@@ -47,7 +48,7 @@ def compare_all(names: list[str], models: Path, results: Path, params: Params) -
     return {
         name: {
             "against": BASELINE,
-            "best_epoch": best_epoch(read_table(models / name / "history.csv")),
+            "best_epoch": int(kept_row(models / name)["epoch"]),
             **compare(predictions[BASELINE], predictions[name], params.confidence, params.seed),
         }
         for name in names[1:]

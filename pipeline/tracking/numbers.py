@@ -24,7 +24,8 @@ _KEY_LENGTH = 250  # of a metric, the longest that MLflow takes
 def wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
     """The model's own params, and those of the stages before and after it as dvc.lock says that they ran. Raises PipelineError."""
     stages = _stages_that_ran()
-    ran = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, f"evaluate@{facts['model']}") if name in stages)
+    evaluated = [name for name in stages if name.startswith("evaluate") and name.endswith(f"@{facts['model']}")]
+    ran = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, *evaluated) if name in stages)
     others = {key: value for params in ran for key, value in flatten(params).items()}
     return params_of({**others, **flatten(facts["params"]), **facts["hardware"]})
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from pipeline.files import atomic_file, cache_dir, sha256_of_json
-from pipeline.training.recipe import BestEpoch, Recipe
+from pipeline.training.recipe import Recipe
 
 _KEPT_SECONDS = 7 * 24 * 3600.0
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
@@ -51,9 +51,7 @@ class Checkpoint:
         if state is None:
             return []
         model.load_state_dict(state["model"])
-        recipe.optimiser.load_state_dict(state["optimiser"])
-        recipe.schedule.load_state_dict(state["schedule"])
-        recipe.best = BestEpoch(**state["best"])
+        recipe.restore(state["recipe"])
         _restore_random(state["random"], batches)
         history: History = state["history"]
         print(f"{self.path.parent.name}: goes on after epoch {len(history) - 1} of {recipe.epochs}", file=sys.stderr)
@@ -64,9 +62,7 @@ class Checkpoint:
         state = {
             "key": self.path.stem,
             "model": model.state_dict(),
-            "optimiser": recipe.optimiser.state_dict(),
-            "schedule": recipe.schedule.state_dict(),
-            "best": dict(vars(recipe.best)),
+            "recipe": recipe.state(),
             "random": _random_state(batches),
             "history": history,
         }
@@ -74,9 +70,15 @@ class Checkpoint:
         with atomic_file(self.path) as partial, partial.open("wb") as file:
             torch.save(state, file)
 
+    @property
+    def activations(self) -> Path:
+        """Where what a frozen front made of the training pictures lies meanwhile (.npy)."""
+        return self.path.with_suffix(".npy")
+
     def remove(self) -> None:
         """Forget the run: its model is stored."""
         self.path.unlink(missing_ok=True)
+        self.activations.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any] | None:
         if not self.path.is_file():
@@ -93,7 +95,7 @@ class Checkpoint:
     def _remove_old(self) -> None:
         with suppress(FileNotFoundError):  # the folder, or what another process has just removed
             for file in self.path.parent.iterdir():
-                if file != self.path and time.time() - file.stat().st_mtime > _KEPT_SECONDS:
+                if file.stem != self.path.stem and time.time() - file.stat().st_mtime > _KEPT_SECONDS:
                     file.unlink()
 
 

@@ -1,4 +1,4 @@
-"""The training loop: every weight but BatchNorm's, from a head that fits already, to the epoch that is best on val."""
+"""The training loop: an epoch, a look at val, and so on, to the epoch that is best on val."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,13 +12,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.errors import PipelineError
-from pipeline.models.classifier import Classifier, train_mode
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.recipe import Recipe
+from pipeline.training.recipe import Recipe, Row
 
-Row = dict[str, float]
-
-# Pixels uint8 (N, S, S, 3) and the numbers of their classes int64 (N,).
+# Pixels uint8 (N, S, S, 3), or what the model takes in their place, and the numbers of their classes int64 (N,).
 Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 
 
@@ -35,7 +32,7 @@ class Hardware:
 
 
 def finetune(
-    model: Classifier, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None], checkpoint: Checkpoint
+    model: nn.Module, train: Batches, val: Batches, recipe: Recipe, hardware: Hardware, log: Callable[[Row], None], checkpoint: Checkpoint
 ) -> list[Row]:
     """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
 
@@ -50,31 +47,28 @@ def finetune(
         log(row)
     while len(history) <= recipe.epochs and not recipe.best.is_over:
         epoch = len(history)
+        title = f"epoch {epoch}/{recipe.epochs}"
         row = {"epoch": epoch, "learning_rate": float(recipe.schedule.get_last_lr()[0])}
         if epoch > 0:
-            row |= train_epoch(model, train, recipe, hardware, f"epoch {epoch}/{recipe.epochs}")
-        row |= score(model, val, hardware, f"epoch {epoch}/{recipe.epochs}")
+            recipe.begin_epoch(epoch)
+            row |= train_epoch(train, recipe, hardware, title)
+        row |= score(recipe.average.judged, val, hardware, title)
+        recipe.end_epoch(row)
         history.append(row)
         log(row)
-        recipe.best.see(row["val_loss"], model)
         checkpoint.write(model, recipe, train, history)
     model.load_state_dict(recipe.best.state)
     return history
 
 
-def train_epoch(model: Classifier, batches: Batches, recipe: Recipe, hardware: Hardware, title: str) -> Row:
-    """One pass over the varied pictures: their mean loss (with label smoothing, as it is minimised) and accuracy."""
-    train_mode(model)
+def train_epoch(batches: Batches, recipe: Recipe, hardware: Hardware, title: str) -> Row:
+    """One pass over the training pictures: their mean loss, as it is minimised, and accuracy."""
     tally = Tally()
-    for pixels, labels in tqdm(batches, title, disable=None, leave=False):
+    for number, (pixels, labels) in enumerate(tqdm(batches, title, disable=None, leave=False), start=1):
         pixels, labels = pixels.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same, elsewhere
         with hardware.autocast():
-            logits = model(pixels)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-        recipe.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        recipe.optimiser.step()
-        recipe.schedule.step()
+            loss, logits = recipe.loss(pixels, labels)
+        recipe.step(loss, number, title)
         tally.add(loss, logits, labels)
     return tally.row("train", title)
 

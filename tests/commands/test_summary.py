@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.models.classifier import Classifier, load_backbone, save_classifier
 from pipeline.stages import backbone
 
@@ -20,7 +20,7 @@ def made(tmp_path_factory):
     (folder / "model.onnx").touch()
     body, num_features = load_backbone(root / "models/backbone")
     save_classifier(Classifier(body, num_features, 3), folder / "model.safetensors")
-    write_json(folder / "model.json", {"class_names": ["a", "b", "c"], "preprocessing": {"image_size": 64}})
+    write_json(folder / "model.json", {"class_names": ["a", "b", "c"], "preprocessing": {"image_size": 64}, "params": {"l2_grid": [0.1]}})
     return root
 
 
@@ -49,6 +49,43 @@ def test_a_model_is_shown_with_its_head_at_its_size(capsys):
     (head,) = [line for line in lines if "(head)" in line]
     assert head[-4:] == ["[1,", "3]", "291", "True"]
     assert any("[1, 64, 64, 3]" in " ".join(line) for line in lines)
+
+
+def count_trained(capsys):
+    """How many parameters of the model are told to be trained."""
+    (line,) = [line for line in rows(capsys, "--model", "small") if line[:2] == ["Trainable", "params:"]]
+    return int(line[2].replace(",", ""))
+
+
+def test_the_baselines_head_alone_is_trained(capsys):
+    assert count_trained(capsys) == 3 * 96 + 3
+
+
+@pytest.mark.parametrize(
+    ("regime", "batchnorm", "wanted"),
+    [
+        ("finetuned", "auto", lambda network: parameters(network) - norms(network)),
+        ("finetuned", "training", lambda network: parameters(network)),
+        ("scratch", "auto", lambda network: parameters(network)),
+        ("partial", "training", lambda network: parameters(network.layer4)),
+        ("frozen", "training", lambda network: 0),
+    ],
+)
+def test_what_is_trained_is_as_the_models_regime_says(regime, batchnorm, wanted, capsys, made):
+    path = made / "models/small/model.json"
+    before = read_json(path)
+    write_json(path, {**before, "params": {"regime": regime, "stages": 1, "batchnorm": batchnorm, "epochs": 4}})
+    network = load_backbone(made / "models/backbone")[0].network
+    assert count_trained(capsys) == 3 * 96 + 3 + wanted(network)
+    write_json(path, before)
+
+
+def parameters(layer):
+    return sum(tensor.numel() for tensor in layer.parameters())
+
+
+def norms(network):
+    return sum(parameters(layer) for layer in network.modules() if isinstance(layer, torch.nn.BatchNorm2d))
 
 
 def test_batchnorm_is_told_to_be_frozen(capsys):

@@ -19,7 +19,7 @@ from pipeline.models.classifier import Backbone, Classifier
 from pipeline.training import checkpoint as checkpoint_module
 from pipeline.training.checkpoint import Checkpoint, find_checkpoint
 from pipeline.training.finetune import Hardware, finetune
-from pipeline.training.recipe import make_recipe
+from tests.recipes import recipe_of as plain_recipe
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 4
@@ -51,7 +51,8 @@ def build(seed):
 
 
 def recipe_of(model, learning_rate=0.05, patience=9):
-    return make_recipe(model, EPOCHS, 3, learning_rate, 0.01, 0.1, 0.05, patience)
+    changes = {"epochs": EPOCHS, "learning_rate": learning_rate, "label_smoothing": 0.05, "patience": patience}
+    return plain_recipe(model, 3, **changes)
 
 
 def train(path, kill_at=None, seed=0, rows=None, **settings):

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError
 from pipeline.models.classifier import Backbone, Classifier
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.finetune import Hardware, Tally, finetune, score
-from pipeline.training.recipe import make_recipe
+from tests.recipes import recipe_of
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 DARK, BRIGHT = 60, 180
@@ -43,7 +43,8 @@ def build_small():
 def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9, label_smoothing=0.0, hardware=CPU, rows=None):
     """Train a model, and return its history. Nothing is kept of it."""
     torch.manual_seed(0)
-    recipe = make_recipe(model, epochs, len(train), learning_rate, 0.01, 0.1, label_smoothing, patience)
+    changes = {"epochs": epochs, "learning_rate": learning_rate, "label_smoothing": label_smoothing, "patience": patience}
+    recipe = recipe_of(model, len(train), **changes)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "key.pt")
         return finetune(model, train, val, recipe, hardware, (rows if rows is not None else []).append, checkpoint)
@@ -148,7 +149,7 @@ def test_a_val_loss_that_is_no_number_stops_the_run():
 def test_a_train_loss_that_is_no_number_stops_the_run():
     with pytest.raises(PipelineError) as error:
         train(build_small(), epochs=2, learning_rate=math.inf)
-    assert str(error.value) == "epoch 1/2: the train loss is nan; lower the learning rate, or say precision: fp32"
+    assert str(error.value) == "epoch 1/2, step 2: the train loss is nan; lower the learning rate, or say precision: fp32"
 
 
 def test_the_scores_are_means_over_pictures_not_over_batches():
