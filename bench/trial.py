@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from pipeline.models.classifier import Classifier, Regime, WithProbs, load_backb
 from pipeline.models.export import check_parity
 from pipeline.models.maps import last_map, with_map
 from pipeline.models.published import package_of
+from pipeline.models.session import read_onnx
 from pipeline.stages import backbone as backbone_stage
 from pipeline.stages.embed import export_backbone
 
@@ -105,7 +105,7 @@ def embed(bench: Bench) -> str:
     model = bench.folder / "model"
     model.mkdir()
     weight, bias = (tensor.detach().numpy() for tensor in (head.weight, head.bias))
-    write_facts(model, append_head(onnx.load(path), weight, bias, 1.0), {"class_names": ["left", "right"]}, [{"epoch": 0}])
+    write_facts(model, append_head(read_onnx(path), weight, bias, 1.0), {"class_names": ["left", "right"]}, [{"epoch": 0}])
     verify(model)
     check_parity(model / "model.onnx", with_map(WithProbs(bench.classifier, 1.0), body, bench.facts["feature_map"]), bench.pixels, 1)
     return "yes"

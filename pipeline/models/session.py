@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
+from pipeline.errors import PipelineError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -42,6 +44,29 @@ def write_onnx(model: "onnx.ModelProto", path: Path) -> None:
     """Write a model's bytes, always the same for the same model; what is too large for one file as in `move_tensors_out`."""
     move_tensors_out(model, path)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def read_onnx(path: Path) -> "onnx.ModelProto":
+    """A written graph with all its tensors. Raises PipelineError where those beside it are missing or cut short.
+
+    onnx's own reader refuses tensors in a file that is a link, as DVC's cache makes them.
+    """
+    import onnx
+
+    model, data = onnx.load(path, load_external_data=False), data_path(path)
+    outside = [tensor for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if outside and not data.is_file():
+        raise PipelineError(f"{data}: is not there; run `dvc checkout`")
+    for tensor in outside:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        with data.open("rb") as file:
+            file.seek(int(place["offset"]))
+            tensor.raw_data = file.read(int(place["length"]))
+        if len(tensor.raw_data) != int(place["length"]):
+            raise PipelineError(f"{data}: is cut short; run `dvc checkout`")
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    return model
 
 
 def data_path(path: Path) -> Path:

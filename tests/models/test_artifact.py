@@ -1,6 +1,7 @@
 """The model folder: the head behind the backbone, the facts in both files, and the check that they agree."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.files import sha256_of_file
 from pipeline.models import session
 from pipeline.models.artifact import append_head, describe, identity, read_facts, verify, write_facts, write_onnx
-from pipeline.models.session import METADATA_KEY, open_session
+from pipeline.models.session import METADATA_KEY, open_session, read_onnx
 from pipeline.stages.train_baseline import Params
 
 FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
@@ -227,17 +228,26 @@ def test_a_large_graph_written_twice_has_equal_bytes(large, tmp_path):
     assert [(tmp_path / "again" / name).read_bytes() for name in names] == [(large / name).read_bytes() for name in names]
 
 
-def test_a_head_is_put_behind_a_large_backbone(large, tmp_path, monkeypatch):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    monkeypatch.setattr(session, "_LARGEST", 1)
-    monkeypatch.setattr(session, "_LEAST", 1)
-    write_onnx(build_backbone(), tmp_path / "backbone.onnx")
-    backbone = onnx.load(tmp_path / "backbone.onnx")
-    weight = np.ones((2, 3), np.float32)
-    write_onnx(append_head(backbone, weight, np.zeros(2, np.float32), 1.0), tmp_path / "model.onnx")
-    (probs,) = open_session(tmp_path / "model.onnx", 1).run(["probs"], {"pixels": pixels})
-    np.testing.assert_allclose(probs, 0.5)
-    assert (tmp_path / "model.onnx.data").stat().st_size > 2 * 3 * 4
+@pytest.mark.parametrize("link", [None, os.link, os.symlink], ids=["a file", "a hard link", "a symbolic link"])
+def test_a_large_graph_is_read_with_its_tensors_whatever_dvcs_cache_made_of_it(link, large):
+    if link:
+        (large.parent / "cache").mkdir()
+        for number, name in enumerate(["model.onnx", "model.onnx.data"]):
+            (large / name).rename(large.parent / "cache" / str(number))
+            link(large.parent / "cache" / str(number), large / name)
+    found, wanted = read_onnx(large / "model.onnx"), build_model()
+    assert list(found.graph.initializer) == list(wanted.graph.initializer)
+
+
+def test_a_large_graph_without_its_tensors_is_not_read(large):
+    (large / "model.onnx.data").write_bytes(bytes(23))
+    with pytest.raises(PipelineError) as error:
+        read_onnx(large / "model.onnx")
+    assert str(error.value) == f"{large}/model.onnx.data: is cut short; run `dvc checkout`"
+    (large / "model.onnx.data").unlink()
+    with pytest.raises(PipelineError) as error:
+        read_onnx(large / "model.onnx")
+    assert str(error.value) == f"{large}/model.onnx.data: is not there; run `dvc checkout`"
 
 
 def test_changed_tensors_are_refused(large):
