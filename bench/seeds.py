@@ -1,8 +1,10 @@
-"""Run the whole pipeline for several seeds and data sets, each in a fresh clone, and print mean ± std of the test scores.
+"""Run the whole pipeline for several seeds, data sets and backbones, each in a fresh clone, and print mean ± std of the test scores.
 
     python bench/seeds.py 0 1 2 --data digits ../shared/data/hymenoptera_data.zip
+    python bench/seeds.py 0 1 2 --data FILE --table regimes --model 'scratch={regime: scratch, epochs: 25, patience: 25}'
+    python bench/seeds.py 0 1 2 --data FILE --table backbones --backbones tf_efficientnet_lite0 tf_efficientnet_lite1
 
-Writes `bench/results.json`, which the README's table is checked against. Every seed also deals the splits anew.
+Writes a table of `bench/results.json`, which the README's is checked against. Every seed also deals the splits anew.
 """
 
 import argparse
@@ -26,37 +28,52 @@ from pipeline.files import write_json
 from pipeline.params import read_section
 
 ROOT = Path(__file__).parent.parent
-MODELS = ("baseline", "finetuned")
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "dvc", "mlflow")
 
 
-def run_once(source: str, digest: str, seed: int) -> dict[str, Any]:
-    """The test scores of each model, and the seconds that `dvc exp run` took."""
+def run_once(settings: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
+    """The test scores of each model, those that are added to params.yaml too, and the seconds that `dvc exp run` took."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
-        settings = {"seed": seed, "download.source": source, "download.digest": digest}
         begun = time.monotonic()
         values = [f"-S{key}={value}" for key, value in settings.items()]
+        values += [f"-S+models.{name}={entry}" for name, entry in models.items()]
         run_dvc("exp", "run", *values, cwd=folder, stdout=subprocess.DEVNULL).check_returncode()
         seconds = time.monotonic() - begun
         comparison = json.loads((Path(folder) / "metrics/comparison.json").read_text())
-    scores = {name: comparison["models"][name]["top1_accuracy"] for name in MODELS}
-    return {"seed": seed, "seconds": round(seconds), "test_pictures": comparison["test_pictures"], **scores}
+    scores = {name: figures["top1_accuracy"] for name, figures in comparison["models"].items()}
+    return {"seed": settings["seed"], "seconds": round(seconds), "test_pictures": comparison["test_pictures"], "scores": scores}
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and sample standard deviation of each model's top-1 accuracy over the seeds."""
-    return {name: spread([run[name] for run in runs]) for name in MODELS}
+    """The runs, and mean and sample standard deviation of each model's top-1 accuracy over them."""
+    return {"runs": runs, "models": {name: spread([run["scores"][name] for run in runs]) for name in runs[0]["scores"]}}
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as the README quotes them."""
-    lines = ["| data | test pictures | baseline | finetuned | seconds a run |", "| --- | --- | --- | --- | --- |"]
-    for name, facts in results["data"].items():
-        scores = " | ".join(f"{facts[model]['mean']:.3f} ± {facts[model]['std']:.3f}" for model in MODELS)
-        seconds = statistics.median(run["seconds"] for run in facts["runs"])
-        lines.append(f"| {name} | {facts['runs'][0]['test_pictures']} | {scores} | {seconds:.0f} |")
+def table(facts: dict[str, Any]) -> str:
+    """A table of the results as the README quotes it."""
+    rows = facts["rows"]
+    models = list(next(iter(rows.values()))["models"])
+    lines = [f"| {facts['of']} | test pictures | {' | '.join(models)} | seconds a run |", "| --- " * (len(models) + 3) + "|"]
+    for name, row in rows.items():
+        scores = " | ".join(f"{row['models'][model]['mean']:.3f} ± {row['models'][model]['std']:.3f}" for model in models)
+        seconds = statistics.median(run["seconds"] for run in row["runs"])
+        lines.append(f"| {name} | {row['runs'][0]['test_pictures']} | {scores} | {seconds:.0f} |")
     return "\n".join(lines)
+
+
+def run_all(seeds: list[int], data: list[str], backbones: list[str], models: dict[str, str]) -> dict[str, Any]:
+    """A row for each data set, or, where several backbones are named, for each of them."""
+    limits = read_section("download.limits", Limits, ROOT / "params.yaml")
+    rows = {}
+    for text in data:
+        source = find_source(text)
+        pinned = {"download.source": str(source.path) if source.path else text, "download.digest": measure_digest(source, (), limits)}
+        for backbone in backbones or [None]:
+            settings = {**pinned, **({"backbone.name": backbone} if backbone else {})}
+            runs = [run_once({"seed": seed, **settings}, models) for seed in seeds]
+            rows[backbone or source.title.removesuffix("_data.zip")] = summarise(runs)
+    return rows
 
 
 def main() -> None:
@@ -64,21 +81,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--data", nargs="+", default=["digits"], help="what download.source may say")
+    parser.add_argument("--backbones", nargs="+", default=[], help="what backbone.name may say, all of packaged weights")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME={…}", help="one more entry of `models`")
+    parser.add_argument("--table", default="data", help="where in bench/results.json (default: %(default)s)")
     parsed = parser.parse_args()
-    results: dict[str, Any] = {
+    path = ROOT / "bench/results.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
+    results[parsed.table] = {
         "date": datetime.date.today().isoformat(),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, no GPU",
         "versions": {name: version(name) for name in PACKAGES},
-        "data": {},
+        "of": "backbone" if parsed.backbones else "data",
+        "rows": run_all(parsed.seeds, parsed.data, parsed.backbones, dict(text.split("=", 1) for text in parsed.model)),
     }
-    limits = read_section("download.limits", Limits, ROOT / "params.yaml")
-    for text in parsed.data:
-        source = find_source(text)
-        digest = measure_digest(source, (), limits)
-        runs = [run_once(str(source.path) if source.path else text, digest, seed) for seed in parsed.seeds]
-        results["data"][source.title.removesuffix("_data.zip")] = {"runs": runs, **summarise(runs)}
-    write_json(ROOT / "bench/results.json", results)
-    print(table(results))
+    write_json(path, results)
+    print(table(results[parsed.table]))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pipeline.params import parse_yaml
 from pipeline.provenance import import_closure
 
 ROOT = Path(__file__).parent.parent
-STAGES = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+ALL_STAGES = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES = {name: stage for name, stage in ALL_STAGES.items() if name != "evaluate_baseline"}  # which repeats `evaluate`
 PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
-SECTIONS = {"train": "models.${item.model}", "report": "evaluate"}
+SECTIONS = {"train": ["recipe", "models.${item.model}"], "report": ["evaluate"]}
 
 
 def modules_seen_by_python(stage: str) -> set[str]:
@@ -56,7 +57,7 @@ def test_an_init_file_holds_a_docstring_alone_and_so_need_not_be_a_dependency(pa
 def test_a_stage_lists_its_own_section_and_the_shared_params_that_it_takes(stage):
     fields = importlib.import_module(f"pipeline.stages.{stage}").Params.model_fields
     wanted = [name for name in ("seed", "threads") if name in fields]
-    assert STAGES[stage]["params"] == [*wanted, SECTIONS.get(stage, stage)]
+    assert STAGES[stage]["params"] == [*wanted, *SECTIONS.get(stage, [stage])]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -65,21 +66,20 @@ def test_every_data_dependency_is_written_by_another_stage_or_tracked(stage):
         out if isinstance(out, str) else next(iter(out)) for s in STAGES.values() for out in (*s.get("outs", []), *s.get("metrics", []))
     ]
     written += [out.replace("${item.model}", model) for out in written for model in ("baseline", *PARAMS["models"])]
+    written += [Path(out).parent.as_posix() for out in written]
     data = [path for path in STAGES[stage]["deps"] if not path.endswith((".py", ".html"))]
     assert [path for path in data if path not in written and path.replace("${item.model}", "baseline") not in written] == []
 
 
-def test_every_entry_of_models_is_evaluated_and_reported():
-    names = ["baseline", *PARAMS["models"]]
-    assert STAGES["evaluate"]["matrix"]["model"] == names
+def test_every_entry_of_models_is_trained_evaluated_and_reported():
+    assert STAGES["train"]["matrix"] == STAGES["evaluate"]["matrix"] == {"model": "${models}"}
     data = ["data/source.json", "data/audit.json", "data/manifest.csv", "data/splits/train", "data/splits/val"]
-    data += ["models/out_of_fold.csv", "models/backbone"]
-    wanted = [
-        *data,
-        *(f"models/{name}" for name in names),
-        *(f"results/{name}" for name in names),
-    ]
-    assert [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))] == wanted
+    found = [path for path in STAGES["report"]["deps"] if not path.endswith((".py", ".html"))]
+    assert found == [*data, "models", "results"]  # whole folders: whatever lies below
+
+
+def test_the_baseline_is_evaluated_as_every_other_model():
+    assert ALL_STAGES["evaluate_baseline"] == {**STAGES["evaluate"], "matrix": {"model": ["baseline"]}}
 
 
 def test_the_report_depends_on_its_templates():

@@ -12,7 +12,7 @@ from pipeline.params import Section, parse_yaml, read_params, read_section
 from pipeline.stages.download import Params as Download
 from pipeline.stages.split import Params as Split
 
-TOP_LEVEL = "seed, threads, download, split, backbone, embed, train_baseline, models, evaluate"
+TOP_LEVEL = "seed, threads, download, split, backbone, embed, train_baseline, recipe, models, evaluate"
 
 SCALARS = (
     "1e-3 1E5 1.e3 3.0e-4 1.5e+3 1.5e3 12e03 -1e3 .5 -.5 +.5 .5e3 .5e+3 1. 1e 0e0 09.5 1_0.5 1.5_0 1_0e3 1e3_0 .e3 +.e1 1.2.3 1,000 "
@@ -86,8 +86,35 @@ def test_a_section_arrives_as_its_class():
 
 
 def test_a_dotted_name_leads_to_a_section_below():
-    write("seed: 3\nmodels:\n  linear: {count: 7}\n")
+    write("seed: 3\nrecipe: {}\nmodels:\n  linear: {count: 7}\n")
     assert read_section("models.linear", Seeded) == Seeded(seed=3, count=7)
+
+
+@pytest.mark.parametrize(("entry", "count"), [("{}", 5), ("{count: 7}", 7)])
+def test_what_an_entry_of_models_leaves_open_the_recipe_says(entry, count):
+    write(f"seed: 3\nrecipe: {{count: 5}}\nmodels:\n  linear: {entry}\n")
+    assert read_section("models.linear", Seeded) == Seeded(seed=3, count=count)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "entry", "fault"),
+    [
+        ("{count: a}", "{}", "recipe.count: 'a' is not a whole number"),
+        ("{count: 1}", "{count: a}", "models.linear.count: 'a' is not a whole number"),
+        ("{count: 1}", "{cont: 1}", "models.linear.cont: unknown key; did you mean 'count'?"),
+        ("{cont: 1}", "{count: 1}", "recipe.cont: unknown key; did you mean 'count'?"),
+        ("{}", "{}", "recipe.count: is missing"),
+        ("{seed: 1}", "{count: 1}", "recipe.seed: belongs at the top level; move it there"),
+    ],
+)
+def test_a_fault_is_named_where_it_stands(recipe, entry, fault):
+    write(f"seed: 3\nrecipe: {recipe}\nmodels:\n  linear: {entry}\n")
+    assert message_of("models.linear", Seeded) == f"params.yaml: {fault}"
+
+
+def test_without_a_recipe_there_is_no_model():
+    write("seed: 3\nmodels:\n  linear: {count: 7}\n")
+    assert message_of("models.linear", Seeded) == "params.yaml: recipe: is missing"
 
 
 def test_the_seed_comes_from_the_top_level():

@@ -21,6 +21,7 @@ from pipeline.params import read_section
 from pipeline.serving.predictor import Predictor
 from pipeline.serving.pyfunc import PictureModel
 from pipeline.stages import backbone, download, embed, evaluate, report, split, train, train_baseline
+from tests.recipes import PLAIN
 
 PARAMS = {
     "seed": 3,
@@ -33,12 +34,11 @@ PARAMS = {
     "backbone": {"name": "mobilenet_v3_small", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
-    "models": {
-        "finetuned": {
-            "regime": "finetuned", "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.01, "warmup": 0.1,
-            "label_smoothing": 0.0, "min_crop_area": 0.8, "flip": "auto", "patience": 2, "precision": "fp32",
-        }
+    "recipe": {
+        **PLAIN, "epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "min_crop_area": 0.8, "patience": 2,
+        "stages": 2, "start": "probe", "batchnorm": "auto",
     },
+    "models": {"finetuned": {"regime": "finetuned"}},
     "evaluate": {"confidence": 0.9},
 }  # fmt: skip
 # 255 bytes are the most that a file's name may have.

@@ -9,4 +9,5 @@ def kept_row(folder: Path) -> dict[str, str]:
     """The row of history.csv whose weights a model folder stores: that which its param `monitor` ranks first, or the lowest val loss."""
     monitor = read_json(folder / "model.json").get("params", {}).get("monitor", "val_loss")
     sign = 1 if monitor.endswith("loss") else -1
-    return min(read_table(folder / "history.csv"), key=lambda row: sign * float(row[monitor]))
+    rows = [row for row in read_table(folder / "history.csv") if row[monitor]]
+    return min(rows, key=lambda row: sign * float(row[monitor]))

@@ -39,7 +39,7 @@ class Settings(Section):  # section `recipe` of params.yaml, and what an entry o
 SettingsType = TypeVar("SettingsType", bound=Settings)
 
 _SEEN = {False: 5_000, True: 25_000}  # pictures that a run sees, all epochs together, pretrained or from scratch
-_EPOCHS = {False: (4, 12), True: (10, 100)}
+_EPOCHS = {False: (4, 12), True: (10, 50)}
 _RATES = {"adamw": (3e-4, 1e-3), "adam": (3e-4, 1e-3), "sgd": (3e-3, 3e-2)}
 _MANY = 20_000  # pictures from which BiT mixes
 

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.evaluation.comparison import best_epoch, compare, verdict
+from pipeline.evaluation.comparison import compare, verdict
 
 
 def make_rows(answers):
@@ -69,13 +69,3 @@ def test_different_pictures_are_refused(second):
 def test_the_verdict_is_a_sentence(difference, low, high, sentence):
     facts = dict(zip([f"top1_accuracy_difference{end}" for end in ("", "_low", "_high")], (difference, low, high), strict=True))
     assert verdict("finetuned", facts, 268) == sentence
-
-
-def make_history(*losses):
-    """A history of these val losses, the start first."""
-    return [{"epoch": str(epoch), "val_loss": str(loss)} for epoch, loss in enumerate(losses)]
-
-
-@pytest.mark.parametrize(("losses", "epoch"), [((3, 2, 1), 2), ((1, 2, 3), 0), ((10, 9, 9), 1), ((0.5, 3e-5, 0.4), 1)])
-def test_the_best_epoch_is_that_of_the_lowest_val_loss(losses, epoch):
-    assert best_epoch(make_history(*losses)) == epoch

@@ -138,7 +138,7 @@ def test_the_verdict_stands_first_with_its_test(write):
 
 def test_a_start_that_was_never_beaten_is_told(write):
     text = text_of(write(comparison={"best_epoch": 0}))
-    assert "No epoch had a lower val loss than the start, so finetuned kept the weights it started from." in text
+    assert "No epoch was better on val than the start, so finetuned kept the weights it started from." in text
 
 
 def test_every_model_has_its_verdict(write):

@@ -10,12 +10,12 @@ from pipeline.models import zoo
 from pipeline.models.classifier import (
     Backbone,
     Classifier,
+    Regime,
     WithProbs,
     headless,
     load_backbone,
     load_classifier,
     save_classifier,
-    train_mode,
 )
 from pipeline.stages import backbone as backbone_stage
 
@@ -46,6 +46,10 @@ def build_small(num_classes=3):
     ]
     network = nn.Sequential(*layers)
     return Classifier(Backbone(network, MEAN, STD), 5, num_classes)
+
+
+def train_mode(classifier, epoch=1, **regime):
+    Regime(**regime).train_mode(classifier, classifier, epoch)
 
 
 def take_step(classifier, learning_rate=0.1):
@@ -133,6 +137,58 @@ def test_layers_other_than_batchnorm_are_in_training():
     train_mode(classifier)
     assert classifier.training
     assert classifier.backbone.network[0].training
+
+
+# Two stages: layers 0 to 2, and 3 to 6.
+IN_TWO = {"stages": 2, "stage_of": {str(layer): int(layer > 2) for layer in range(7)}}
+
+
+def moved_layers(**regime):
+    """The layers whose tensors a step changes, their BatchNorm statistics included."""
+    classifier = build_small()
+    before = {key: tensor.clone() for key, tensor in classifier.state_dict().items()}
+    train_mode(classifier, **regime)
+    take_step(classifier)
+    after = classifier.state_dict()
+    return {key.removeprefix("backbone.network.").split(".")[0] for key, tensor in before.items() if not torch.equal(tensor, after[key])}
+
+
+@pytest.mark.parametrize(
+    ("regime", "moved"),
+    [
+        ({"first": 2}, {"head"}),
+        ({"first": 1}, {"3", "head"}),
+        ({"first": 0}, {"0", "3", "head"}),
+        ({"first": 2, "norms": True}, {"head"}),
+        ({"first": 1, "norms": True}, {"3", "4", "head"}),
+        ({"first": 0, "norms": True}, {"0", "1", "3", "4", "head"}),
+    ],
+)
+def test_a_regime_moves_its_stages_alone_and_batchnorm_of_what_is_frozen_stays(regime, moved, monkeypatch):
+    monkeypatch.setattr(nn.SyncBatchNorm, "forward", nn.BatchNorm2d.forward)  # which runs on GPUs alone
+    assert moved_layers(**IN_TWO, **regime) == moved
+
+
+def test_stages_join_one_after_the_other_from_the_last_to_the_first():
+    assert [Regime(stages=4, thaw_epochs=4).first_stage(epoch) for epoch in range(1, 7)] == [3, 2, 1, 0, 0, 0]
+    assert [Regime(stages=5, thaw_epochs=2).first_stage(epoch) for epoch in (1, 2, 3)] == [2, 0, 0]
+    assert [Regime(stages=4, first=2, thaw_epochs=2).first_stage(epoch) for epoch in (1, 2, 3)] == [3, 2, 2]
+
+
+def test_without_thawing_all_stages_are_there_at_once():
+    assert Regime(stages=4, first=1).first_stage(1) == 1
+
+
+def test_the_optimiser_is_told_the_stage_of_each_parameter_that_ever_moves():
+    classifier = build_small()
+    stages = Regime(**IN_TWO, first=1, thaw_epochs=3).stages_of(classifier, classifier)
+    names = {parameter: name.removeprefix("backbone.network.") for name, parameter in classifier.named_parameters()}
+    assert {names[parameter]: stage for parameter, stage in stages.items()} == {
+        "3.weight": 1,
+        "3.bias": 1,
+        "head.weight": 2,
+        "head.bias": 2,
+    }
 
 
 @pytest.fixture(scope="module")

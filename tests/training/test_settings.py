@@ -1,0 +1,34 @@
+"""What `auto` stands for: by the number of pictures, and by whether the network knows anything."""
+
+import pytest
+
+from pipeline.training.settings import settle
+from tests.recipes import settings
+
+AUTO = {"epochs": "auto", "learning_rate": "auto", "mixup": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("pictures", "from_scratch", "epochs"),
+    [(100, False, 12), (500, False, 10), (1257, False, 4), (100_000, False, 4), (100, True, 50), (500, True, 50), (100_000, True, 10)],
+)
+def test_the_fewer_the_pictures_the_more_epochs(pictures, from_scratch, epochs):
+    assert settle(settings(**AUTO), pictures, from_scratch).epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "from_scratch", "rate"),
+    [("adamw", False, 3e-4), ("adamw", True, 1e-3), ("adam", False, 3e-4), ("sgd", False, 3e-3), ("sgd", True, 3e-2)],
+)
+def test_a_network_that_knows_something_learns_slower(optimiser, from_scratch, rate):
+    assert settle(settings(**AUTO, optimiser=optimiser), 100, from_scratch).learning_rate == rate
+
+
+@pytest.mark.parametrize(("pictures", "alpha"), [(19_999, 0.0), (20_000, 0.1)])
+def test_large_data_alone_are_mixed(pictures, alpha):
+    assert settle(settings(**AUTO), pictures, False).mixup == alpha
+
+
+def test_what_is_stated_stays():
+    stated = settings(epochs=7, learning_rate=0.5, mixup=0.3)
+    assert settle(stated, 100, True) == stated
