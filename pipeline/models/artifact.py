@@ -1,4 +1,7 @@
-"""The model folder: model.safetensors, model.onnx, model.json, history.csv; and the check that they agree."""
+"""The model folder: model.safetensors, model.onnx, model.json, history.csv; and the check that they agree.
+
+A graph above 2 GiB has its tensors in a file of their own, model.onnx.data, beside it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,9 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import read_json, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.models.session import METADATA_KEY, add_facts, write_onnx
+from pipeline.models.session import METADATA_KEY, add_facts, data_path, move_tensors_out, write_onnx
 from pipeline.params import Section
 from pipeline.provenance import code_digest
+
+_SUMS = {"model.onnx": "model_sha256", "model.onnx.data": "data_sha256", "model.safetensors": "weights_sha256"}  # as model.json names them
 
 
 def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any, temperature: float) -> onnx.ModelProto:
@@ -37,7 +42,6 @@ def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any, temperature: 
     others = [output for output in graph.output if output.name != "features"]
     del graph.output[:]
     graph.output.extend([helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]), *others])
-    onnx.checker.check_model(backbone)
     return backbone
 
 
@@ -72,11 +76,18 @@ def identity(facts: Mapping[str, Any]) -> str:
 
 
 def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:
-    """Finish a model folder: the facts go into model.onnx and, with its sha256, into model.json; the history beside."""
+    """Finish a model folder: the facts go into model.onnx and, with the sums of the files, into model.json; the history beside.
+
+    The graph tells the sum of model.onnx.data itself, so that its own sum, `model_sha256`, stands for both files.
+    """
+    path, weights = folder / "model.onnx", folder / "model.safetensors"
+    if move_tensors_out(model, path):
+        facts = {**facts, "data_sha256": sha256_of_file(data_path(path))}
     add_facts(model, facts)
-    path = folder / "model.onnx"
     write_onnx(model, path)
-    write_json(folder / "model.json", {**facts, "model_sha256": sha256_of_file(path)})
+    onnx.checker.check_model(path)
+    sums = {"model_sha256": sha256_of_file(path)} | ({"weights_sha256": sha256_of_file(weights)} if weights.is_file() else {})
+    write_json(folder / "model.json", {**facts, **sums})
     write_table(folder / "history.csv", list(history[-1]), history)
 
 
@@ -90,14 +101,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> str:
-    """Check that model.json tells the truth of model.onnx, and return the sha256. Raises PipelineError."""
-    facts = read_facts(folder)
-    if not (folder / "model.onnx").is_file():
-        raise PipelineError(f"{folder}/model.onnx: is not there; run `dvc checkout`")
-    found = sha256_of_file(folder / "model.onnx")
-    if found != facts.pop("model_sha256"):
-        raise PipelineError(f"{folder}/model.onnx: its sha256 is {found}, model.json says otherwise; run `dvc checkout`")
-    stored = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
+    """Check that model.json tells the truth of the files beside it, and return model.onnx's sha256. Raises PipelineError."""
+    told = read_facts(folder)
+    for name, key in _SUMS.items():
+        if key in told:
+            check_sum(folder / name, told[key])
+    facts = {key: value for key, value in told.items() if key not in ("model_sha256", "weights_sha256")}
+    graph = onnx.load(folder / "model.onnx", load_external_data=False)
+    stored = {entry.key: entry.value for entry in graph.metadata_props}
     if json.loads(stored[METADATA_KEY]) != facts:
         raise PipelineError(f"{folder}: model.json differs from what model.onnx says of itself; run `dvc checkout`")
-    return found
+    return str(told["model_sha256"])
+
+
+def check_sum(path: Path, sha256: str) -> None:
+    """Raise PipelineError where a file of a model folder is missing or is not the one that model.json tells of."""
+    if not path.is_file():
+        raise PipelineError(f"{path}: is not there; run `dvc checkout`")
+    found = sha256_of_file(path)
+    if found != sha256:
+        raise PipelineError(f"{path}: its sha256 is {found}, model.json says otherwise; run `dvc checkout`")

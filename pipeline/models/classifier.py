@@ -104,24 +104,23 @@ class WithProbs(nn.Module):
         return cast(Tensor, (self.classifier(pixels) / self.temperature).softmax(dim=1))
 
 
-def load_backbone(folder: Path, pretrained: bool = True) -> tuple[Backbone, int]:
+def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, int]:
     """The backbone of a folder that the stage `backbone` wrote, in eval mode, and the number of its features.
 
-    Its weights are those of the folder, or, where not `pretrained`, drawn from torch's current random state.
+    Its weights are those of the folder, or, without, drawn from torch's current random state.
     """
     facts = read_json(folder / "backbone.json")
     architecture = zoo.Architecture(**facts["architecture"])
-    network = zoo.build(architecture)
-    if pretrained:
-        network.load_state_dict(load_file(folder / "weights.safetensors"))
-    return headless(network, facts["head"], architecture).eval(), facts["num_features"]
+    backbone = headless(zoo.build(architecture), architecture)
+    if with_weights:
+        tensors = load_file(folder / "weights.safetensors")
+        backbone.network.load_state_dict({key: tensor for key, tensor in tensors.items() if key not in facts["head_tensors"]})
+    return backbone.eval(), facts["num_features"]
 
 
-def headless(network: nn.Module, head: str, architecture: zoo.Architecture) -> Backbone:
-    """Take the head away from a network."""
-    network.set_submodule(head, nn.Identity())
-    if getattr(network, "aux_logits", False):  # GoogLeNet's and Inception's side heads know ImageNet's classes alone
-        network.aux_logits = False  # type: ignore[assignment]
+def headless(network: nn.Module, architecture: zoo.Architecture) -> Backbone:
+    """Take the head and side heads away from a network. Raises PipelineError where there is none."""
+    zoo.take_head_away(network, architecture)
     return Backbone(network, architecture.mean, architecture.std)
 
 

@@ -21,11 +21,13 @@ class Plan:
     front_end: str | None = None
 
 
-def make_plan(name: str, stages: int, norms: bool, epochs: int, by_stage: bool, backbone: Backbone, image_size: int) -> Plan:
+def make_plan(name: str, stages: int, batchnorm: str, epochs: int, by_stage: bool, backbone: Backbone, image_size: int) -> Plan:
     """The regime of that name: frozen, partial (the last `stages`), gradual (over the first half of the epochs), finetuned or scratch.
 
-    `norms`: whether BatchNorm learns where a stage does; `by_stage`: whether the rates differ by stage. Raises PipelineError.
+    `batchnorm`: training (where its stage learns), frozen, or auto, which is frozen but for scratch; `by_stage`: whether the
+    rates differ by stage. Raises PipelineError.
     """
+    norms = name == "scratch" if batchnorm == "auto" else batchnorm == "training"
     if name in _WHOLE and not by_stage:
         return Plan(Regime(norms=norms))
     depth = measure(backbone, image_size)

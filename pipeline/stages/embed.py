@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.data.images import Preprocessing
 from pipeline.data.loading import square_batches
 from pipeline.data.manifest import Picture, read_manifest
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json, write_table
+from pipeline.files import atomic_dir, cache_dir, read_json, sha256_of_file, sha256_of_json, write_json, write_table
 from pipeline.models.classifier import load_backbone
 from pipeline.models.export import check_parity, count_work, export_onnx
 from pipeline.models.maps import with_map
@@ -60,7 +61,7 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
     weights, facts = sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json")
     code = [code_digest(f"pipeline.models.{name}") for name in ("export", "maps")]
     key = sha256_of_json([weights, facts, image_size, code, [version(name) for name in _EXPORTERS]])
-    path = cache_dir("onnx") / f"{key}.onnx"
+    path = cache_dir("onnx") / key / "backbone.onnx"
     if not path.is_file():
         backbone, _ = load_backbone(folder)
         try:
@@ -69,12 +70,12 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
             own = facts["architecture"]["image_size"]
             reason = str(error).partition("\n")[0].rstrip(".")
             raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say {own}") from None
-        with atomic_file(path) as partial:
+        with atomic_dir(path.parent) as partial:
             shown = with_map(backbone, backbone, facts["feature_map"])
             graph = export_onnx(shown, image_size, ["features", "feature_map"][: 2 if facts["feature_map"] else 1])
             add_facts(graph, {"size": count_work(backbone, image_size)})
-            write_onnx(graph, partial)
-            check_parity(partial, shown, pixels, threads)
+            write_onnx(graph, partial / path.name)
+            check_parity(partial / path.name, shown, pixels, threads)
     return path
 
 
@@ -109,7 +110,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     with atomic_dir(embeddings) as partial:
         np.save(partial / "features.npy", features)
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
-        (partial / "backbone.onnx").write_bytes(onnx_path.read_bytes())
+        for path in onnx_path.parent.iterdir():  # the graph, and its tensors where they lie apart
+            shutil.copyfile(path, partial / path.name)
         tiny = useful_size(training) < architecture["image_size"]
         size = read_facts(open_session(onnx_path, params.threads))["size"]
         write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny, "size": size})

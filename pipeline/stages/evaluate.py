@@ -121,7 +121,7 @@ def about(model: Path, pictures: list[Picture], predictor: Predictor) -> dict[st
         "model_sha256": sha256_of_file(path),
         "test_pictures": len(pictures),
         "temperature": predictor.facts["temperature"],
-        "size": {"megabytes": round(path.stat().st_size / 1e6, 1), **predictor.facts["size"]},
+        "size": {"megabytes": round(sum(file.stat().st_size for file in model.glob("model.onnx*")) / 1e6, 1), **predictor.facts["size"]},
     }
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import onnx
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors.numpy import load_file, save_file
 
@@ -17,6 +16,7 @@ from pipeline.data.partition import deal
 from pipeline.evaluation.predictions import write_predictions
 from pipeline.files import atomic_dir, read_json, read_table
 from pipeline.models.artifact import append_head, describe, write_facts
+from pipeline.models.session import read_onnx
 from pipeline.params import Section
 from pipeline.training.head import Array, Examples, Head, choose_head, out_of_fold_probs
 from pipeline.training.temperature import fit_temperature
@@ -75,7 +75,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     facts = describe(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
     temperature = fit_temperature(head.logits(val.features), val.labels)
     learned = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
-    graph = append_head(onnx.load(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
+    graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
         write_facts(partial, graph, {**facts, **learned}, history)
@@ -90,9 +90,9 @@ def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float
 
 def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """The tensors of a classifier: the backbone's, without ImageNet's head, and the new head."""
-    old_head = read_json(backbone / "backbone.json")["head"]
+    old_head = read_json(backbone / "backbone.json")["head_tensors"]
     body = load_file(backbone / "weights.safetensors")
-    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key.rpartition(".")[0] != old_head}
+    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
     return {**tensors, "head.weight": weight, "head.bias": bias}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.artifact import identity
+from pipeline.models.session import data_path
 from pipeline.provenance import import_closure
 from pipeline.tracking.connection import tracking_uri
 from pipeline.tracking.runs import KEY
@@ -45,7 +46,7 @@ def log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
     probabilities = ColSpec(Array(DataType.double), "probabilities")
     answer = Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), probabilities])
     signature = ModelSignature(Schema([ColSpec(DataType.binary, "picture")]), answer)
-    root = Path(__file__).parent.parent.parent
+    root, graph = Path(__file__).parent.parent.parent, model / "model.onnx"
     mlflow.set_tracking_uri(tracking_uri())
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*An input example was not provided")  # the signature is stated, not guessed
@@ -56,7 +57,7 @@ def log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
         mlflow.pyfunc.log_model(
             name=facts["model"],
             python_model=str(root / "pipeline/serving/pyfunc.py"),
-            artifacts={"model": str(model / "model.onnx")},
+            artifacts={"model": str(graph), **({"tensors": str(data_path(graph))} if data_path(graph).is_file() else {})},
             code_paths=[str(Path(folder) / "pipeline")],
             signature=signature,
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],

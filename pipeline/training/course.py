@@ -58,7 +58,7 @@ def begin(settings: Settings, backbone: Path, baseline: Path, num_classes: int) 
     """The classifier as it is before it is trained."""
     if settings.start == "probe" and settings.regime != "scratch":
         return load_classifier(backbone, baseline, num_classes)
-    body, num_features = load_backbone(backbone, pretrained=settings.regime != "scratch")
+    body, num_features = load_backbone(backbone, with_weights=settings.regime != "scratch")
     return Classifier(body, num_features, num_classes)
 
 
@@ -70,8 +70,9 @@ def prepare(
     `activations`: the file in which what a frozen front makes of the training pictures is kept.
     """
     is_scratch, size = settings.regime == "scratch", material.preprocessing.image_size
-    norms = is_scratch if settings.batchnorm == "auto" else settings.batchnorm == "training"
-    plan = make_plan(settings.regime, settings.stages, norms, int(settings.epochs), settings.layer_decay < 1, classifier.backbone, size)
+    plan = make_plan(
+        settings.regime, settings.stages, settings.batchnorm, int(settings.epochs), settings.layer_decay < 1, classifier.backbone, size
+    )
     kitchen = Kitchen(settings, settings.seed, settings.threads)
     model: nn.Module
     if plan.has_front:

@@ -59,7 +59,9 @@ def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
     assert "4 test pictures; in brackets 90 % intervals." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["results", "predict", "explain", "seeds", "retrain", "data", "publish", "ui", "verify"])
+@pytest.mark.parametrize(
+    "command", ["results", "predict", "explain", "models", "summary", "seeds", "retrain", "data", "publish", "ui", "verify"]
+)
 def test_every_command_stands_in_the_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main(["--help"])

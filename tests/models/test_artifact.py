@@ -1,6 +1,7 @@
 """The model folder: the head behind the backbone, the facts in both files, and the check that they agree."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -10,8 +11,9 @@ from onnx import TensorProto, helper
 from pipeline.data.images import Preprocessing
 from pipeline.errors import PipelineError
 from pipeline.files import sha256_of_file
+from pipeline.models import session
 from pipeline.models.artifact import append_head, describe, identity, read_facts, verify, write_facts, write_onnx
-from pipeline.models.session import METADATA_KEY, open_session
+from pipeline.models.session import METADATA_KEY, open_session, read_onnx
 from pipeline.stages.train_baseline import Params
 
 FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
@@ -177,3 +179,91 @@ def test_the_identity_does_not_change_with_the_order_of_the_inputs():
 def test_the_identity_is_known_before_the_model_is_made():
     facts = {**FACTS, "hardware": HARDWARE}
     assert identity({**facts, "model_sha256": "c"}) == identity(facts)
+
+
+# Graphs above the size that one file can hold
+
+
+@pytest.fixture
+def large(tmp_path, monkeypatch):
+    """A model folder whose graph counts as too large for one file, with what its graph answers as one file."""
+    monkeypatch.setattr(session, "_LEAST", 16)
+    write_onnx(build_model(), tmp_path / "whole.onnx")
+    monkeypatch.setattr(session, "_LARGEST", 16)
+    (tmp_path / "model").mkdir()
+    write_facts(tmp_path / "model", build_model(), FACTS, HISTORY)
+    return tmp_path / "model"
+
+
+def test_a_large_graph_has_its_tensors_beside_it(large):
+    assert sorted(path.name for path in large.iterdir()) == ["history.csv", "model.json", "model.onnx", "model.onnx.data"]
+    graph = onnx.load(large / "model.onnx", load_external_data=False).graph
+    outside = [tensor.name for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    assert outside == ["head.weight"]  # the bias has 8 bytes
+    assert (large / "model.onnx.data").stat().st_size == 2 * 3 * 4
+
+
+def test_a_large_graph_answers_as_a_small_one(large):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    answers = [open_session(path, 1).run(["probs"], {"pixels": pixels})[0] for path in (large / "model.onnx", large.parent / "whole.onnx")]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_a_large_graph_may_be_moved_with_its_tensors(large):
+    moved = large.rename(large.parent / "moved")
+    assert open_session(moved / "model.onnx", 1).get_inputs()[0].name == "pixels"
+    assert verify(moved) == sha256_of_file(moved / "model.onnx")
+
+
+def test_the_sum_of_the_tensors_stands_in_the_graph_and_in_model_json(large):
+    (entry,) = onnx.load(large / "model.onnx").metadata_props
+    wanted = sha256_of_file(large / "model.onnx.data")
+    assert json.loads(entry.value)["data_sha256"] == read_facts(large)["data_sha256"] == wanted
+
+
+def test_a_large_graph_written_twice_has_equal_bytes(large, tmp_path):
+    (tmp_path / "again").mkdir()
+    write_facts(tmp_path / "again", build_model(), FACTS, HISTORY)
+    names = ["model.onnx", "model.onnx.data", "model.json"]
+    assert [(tmp_path / "again" / name).read_bytes() for name in names] == [(large / name).read_bytes() for name in names]
+
+
+@pytest.mark.parametrize("link", [None, os.link, os.symlink], ids=["a file", "a hard link", "a symbolic link"])
+def test_a_large_graph_is_read_with_its_tensors_whatever_dvcs_cache_made_of_it(link, large):
+    if link:
+        (large.parent / "cache").mkdir()
+        for number, name in enumerate(["model.onnx", "model.onnx.data"]):
+            (large / name).rename(large.parent / "cache" / str(number))
+            link(large.parent / "cache" / str(number), large / name)
+    found, wanted = read_onnx(large / "model.onnx"), build_model()
+    assert list(found.graph.initializer) == list(wanted.graph.initializer)
+
+
+def test_a_large_graph_without_its_tensors_is_not_read(large):
+    (large / "model.onnx.data").write_bytes(bytes(23))
+    with pytest.raises(PipelineError) as error:
+        read_onnx(large / "model.onnx")
+    assert str(error.value) == f"{large}/model.onnx.data: is cut short; run `dvc checkout`"
+    (large / "model.onnx.data").unlink()
+    with pytest.raises(PipelineError) as error:
+        read_onnx(large / "model.onnx")
+    assert str(error.value) == f"{large}/model.onnx.data: is not there; run `dvc checkout`"
+
+
+def test_changed_tensors_are_refused(large):
+    (large / "model.onnx.data").write_bytes(bytes(24))
+    found = sha256_of_file(large / "model.onnx.data")
+    assert refusal(large) == f"{large}/model.onnx.data: its sha256 is {found}, model.json says otherwise; run `dvc checkout`"
+
+
+def test_missing_tensors_are_refused(large):
+    (large / "model.onnx.data").unlink()
+    assert refusal(large) == f"{large}/model.onnx.data: is not there; run `dvc checkout`"
+
+
+def test_changed_weights_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    write_facts(tmp_path, build_model(), FACTS, HISTORY)
+    assert len(verify(tmp_path)) == 64
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    assert refusal(tmp_path).startswith(f"{tmp_path}/model.safetensors: its sha256 is ")

@@ -15,7 +15,7 @@ def build(name):
     architecture = zoo.find_architecture(name)
     torch.manual_seed(0)
     network = zoo.build(architecture)
-    return headless(network, zoo.head_name(network, architecture), architecture).eval()
+    return headless(network, architecture).eval()
 
 
 @pytest.mark.parametrize(

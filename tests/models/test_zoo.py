@@ -1,13 +1,18 @@
 """Names to architectures: what each expects, where its head is, and what an unknown name is told."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from torch import nn
 
 from pipeline.errors import PipelineError
 from pipeline.models import zoo
+from pipeline.models.classifier import headless
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+TINY = zoo.Architecture("tiny", "torchvision", 8, *HALVES, "bicubic", 1.0, False)
 
 
 @pytest.mark.parametrize(
@@ -30,20 +35,68 @@ def test_a_vision_transformer_takes_no_other_size(name):
     assert zoo.find_architecture(name).fixed_size
 
 
+def build(name):
+    """A network whose tensors hold no numbers."""
+    with torch.device("meta"):
+        return zoo.build(zoo.find_architecture(name))
+
+
+def test_a_vision_transformer_is_built_for_its_own_size():
+    assert zoo.find_architecture("vit_h_14").image_size == 518  # of its best published weights
+    assert build("vit_h_14").image_size == 518
+
+
 @pytest.mark.parametrize(
-    ("name", "head"),
+    ("name", "heads"),
     [
         ("resnet18", "fc"),
         ("mobilenet_v3_small", "classifier.3"),
         ("efficientnet_b0", "classifier.1"),
+        ("squeezenet1_1", "classifier.1"),  # a convolution
+        ("inception_v3", "fc"),
+        ("vit_b_16", "heads.head"),
         ("tf_efficientnet_lite0", "classifier"),
         ("timm/resnet18", "fc"),
         ("timm/vit_tiny_patch16_224", "head"),
+        ("timm/deit_tiny_distilled_patch16_224", "head, head_dist"),
+        ("timm/vit_small_patch14_dinov2", "none"),
     ],
 )
-def test_the_head_is_found(name, head):
+def test_the_head_is_taken_away_and_named(name, heads):
+    network = build(name)
+    before = list(network.state_dict())
+    zoo.take_head_away(network, zoo.find_architecture(name))
+    assert zoo.name_heads([key for key in before if key not in network.state_dict()]) == heads
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_side_heads_go_too(name):
+    network = build(name)
+    zoo.take_head_away(network, zoo.find_architecture(name))
+    assert not network.aux_logits
+    assert not [key for key in network.state_dict() if key.startswith(("AuxLogits", "aux", "fc"))]
+
+
+@pytest.mark.parametrize(("name", "count"), [("squeezenet1_1", 512), ("timm/test_resnet", 96), ("timm/test_vit", 64)])
+def test_the_features_are_counted(name, count):
     architecture = zoo.find_architecture(name)
-    assert zoo.head_name(zoo.build(architecture), architecture) == head
+    assert zoo.count_features(headless(zoo.build(architecture), architecture), architecture) == count
+
+
+@pytest.mark.parametrize("network", [nn.Identity(), nn.Flatten(0, 1)], ids=["maps", "rows for pixels"])
+def test_what_gives_no_row_a_picture_is_refused(network):
+    with pytest.raises(PipelineError) as error:
+        zoo.count_features(network, TINY)
+    assert str(error.value) == "backbone tiny: its head cannot be found; take another model"
+
+
+@pytest.mark.parametrize(
+    ("network", "library"), [(nn.Linear(3, 10), "torchvision"), (nn.Conv2d(3, 1000, 3), "torchvision"), (nn.Linear(3, 1000), "timm")]
+)
+def test_a_network_without_a_head_is_refused(network, library):
+    with pytest.raises(PipelineError) as error:
+        zoo.take_head_away(network, replace(TINY, library=library))
+    assert str(error.value) == "backbone tiny: its head cannot be found; take another model"
 
 
 def test_an_unknown_name_is_told_the_five_nearest():
@@ -65,10 +118,3 @@ def test_the_nearest_names_differ_from_each_other():
 def test_the_prefix_asks_timm_alone():
     with pytest.raises(PipelineError, match=r"^params\.yaml: backbone\.name: 'timm/mobilenet_v2' is no known model; "):
         zoo.find_architecture("timm/mobilenet_v2")  # torchvision has it
-
-
-def test_a_network_without_imagenets_head_is_refused():
-    architecture = zoo.Architecture("tiny", "timm", 8, *HALVES, "bicubic", 1.0, False)
-    with pytest.raises(PipelineError) as error:
-        zoo.head_name(nn.Linear(3, 10), architecture)
-    assert str(error.value) == "backbone tiny: has no linear head of 1000 classes; take another model"

@@ -1,13 +1,16 @@
 """The backbone's stage: the same seed, the same bytes; and what the network is, in a table."""
 
 import hashlib
+import re
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
+from pipeline.files import read_json, sha256_of_file, write_json
 from pipeline.models import zoo
+from pipeline.models.classifier import Classifier, load_backbone, save_classifier
 from pipeline.params import read_section
 from pipeline.stages.backbone import Params, run
 
@@ -51,6 +54,7 @@ def test_the_table_says_what_the_network_is(folders):
             "fixed_size": False,
         },
         "head": "classifier.3",
+        "head_tensors": ["classifier.3.weight", "classifier.3.bias"],
         "num_features": 1024,
         "parameters": 2542856,  # as torchvision's page of the model says
         "feature_map": None,  # a layer with a bend stands between its pooled map and the head
@@ -82,3 +86,35 @@ def test_a_digest_is_64_hex_digits(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text("seed: 0\nbackbone: {name: resnet18, weights: own.pth, digest: abc}\n")
     with pytest.raises(PipelineError, match=r"^params\.yaml: backbone\.digest: 'abc'"):
         read_section("backbone", Params)
+
+
+# Training on from a model of this pipeline
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    """A project that keeps a model of two classes on a small network, and that network."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    run(make_params(1, "test_resnet"), tmp_path / "old")
+    classifier = Classifier(*load_backbone(tmp_path / "old"), 2)
+    (tmp_path / "kept").mkdir()
+    save_classifier(classifier, tmp_path / "kept" / "model.safetensors")
+    sums = {"model_sha256": "a" * 64, "weights_sha256": sha256_of_file(tmp_path / "kept" / "model.safetensors")}
+    write_json(tmp_path / "kept" / "model.json", {"model": "finetuned", **sums})
+    return classifier.backbone.network
+
+
+def test_a_kept_model_gives_the_backbone_its_weights(kept, tmp_path):
+    run(make_params(2, "test_resnet", "kept"), tmp_path / "new")
+    found, wanted = load_backbone(tmp_path / "new")[0].network.state_dict(), kept.state_dict()
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert read_json(tmp_path / "new" / "backbone.json")["weights"]["name"] == f"model finetuned, model.onnx {'a' * 64}"
+
+
+def test_a_kept_model_of_another_network_is_told_by_three_tensors(kept, tmp_path):
+    with pytest.raises(PipelineError) as error:
+        run(make_params(2, "test_vit", "kept"), tmp_path / "new")
+    start, _, told = str(error.value).partition(" of its tensors differ, first ")
+    assert re.fullmatch(rf"model finetuned, model\.onnx {'a' * 64}: does not fit test_vit: \d+", start)
+    assert re.fullmatch(r"cls_token \(absent, not 1x1x64\), (\w|\.)+ \(.+\), (\w|\.)+ \(.+\); name its own architecture", told)
+    assert not (tmp_path / "new").exists()

@@ -13,6 +13,7 @@ from pipeline.data.images import Preprocessing, read_square
 from pipeline.data.manifest import Picture, write_manifest
 from pipeline.errors import PipelineError
 from pipeline.files import read_table
+from pipeline.models import session
 from pipeline.models.classifier import Backbone
 from pipeline.stages import embed as stage
 from pipeline.stages.embed import Params, export_backbone, resolve_image_size, run
@@ -138,6 +139,25 @@ def test_the_size_that_was_resolved_is_written_down(embedded):
         "tiny": True,
         "size": {"parameters": 4 * 3 * 9 + 4, "gflops": 0.0004152},  # multiply-adds: 62 x 62 places, 4 x 27 weights each
     }
+
+
+def test_a_backbone_too_large_for_one_file_has_its_tensors_beside_it(embedded, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "_LARGEST", 100)
+    monkeypatch.setattr(session, "_LEAST", 100)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(stage, "load_backbone", lambda _: (embedded.backbone, 4))
+    paths = (embedded.root / name for name in ("train", "val", "manifest.csv", "backbone"))
+    run(Params(threads=1, image_size="auto", batch_size=4), *paths, tmp_path / "large")
+    assert sorted(path.name for path in (tmp_path / "large").iterdir()) == [
+        "backbone.onnx",
+        "backbone.onnx.data",
+        "embedding.json",
+        "features.npy",
+        "image_ids.csv",
+    ]
+    assert (tmp_path / "large" / "features.npy").read_bytes() == (embedded.folder / "features.npy").read_bytes()
+    graph = session.read_onnx(tmp_path / "large" / "backbone.onnx")
+    assert sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > (4 * 3 * 9 + 4) * 4
 
 
 def test_an_export_is_made_once(embedded):

@@ -35,7 +35,7 @@ def write_backbone(folder):
     save_file(
         {**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors"
     )
-    (folder / "backbone.json").write_text('{"head": "fc"}')
+    (folder / "backbone.json").write_text('{"head_tensors": ["fc.weight", "fc.bias"]}')
 
 
 def test_examples_are_joined_on_their_image_id(tmp_path):
