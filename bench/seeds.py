@@ -69,7 +69,7 @@ def run_all(seeds: list[int], data: list[str], backbones: list[str], models: dic
     for text in data:
         source = find_source(text)
         pinned = {"download.source": str(source.path) if source.path else text, "download.digest": measure_digest(source, (), limits)}
-        for backbone in backbones or [None]:
+        for backbone in backbones or [""]:
             settings: dict[str, Any] = {**pinned, **({"backbone.name": backbone} if backbone else {})}
             runs = [run_once({"seed": seed, **settings}, models) for seed in seeds]
             rows[backbone or source.title.removesuffix("_data.zip")] = summarise(runs)

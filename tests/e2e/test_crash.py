@@ -64,7 +64,7 @@ def test_training_that_is_killed_between_two_epochs_goes_on_where_it_was(referen
 
 
 def test_two_runs_at_once_damage_nothing(reference, ran):
-    forget_stages(ran, "split", "evaluate@baseline")
+    forget_stages(ran, "split", "evaluate_baseline@baseline")
     for code, output in [run.end() for run in (Repro(ran), Repro(ran))]:
         assert code == 0 or "is busy" in output or "Unable to acquire lock" in output
     assert Repro(ran).end()[0] == 0
@@ -107,9 +107,9 @@ def may_mount():
 @pytest.mark.skipif(not may_mount(), reason="no file system may be mounted here")
 def test_a_stage_on_a_full_file_system_says_so_and_ends_well_on_a_larger_one(reference, ran):
     mounted = "mount -t tmpfs -o size=16k tmpfs results; trap 'ls -A results' EXIT"
-    command = ["unshare", "-rm", "bash", "-c", f"{mounted}; {read_lock(ran)['evaluate@baseline']['cmd']}"]
+    command = ["unshare", "-rm", "bash", "-c", f"{mounted}; {read_lock(ran)['evaluate_baseline@baseline']['cmd']}"]
     result = subprocess.run(command, cwd=ran, env=user_environment(), capture_output=True, text=True, check=False)
-    assert_that_it_ended_for_lack_of_room(ran, "evaluate@baseline", result)
+    assert_that_it_ended_for_lack_of_room(ran, "evaluate_baseline@baseline", result)
     assert result.stdout == ""
-    assert run_alone(ran, "evaluate@baseline").returncode == 0
-    assert differences(ran, reference, "evaluate@baseline") == []
+    assert run_alone(ran, "evaluate_baseline@baseline").returncode == 0
+    assert differences(ran, reference, "evaluate_baseline@baseline") == []

@@ -39,7 +39,7 @@ def test_the_second_says_that_nothing_changed_and_ten_pictures_more_retrain(proj
         "embed",
         "train_baseline",
         "train@finetuned",
-        "evaluate@baseline",
+        "evaluate_baseline@baseline",
         "evaluate@finetuned",
         "report",
     ]
