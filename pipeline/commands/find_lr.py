@@ -1,6 +1,7 @@
 """`pipeline find-lr`: the loss of an entry of `models` as its learning rate rises, drawn, and the rate to take."""
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,18 @@ def find_lr(parsed: argparse.Namespace) -> None:
     for path in _MADE_BY:
         if not Path(path).exists():
             raise PipelineError(f"{path}: is not there; run `dvc repro`")
-    course, hardware = _prepare(name)
-    curve = find_rates(course, hardware, parsed.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        course, hardware = _prepare(name, Path(folder) / "activations.npy")
+        curve = find_rates(course, hardware, parsed.steps)
     with writing(output):
         plot_rates(output, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate rises")
     print(f"models.{name}.learning_rate: {curve.suggestion:g}")
     print(output)
 
 
-def _prepare(name: str) -> tuple[Any, Any]:
+def _prepare(name: str, activations: Path) -> tuple[Any, Any]:
     """The course of an entry of `models` on the pictures that `dvc repro` laid out, and the hardware."""
     from pipeline.data.manifest import class_names, read_manifest
-    from pipeline.files import cache_dir
     from pipeline.training.course import begin, choose_hardware, gather, prepare
     from pipeline.training.settings import Settings, settle
 
@@ -59,6 +60,4 @@ def _prepare(name: str) -> tuple[Any, Any]:
     embedding = read_json(Path("data/embeddings/embedding.json"))
     material = gather(settings, splits / "train", splits / "val", manifest, embedding)
     classifier = begin(settings, backbone, Path("models/baseline"), len(class_names(training)))
-    activations = cache_dir("find-lr") / f"{name}.npy"
-    activations.unlink(missing_ok=True)
     return prepare(classifier, material, settings, backbone, hardware, activations), hardware

@@ -122,7 +122,7 @@ def watch_all(backbone: Backbone, pixels: Tensor) -> tuple[list[Call], dict[str,
     handles = [layer.register_forward_pre_hook(begin(name)) for name, layer in layers]
     handles += [layer.register_forward_hook(end(name)) for name, layer in layers]
     with torch.no_grad():
-        backbone(pixels)
+        backbone(pixels.to(next(backbone.buffers()).device))
     for handle in handles:
         handle.remove()
     return calls, begun

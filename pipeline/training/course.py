@@ -76,9 +76,11 @@ def prepare(
     kitchen = Kitchen(settings, settings.seed, settings.threads)
     model: nn.Module
     if plan.has_front:
-        model, front = split_at(classifier.to(hardware.device), plan.front_end, size)
+        hardware.place(classifier)
+        model, front = split_at(classifier, plan.front_end, size)
         train, val = kitchen.from_activations(material, front, hardware, activations)
     else:
         model = add_side_heads(classifier, backbone, not is_scratch, size)
         train, val = kitchen.from_pictures(material)
+        hardware.place(model)  # before the recipe takes a copy of it to average
     return Course(model, train, val, Recipe(model, classifier, plan.regime, settings, len(train), material.labels))

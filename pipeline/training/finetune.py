@@ -26,6 +26,12 @@ class Hardware:
     device: torch.device
     precision: str
 
+    def place(self, model: nn.Module) -> None:
+        """Bring a model there, laid out as convolutions run fastest."""
+        model.to(self.device)
+        if self.device.type != "mps":  # whose backward pass stumbles over it
+            model.to(memory_format=torch.channels_last)
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which a forward pass runs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -36,12 +42,9 @@ def finetune(
 ) -> list[Row]:
     """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
 
-    Row 0 is the start, of which there is no train figure. Goes on after the last epoch of `checkpoint`; its rows are
-    logged again. Raises PipelineError where a loss is not a number.
+    It lies on the hardware. Row 0 is the start, of which there is no train figure. Goes on after the last epoch of
+    `checkpoint`; its rows are logged again. Raises PipelineError where a loss is not a number.
     """
-    model.to(hardware.device)
-    if hardware.device.type != "mps":  # whose backward pass stumbles over it
-        model.to(memory_format=torch.channels_last)
     history = checkpoint.restore(model, recipe, train)
     for row in history:
         log(row)

@@ -38,7 +38,6 @@ def find_rates(course: Course, hardware: Hardware, steps: int) -> Curve:
     Raises PipelineError where training breaks down before there is anything to see.
     """
     recipe = course.recipe
-    course.model.to(hardware.device)
     recipe.begin_epoch(recipe.epochs)
     top = max(group["lr"] for group in recipe.optimiser.param_groups)
     shares = [group["lr"] / top for group in recipe.optimiser.param_groups]

@@ -71,6 +71,16 @@ def test_an_edited_training_loop_reruns_that_stage_and_what_follows_it_alone(sho
     assert stages_run(type_in(short[0], "dvc", "repro")) == ["train@finetuned", "evaluate@finetuned", "report"]
 
 
+def test_a_line_of_params_is_one_more_model_in_the_comparison_and_reruns_no_other(short, type_in):
+    params = short[0] / "params.yaml"
+    params.write_text(params.read_text().replace("models:  ", "models:\n  partial: {regime: partial, stages: 1}  "))
+    assert stages_run(type_in(short[0], "dvc", "repro")) == ["train@partial", "evaluate@partial", "report"]
+    comparison = json.loads((short[0] / "metrics/comparison.json").read_text())
+    assert set(comparison["models"]) == {"baseline", "finetuned", "partial"}
+    assert set(comparison["differences"]) == {"finetuned", "partial"}
+    assert {"baseline", "finetuned", "partial"} <= set(runs_of(short[0]))
+
+
 def test_mlflow_holds_a_run_a_model_with_the_numbers_of_the_metrics_files(digits):
     runs = runs_of(digits[0])
     assert sorted(runs) == ["baseline", "finetuned"]
