@@ -32,7 +32,7 @@ class Params(Section):
 def inside_a_project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stage", "in", "out"])
-    (tmp_path / "params.yaml").write_text("seed: 1\nembed: {count: 2}\nmodels: {linear: {count: 3}}\n")
+    (tmp_path / "params.yaml").write_text("seed: 1\nembed: {count: 2}\nrecipe: {}\nmodels: {linear: {count: 3}}\n")
 
 
 def refuse(*_):

@@ -65,6 +65,6 @@ def test_more_stages_than_there_are_are_refused_with_a_list(backbone):
     with pytest.raises(PipelineError) as error:
         plan_of(backbone, "partial", 6)
     assert str(error.value) == (
-        "params.yaml: models: stages: 6 are more than the 5 that the backbone has, which end at relu, layer1, layer2, layer3, the features; "
-        "say fewer"
+        "params.yaml: models: stages: 6 are more than the 5 that the backbone has, which end at relu, layer1, layer2, layer3, "
+        "the features; say fewer"
     )

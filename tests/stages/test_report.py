@@ -11,8 +11,9 @@ from pipeline.errors import PipelineError
 from pipeline.files import read_json, write_json, write_table
 from pipeline.stages import report
 from pipeline.stages.report import Params, extremes, read_doubts, run
-from tests.evaluation.test_comparison import make_history, make_rows
+from tests.evaluation.test_comparison import make_rows
 
+HISTORY = [{"epoch": "0", "val_loss": "0.5"}, {"epoch": "1", "val_loss": "0.25"}]
 PARAMS = Params(seed=0, confidence=0.95)
 FIGURES = {"top1_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
 SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "confidence": 0.95, "figures": FIGURES}
@@ -30,7 +31,7 @@ def project(tmp_path, monkeypatch):
             write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
         write_json(tmp_path / "models" / name / "model.json", {"model": name})
         write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "label", "predicted"], make_rows(answers))
-        write_table(tmp_path / "models" / name / "history.csv", ["epoch", "val_loss"], make_history(0.5, 0.25))
+        write_table(tmp_path / "models" / name / "history.csv", ["epoch", "val_loss"], HISTORY)
     (tmp_path / "data" / "splits" / "val" / "ants").mkdir(parents=True)
     Image.new("RGB", (200, 100), "red").save(tmp_path / "data" / "splits" / "val" / "ants" / "1.png")
     write_manifest(tmp_path / "data" / "manifest.csv", [Picture("a/ants/1.png", "ants/1.png", "0" * 64, "ants", "val", "a", 200, 100)])
