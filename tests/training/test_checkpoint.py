@@ -66,7 +66,9 @@ def train(path, kill_at=None, seed=0, rows=None, **settings):
         if rows is not None:
             rows.append(row)
 
-    history = finetune(model, batches, VAL, recipe_of(model, **settings), Hardware(torch.device("cpu"), "fp32"), log, Checkpoint(path))
+    hardware = Hardware(torch.device("cpu"), "fp32")
+    hardware.place(model)
+    history = finetune(model, batches, VAL, recipe_of(model, **settings), hardware, log, Checkpoint(path))
     return history, {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
