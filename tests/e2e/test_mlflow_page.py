@@ -150,12 +150,18 @@ def draw(page, pattern):
 
 
 def draw_curves(page):
-    """The charts, scrolled to the curve of val_loss: figures, which no pattern hides, stand before it."""
+    """The card of val_loss, in view, where alone it is drawn: figures, which no pattern hides, stand before it."""
     grid = draw(page, "^val_loss$")
-    card = grid.locator("> *").last
     sync_api.expect(grid.get_by_text("confusion_matrix", exact=True)).to_be_visible()
-    card.scroll_into_view_if_needed()
-    sync_api.expect(card.get_by_text("val_loss", exact=True)).to_be_visible()
+    page.mouse.move(900, 500)
+    title = grid.get_by_text("val_loss", exact=True)
+    for _ in range(60):
+        page.mouse.wheel(0, 2000)
+        page.wait_for_timeout(500)
+        if title.is_visible():
+            break
+    card = grid.locator("> *").filter(has=title)
+    sync_api.expect(card.get_by_text("finetuned (val_loss)")).to_be_visible()
     return card
 
 
@@ -189,10 +195,11 @@ def test_the_comparison_shows_the_intervals_of_both(page, files):
 
 def test_the_comparison_lays_the_figures_of_both_side_by_side(page):
     show_figures(page)
-    boxes = [image.bounding_box() for image in page.locator("img").all() if image.evaluate("image => image.naturalWidth") > 200]
-    (first, second) = [box for box in boxes if box]
-    assert first["y"] == second["y"]
-    assert first["x"] + first["width"] <= second["x"]
+    page.wait_for_function("""() => {
+        const boxes = [...document.images].filter(image => image.naturalWidth > 200).map(image => image.getBoundingClientRect());
+        const [first, second, ...more] = boxes.filter(box => box.width > 0);
+        return second && !more.length && first.y === second.y && first.right <= second.x;
+    }""")
 
 
 def test_the_curves_of_both_stand_on_the_same_axes(page):

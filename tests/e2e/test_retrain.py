@@ -39,8 +39,8 @@ def test_the_second_says_that_nothing_changed_and_ten_pictures_more_retrain(proj
         "embed",
         "train_baseline",
         "train@finetuned",
-        "evaluate_baseline@baseline",
         "evaluate@finetuned",
+        "evaluate_baseline@baseline",
         "report",
     ]
     assert len(third["models"]) == 2
