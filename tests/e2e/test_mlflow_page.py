@@ -143,25 +143,19 @@ def compare(page):
 
 
 def draw(page, pattern):
-    """Change to the charts, of those alone whose names fit; the grid that holds them."""
+    """Change to the charts, of those alone whose names fit, in a window that holds them all: MLflow draws only what is in view."""
+    page.set_viewport_size({"width": 1400, "height": 5000})
     page.locator("label:has(input[value=CHART])").click()
     page.get_by_placeholder("Search metric charts").fill(pattern)
     return page.get_by_test_id("draggable-chart-cards-grid")
 
 
 def draw_curves(page):
-    """The card of val_loss, in view, where alone it is drawn: figures, which no pattern hides, stand before it."""
+    """The card of val_loss, with the curves of both runs."""
     grid = draw(page, "^val_loss$")
-    sync_api.expect(grid.get_by_text("confusion_matrix", exact=True)).to_be_visible()
-    page.mouse.move(900, 500)
-    title = grid.get_by_text("val_loss", exact=True)
-    for _ in range(60):
-        page.mouse.wheel(0, 2000)
-        page.wait_for_timeout(500)
-        if title.is_visible():
-            break
-    card = grid.locator("> *").filter(has=title)
-    sync_api.expect(card.get_by_text("finetuned (val_loss)")).to_be_visible()
+    card = grid.locator("> *").filter(has=page.get_by_text("val_loss", exact=True))
+    for name in ("baseline", "finetuned"):
+        sync_api.expect(card.get_by_text(f"{name} (val_loss)")).to_be_visible()
     return card
 
 
@@ -203,9 +197,7 @@ def test_the_comparison_lays_the_figures_of_both_side_by_side(page):
 
 
 def test_the_curves_of_both_stand_on_the_same_axes(page):
-    card = draw_curves(page)
-    for name in ("baseline", "finetuned"):
-        sync_api.expect(card.get_by_text(f"{name} (val_loss)")).to_be_visible()
+    sync_api.expect(draw_curves(page)).to_be_visible()
 
 
 def test_a_chart_of_a_figure_holds_that_of_each_run(page):
