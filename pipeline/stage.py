@@ -28,6 +28,7 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
     A section that ends in `.*` takes its last key from the first argument. A PipelineError or a full disk becomes one
     line on stderr and exit code 1. Where another process writes the last path, it waits.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop starve others: training is several times slower
     arguments = sys.argv[1:]
     if section.endswith(".*"):
         section = section.removesuffix("*") + arguments.pop(0)
