@@ -1,0 +1,82 @@
+"""Is `pipeline advise` right? Ask it about three data sets, then train by every regime on each, and write docs/advice.md.
+
+    python bench/advice.py ../shared/data/hymenoptera_data.zip
+
+The data sets: the digits, the archive that is named (ants and bees), and pictures far from photographs (bench/automata.py). It is right
+where the test accuracy of its favourite lies within the 95 % interval of the best. Time: of the favourite's stage, as `dvc repro` runs it.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import automata
+
+from pipeline.commands.dvc import run_dvc
+from pipeline.data.limits import Limits
+from pipeline.data.sources import find_source, measure_digest
+from pipeline.files import atomic_file
+from pipeline.params import read_section
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/advice.md"
+REGIMES = ("frozen", "partial", "gradual", "finetuned", "scratch")
+MARK = "<!-- what bench/advice.py found -->\n"
+
+
+def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
+    """What the advice was, what each regime scored, and how long the favourite took, in a fresh clone."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    settings = [f"-Sdownload.source={source}", f"-Sdownload.digest={digest}"]
+    settings += [f"-S+models.{name}={{regime: {name}}}" for name in REGIMES if name != "finetuned"]
+    run_dvc("exp", "run", *settings, "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
+    asked = subprocess.run([sys.executable, "-m", "pipeline", "advise", "--json"], cwd=clone, check=True, capture_output=True, text=True)
+    advice = json.loads(asked.stdout)
+    begun = time.monotonic()
+    run_dvc("repro", "--single-item", f"train@{advice['regime']}", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
+    seconds = time.monotonic() - begun
+    run_dvc("repro", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
+    comparison = json.loads((clone / "metrics/comparison.json").read_text())
+    return {"advice": advice, "seconds": seconds, "test_pictures": comparison["test_pictures"], "models": comparison["models"]}
+
+
+def rows(name: str, found: dict[str, Any]) -> str:
+    """A line of each of the two tables."""
+    advice, models = found["advice"], found["models"]
+    favourite, far = advice["regime"], advice["distance"]
+    best = max(REGIMES, key=lambda regime: models[regime]["top1_accuracy"])
+    is_right = models[favourite]["top1_accuracy"] >= models[best]["top1_accuracy_low"]
+    scores = " | ".join(
+        f"{'**' * (regime == favourite)}{models[regime]['top1_accuracy']:.3f}{'**' * (regime == favourite)}" for regime in REGIMES
+    )
+    interval = f"{best}: {models[best]['top1_accuracy_low']:.3f} to {models[best]['top1_accuracy_high']:.3f}"
+    told, took = advice["seconds"][favourite], found["seconds"]
+    return (
+        f"| {name} | {advice['a_class']:g} | {far['remaining']:.2f} | {scores} | {interval} | {'yes' if is_right else 'no'} "
+        f"| {told:.0f} | {took:.0f} | {told / took:.2f} |"
+    )
+
+
+def main() -> None:
+    """Check all three, and write the table below the mark in the page."""
+    limits = read_section("download.limits", Limits, ROOT / "params.yaml")
+    head = ["data", "of a class", "errors that remain", *REGIMES, "interval of the best", "right", "seconds told", "seconds taken", "ratio"]
+    table = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    with tempfile.TemporaryDirectory() as folder:
+        automata.write(Path(folder, "automata"))
+        for name, text in (("digits", "digits"), ("hymenoptera", sys.argv[1]), ("automata", f"{folder}/automata")):
+            source = find_source(text)
+            where = str(source.path.resolve()) if source.path else text
+            table.append(rows(name, check(where, measure_digest(source, (), limits), Path(folder, name, "clone"))))
+            print(table[-1], flush=True)
+    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    with atomic_file(PAGE) as partial:
+        partial.write_text("\n".join([before + MARK, *table]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

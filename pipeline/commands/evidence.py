@@ -1,0 +1,208 @@
+"""What `pipeline advise` finds out: heads on the features of networks, and short training runs, on a sample of the pictures."""
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from pipeline.data.images import Preprocessing
+from pipeline.data.loading import Array, square_batches
+from pipeline.data.manifest import Picture, class_names, read_manifest
+from pipeline.data.sample import draw_sample
+from pipeline.errors import PipelineError
+from pipeline.evaluation.advice import FAR, MUCH, Candidate, corner, distance, favour
+from pipeline.files import read_json
+from pipeline.models.published import PACKAGED
+from pipeline.params import read_section
+from pipeline.stages import backbone as backbone_stage
+from pipeline.stages import embed, train_baseline
+from pipeline.training.settings import Settings, settle
+
+if TYPE_CHECKING:
+    from pipeline.training.finetune import Hardware
+    from pipeline.training.probing import Probe, ShortRun
+
+REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most costly
+_BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
+_CONFIDENCE = 0.95
+_MOST = {"train": 1000, "val": 500}  # pictures that are looked at
+_BATCH = 64
+_START = "import mlflow, timm, pipeline.models.export, pipeline.training.course"
+
+
+class Recipe(Settings):  # section `recipe` of params.yaml, for whichever regime
+    regime: Literal["frozen", "finetuned", "partial", "gradual", "scratch"] = "finetuned"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All training pictures, how many val pictures there are, and those of both that are looked at."""
+
+    training: list[Picture]
+    count_val: int
+    train: list[Picture]
+    val: list[Picture]
+
+    @property
+    def names(self) -> list[str]:
+        """The classes in their order."""
+        return class_names(self.training)
+
+    @property
+    def a_class(self) -> float:
+        """The median number of training pictures of a class."""
+        return float(median(Counter(picture.label for picture in self.training).values()))
+
+    def labels(self, pictures: Sequence[Picture]) -> list[int]:
+        """The numbers of their classes."""
+        return [self.names.index(picture.label) for picture in pictures]
+
+
+@dataclass(frozen=True)
+class Look:
+    """A network on the sample: the folder that the stage `backbone` wrote, how pictures enter it, those of val in batches, its probe."""
+
+    folder: Path
+    preprocessing: Preprocessing
+    is_tiny: bool
+    val_pixels: list[Array]
+    probe: "Probe"
+
+
+def find_evidence() -> dict[str, Any]:
+    """Look at the networks at hand, try the regimes on the favourite, and say what was found, as JSON. Raises PipelineError."""
+    from pipeline.training.course import choose_hardware
+
+    for path in (_MANIFEST, _SPLITS / "train", _BACKBONE / "backbone.json"):
+        if not path.exists():
+            raise PipelineError(f"{path}: is not there; run `dvc repro`")
+    recipe = read_section("recipe", Recipe)
+    hardware, pictures = choose_hardware(recipe), read_pictures(_MANIFEST, recipe.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        networks = bring_networks(Path(folder), recipe.seed)
+        looks = {name: look_at(path, pictures, recipe, hardware) for name, path in networks.items()}
+        own = next(iter(looks))
+        untrained = look_at(networks[own], pictures, recipe, hardware, untrained=True)
+        network, tried_networks = favour({name: look.probe.losses for name, look in looks.items()}, _CONFIDENCE, recipe.seed)
+        runs = {regime: try_regime(regime, looks[network], pictures, recipe, hardware) for regime in REGIMES}
+        overhead = measure_overhead(looks[network])
+    regime, tried_regimes = favour({name: run.losses for name, run in runs.items()}, _CONFIDENCE, recipe.seed)
+    return {
+        **describe(pictures, own, looks[own].probe.wrong, untrained.probe.wrong),
+        "networks": [as_json(candidate) for candidate in tried_networks],
+        "regimes": [as_json(candidate) for candidate in tried_regimes],
+        "seconds": {name: round(overhead + seconds_of(run, name, recipe, pictures), 1) for name, run in runs.items()},
+        "network": network,
+        "regime": regime,
+    }
+
+
+def describe(pictures: "Pictures", network: str, wrong: Array, wrong_untrained: Array) -> dict[str, Any]:
+    """How much data there is, how far it is from the network's world, and what the sketch says of that."""
+    far = distance(wrong, wrong_untrained)
+    return {
+        "training_pictures": len(pictures.training),
+        "a_class": pictures.a_class,
+        "is_much": pictures.a_class >= MUCH,
+        "distance": {
+            "network": network, "errors": round(float(wrong.mean()), 6), "untrained_errors": round(float(wrong_untrained.mean()), 6),
+            "remaining": round(far, 6), "is_far": far >= FAR,
+        },
+        "sketch": corner(pictures.a_class, far),
+    }  # fmt: skip
+
+
+def as_json(candidate: Candidate) -> dict[str, Any]:
+    """A candidate with its interval, null where the losses do not differ."""
+    interval = None if any(map(math.isnan, candidate.interval)) else [round(end, 6) for end in candidate.interval]
+    return {**asdict(candidate), "loss": round(candidate.loss, 6), "difference": round(candidate.difference, 6), "interval": interval}
+
+
+def read_pictures(manifest: Path, seed: int) -> Pictures:
+    """The tables of train and val, and a sample of each. Test is not read."""
+    train, val = (read_manifest(manifest, split) for split in _MOST)
+    return Pictures(train, len(val), draw_sample(train, _MOST["train"], seed), draw_sample(val, _MOST["val"], seed))
+
+
+def bring_networks(folder: Path, seed: int) -> dict[str, Path]:
+    """The backbone of params.yaml, and each network whose weights come with a package, made in `folder`: their folders by name."""
+    own = read_json(_BACKBONE / "backbone.json")
+    found = {own["architecture"]["name"]: _BACKBONE}
+    for name in PACKAGED:
+        if name not in found:
+            backbone_stage.run(backbone_stage.Params(seed=seed, name=name, weights="packaged", digest=None), folder / name)
+            found[name] = folder / name
+    return found
+
+
+def look_at(folder: Path, pictures: Pictures, recipe: Recipe, hardware: "Hardware", untrained: bool = False) -> Look:
+    """Probe the network of a folder, or one like it with random weights."""
+    from pipeline.models.classifier import load_backbone
+    from pipeline.training.probing import embed as embed_batches
+    from pipeline.training.probing import probe, settle_norms
+
+    facts, settings = read_json(folder / "backbone.json"), read_section("embed", embed.Params)
+    architecture = facts["architecture"]
+    size = embed.resolve_image_size(settings.image_size, facts, pictures.training)
+    preprocessing = Preprocessing(size, architecture["crop"], architecture["interpolation"])
+    train, val = (
+        list(square_batches([_SPLITS / part[0].split / picture.path for picture in part], preprocessing, _BATCH, recipe.threads, "advise"))
+        for part in (pictures.train, pictures.val)
+    )
+    backbone, _ = load_backbone(folder, with_weights=not untrained)
+    if untrained:
+        settle_norms(backbone, train, hardware)
+    both = [*pictures.train, *pictures.val]
+    grid, folds = read_section("train_baseline", train_baseline.Params).l2_grid, train_baseline.deal_folds(both, recipe.seed)
+    features = embed_batches(backbone, [*train, *val], hardware)
+    found = probe(features, np.array(pictures.labels(both)), len(pictures.train), folds, grid, recipe.threads)
+    return Look(folder, preprocessing, embed.useful_size(pictures.training) < architecture["image_size"], val, found)
+
+
+def try_regime(regime: str, look: Look, pictures: Pictures, recipe: Recipe, hardware: "Hardware") -> "ShortRun":
+    """Train shortly by a regime and the recipe of params.yaml, as on all pictures."""
+    from pipeline.models.classifier import load_backbone
+    from pipeline.training.batches import Material
+    from pipeline.training.probing import run_shortly
+
+    settings = settings_of(regime, recipe, pictures)
+    material = Material(
+        [_SPLITS / "train" / picture.path for picture in pictures.train],
+        pictures.labels(pictures.train),
+        look.val_pixels,
+        pictures.labels(pictures.val),
+        look.preprocessing,
+        not look.is_tiny if settings.flip == "auto" else settings.flip,
+    )
+    return run_shortly(load_backbone(look.folder)[0], look.probe.head, material, settings, look.folder, hardware)
+
+
+def settings_of(regime: str, recipe: Recipe, pictures: Pictures) -> Recipe:
+    """The recipe for a regime, `auto` resolved for all training pictures."""
+    return settle(recipe.model_copy(update={"regime": regime}), len(pictures.training))
+
+
+def seconds_of(run: "ShortRun", regime: str, recipe: Recipe, pictures: Pictures) -> float:
+    """How long the run of a regime on all pictures takes, at the most, without start and export."""
+    epochs = int(settings_of(regime, recipe, pictures).epochs)
+    return run.seconds(epochs, len(pictures.training) / len(pictures.train), pictures.count_val / len(pictures.val))
+
+
+def measure_overhead(look: Look) -> float:
+    """The seconds that any training takes beside: to start, and to export the model."""
+    from pipeline.models.classifier import load_backbone
+    from pipeline.models.export import export_onnx
+
+    begun = time.monotonic()
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _START], check=True)
+    export_onnx(load_backbone(look.folder)[0], look.preprocessing.image_size, ["features"])
+    return time.monotonic() - begun
