@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.evaluation.gradcam import grad_cam
 from pipeline.files import read_json, sha256_of_file
 from pipeline.models import zoo
 from pipeline.models.artifact import append_head, verify, write_facts
-from pipeline.models.classifier import Classifier, Regime, WithProbs, load_backbone, load_classifier, save_classifier
+from pipeline.models.classifier import Classifier, Regime, WithProbs, load_backbone, load_classifier, save_classifier, save_tensors
 from pipeline.models.export import check_parity
 from pipeline.models.maps import last_map, with_map
 from pipeline.models.published import package_of
@@ -162,7 +161,7 @@ def _draw_weights(architecture: zoo.Architecture, path: Path) -> tuple[str, str 
     with torch.no_grad():
         network(torch.randn(_PICTURES, 3, architecture.image_size, architecture.image_size))
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, path)
+    save_tensors(network.state_dict(), path)
     return str(path.resolve()), sha256_of_file(path)
 
 

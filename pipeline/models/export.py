@@ -49,8 +49,9 @@ def count_work(module: nn.Module, image_size: int) -> dict[str, float]:
     """The trainable tensors' numbers, and the multiply-adds of one picture in thousand millions (GFLOPs, as torchvision counts them)."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    constants = {name: tensor.detach() for name, tensor in module.named_parameters()}  # the counter stumbles over views of parameters
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+        torch.func.functional_call(module, constants, torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
     parameters = sum(tensor.numel() for tensor in module.parameters())
     return {"parameters": parameters, "gflops": float(f"{counter.get_total_flops() / 2e9:.4g}")}
 

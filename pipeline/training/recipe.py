@@ -1,5 +1,6 @@
 """What a training run is made of besides its loop: what is trained, how fast, on which loss, and when it is over."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class BestEpoch:
         self.waited += 1
         if value < self.value:
             self.value, self.waited = value, 0
-            self.state = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+            self.state = copy.deepcopy(model.state_dict())
 
     @property
     def is_over(self) -> bool:
