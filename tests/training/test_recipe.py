@@ -209,6 +209,12 @@ def test_the_kept_weights_do_not_move_with_the_model():
     assert best.state["weight"].item() == kept != 7
 
 
+def test_what_is_kept_knows_the_versions_of_the_layers_without_which_some_refuse_it():
+    best, model = BestEpoch(patience=9), nn.BatchNorm2d(1)
+    best.see({"val_loss": 1.0}, model)
+    assert best.state._metadata == model.state_dict()._metadata
+
+
 @pytest.mark.parametrize(
     ("patience", "losses", "ends"),
     [
@@ -218,12 +224,6 @@ def test_the_kept_weights_do_not_move_with_the_model():
         (3, [3, 4, 5], [False, False, False]),
     ],
 )
-def test_what_is_kept_knows_the_versions_of_the_layers_without_which_some_refuse_it():
-    best, model = BestEpoch(patience=9), nn.BatchNorm2d(1)
-    best.see({"val_loss": 1.0}, model)
-    assert best.state._metadata == model.state_dict()._metadata
-
-
 def test_it_is_over_after_so_many_epochs_without_a_lower_loss(patience, losses, ends):
     assert look(BestEpoch(patience), losses) == ends
 
