@@ -72,9 +72,10 @@ def _check(seeds: Sequence[int], settings: Sequence[str]) -> None:
 
 def _inputs(settings: Sequence[str]) -> str:
     """Seven digits that tell code, params and settings, but not the seed."""
-    stages, params = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"], read_params()
+    stages = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    params = {key: value for key, value in read_params().items() if key not in ("seed", "tune")}  # the latter no stage reads
     code = {name: code_digest(f"pipeline.stages.{name}") for name in stages}
-    return sha256_of_json([stages, code, {key: value for key, value in params.items() if key != "seed"}, sorted(settings)])[:7]
+    return sha256_of_json([stages, code, params, sorted(settings)])[:7]
 
 
 def _experiment(seed: int, name: str, settings: Sequence[str]) -> str:

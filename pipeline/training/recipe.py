@@ -23,6 +23,10 @@ _SIDE_SHARE = 0.3  # of a side head's loss (Szegedy et al., 2015)
 Row = dict[str, float]
 
 
+class DivergedError(PipelineError):
+    """A loss is no finite number: these settings lead nowhere, while others may."""
+
+
 @dataclass
 class BestEpoch:
     """Keeps the weights of the epoch that `monitor` ranks first, and tells when no better one is to be hoped for."""
@@ -78,9 +82,9 @@ class Recipe:
         return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
 
     def step(self, loss: Tensor, number: int, title: str) -> None:
-        """Learn from the loss of batch `number` of an epoch, counted from 1. Raises PipelineError where it is no finite number."""
+        """Learn from the loss of batch `number` of an epoch, counted from 1. Raises DivergedError where it is no finite number."""
         if not math.isfinite(float(loss.detach())):
-            raise PipelineError(
+            raise DivergedError(
                 f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
             )
         (loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
