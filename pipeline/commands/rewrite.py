@@ -21,15 +21,18 @@ def set_params(values: Mapping[str, Any]) -> None:
     Raises PipelineError, and changes nothing, where the section is not there or is written in a way that this cannot edit.
     """
     text = PARAMS.read_bytes().decode()
-    wanted = parse_yaml(text)
-    for name, value in values.items():
-        *section, key = name.split(".")
-        text = _with_value(text, section, key, value)
-        wanted = _replaced(wanted, [*section, key], value)
-    if not _says(text, wanted):  # as where a section stands behind an alias
+    edited, wanted = text, parse_yaml(text)
+    try:
+        for name, value in values.items():
+            keys = name.split(".")
+            edited, wanted = _with_value(edited, keys, value), _replaced(wanted, keys, value)
+        is_as_wanted = parse_yaml(edited) == wanted
+    except yaml.YAMLError:
+        is_as_wanted = False
+    if not is_as_wanted:  # where something stands behind an alias, or over several lines
         raise PipelineError(f"{PARAMS}: {', '.join(values)}: cannot be set without changing more; write it by hand")
     with atomic_file(PARAMS) as partial:
-        partial.write_bytes(text.encode())
+        partial.write_bytes(edited.encode())
 
 
 def spell(value: Any) -> str:
@@ -41,8 +44,9 @@ def spell(value: Any) -> str:
     return json.dumps(value)
 
 
-def _with_value(text: str, section: list[str], key: str, value: Any) -> str:
+def _with_value(text: str, keys: list[str], value: Any) -> str:
     """The document with one value set."""
+    *section, key = keys
     node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     for name in section:
         node = _child(node, name)
@@ -75,10 +79,3 @@ def _replaced(params: Mapping[str, Any], keys: list[str], value: Any) -> dict[st
     """The params with one value set; what an alias shared is shared no more."""
     first, *rest = keys
     return {**params, first: _replaced(params[first], rest, value) if rest else value}
-
-
-def _says(text: str, wanted: Any) -> bool:
-    try:
-        return bool(parse_yaml(text) == wanted)
-    except yaml.YAMLError:
-        return False

@@ -97,7 +97,8 @@ class Study:
 
         states = optuna.trial.TrialState
         return optuna.trial.create_trial(
-            state={"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[trial.state],
+            # TPE learns nothing from a failed trial, and would go where training breaks down again and again; a pruned one it avoids.
+            state=states.COMPLETE if trial.state == "complete" else states.PRUNED,
             value=trial.value if trial.state == "complete" else None,
             params=trial.params,
             distributions=distributions,
