@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.commands.columns import align
 from pipeline.commands.dvc import run_dvc
 from pipeline.commands.mend import mend
 from pipeline.errors import PipelineError
@@ -128,11 +129,10 @@ def show(facts: dict[str, Any]) -> str:
             found = figures[figure]
             cells = [f"{found['mean']:.3f} ± {found['std']:.3f}", *(f"{value:.3f}" for value in found["values"])]
             rows.append([name, title, *cells, "" if found["one_run"] is None else f"± {found['one_run']:.3f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = sorted(set(facts["test_pictures"]))
     pictures = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
-    lines += [
+    lines = [
+        *align(rows),
         "",
         f"{pictures} test pictures; std between seeds; one run: half the {100 * facts['confidence']:g} % interval that a run states.",
     ]

@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.columns import align
 from pipeline.commands.outs import choose_entry, find_inputs
 from pipeline.commands.rewrite import PARAMS, set_params, spell
 from pipeline.errors import PipelineError
+from pipeline.files import read_json
+from pipeline.models.history import kept_row
 from pipeline.params import read_section
 from pipeline.training.settings import Settings
 from pipeline.training.space import Params, read_space
@@ -73,21 +77,27 @@ def _tell(trial: "Trial", monitor: str) -> str:
 def show(name: str, study: "Study") -> str:
     """The table of the best trials, what they are worth, and the best one as lines of params.yaml."""
     keys, best = list(study.space), study.ranking[0]
-    rows = [["trial", study.monitor, *keys]]
-    rows += [[str(trial.number), f"{trial.value:.4f}", *(spell(trial.params[key]) for key in keys)] for trial in study.ranking[:_SHOWN]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    rows = [[str(trial.number), f"{trial.value:.4f}", *(spell(trial.params[key]) for key in keys)] for trial in study.ranking[:_SHOWN]]
     states = [trial.state for trial in study.trials]
     counts = [f"{states.count(state)} {word}" for state, word in _WORDS.items() if state in states]
     return "\n".join(
         [
-            *lines,
+            *align([["trial", study.monitor, *keys], *rows]),
             "",
-            f"{len(states)} trials: {', '.join(counts)}. On val, which chose it, the best of so many looks better than it is:",
-            "run `dvc repro` with it, and take the figures on the test pictures for what it is worth.",
+            f"{len(states)} trials: {', '.join(counts)}.{_stored(name, study)}",
+            "Chosen on val, the best of many looks better there than it is: run `dvc repro` with it, and let the test pictures judge.",
             "",
             "models:",
             f"  {name}:",
             *(f"    {key}: {spell(best.params[key])}" for key in keys),
         ]
     )
+
+
+def _stored(name: str, study: "Study") -> str:
+    """What the model that is stored has of the figure, if it learned from the same pictures."""
+    folder = Path("models") / name
+    facts = read_json(folder / "model.json") if (folder / "model.json").is_file() else {"inputs_sha256": {}}
+    if facts["inputs_sha256"].get("data") != study.facts["inputs_sha256"]["data"]:
+        return ""
+    return f" The model that is stored in {folder}: {study.monitor} {float(kept_row(folder)[study.monitor]):.4f}."

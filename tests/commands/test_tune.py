@@ -214,6 +214,8 @@ def test_the_stage_train_makes_of_the_best_params_what_the_trial_made(tuned, mon
     best = min((trial for trial in read_json(study_of(tuned)) if trial["state"] == "complete"), key=lambda trial: trial["value"])
     history = [{key: float(value) for key, value in row.items() if value} for row in read_table(tuned / "models/finetuned/history.csv")]
     assert history == best["history"]
+    main(["tune", "finetuned"])
+    assert f"broke down. The model that is stored in models/finetuned: val_loss {best['value']:.4f}.\n" in capsys.readouterr().out
 
 
 # What is printed and written
@@ -240,8 +242,8 @@ def test_the_best_are_shown_and_written_and_no_other_byte_of_params_yaml_changes
     states = [trial["state"] for trial in trials]
     assert sentence == (
         f"{TRIALS} trials: {states.count('complete')} came to their end, {states.count('pruned')} pruned, "
-        f"{states.count('failed')} broke down. On val, which chose it, the best of so many looks better than it is:\n"
-        "run `dvc repro` with it, and take the figures on the test pictures for what it is worth."
+        f"{states.count('failed')} broke down.\n"
+        "Chosen on val, the best of many looks better there than it is: run `dvc repro` with it, and let the test pictures judge."
     )
     assert parse_yaml(lines) == {"models": {"finetuned": best["params"]}}
     assert end == "Written: see `git diff params.yaml`.\n"
