@@ -71,11 +71,10 @@ class StudyLog:
             self.owned.close()
 
     def _open(self, client: "MlflowClient", experiment_id: str) -> "Run":
-        key = identity(self.study.facts)
-        with one_at_a_time(), ExitStack() as owned:
+        with one_at_a_time():
             close_abandoned(client, experiment_id, _KIND)
-            owned.enter_context(own(key, _KIND))
-            run = _find_or_create(client, experiment_id, self.study.facts)
+        with ExitStack() as owned:
+            run = _find_or_create(client, experiment_id, self.study.facts, owned)
             self.owned = owned.pop_all()
         return run
 
@@ -84,8 +83,8 @@ def _tell_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study
     """Make a trial's run equal to the trial, unless it is, and tell of its value in the study's run."""
     params = {**{key: value for key, value in study.facts["params"].items() if key != "space"}, **trial.params}
     facts = {**study.facts, "model": f"{study.facts['model']}, trial {trial.number}", "params": params}
-    with own(identity(facts), _KIND):
-        run = _find_or_create(client, experiment_id, facts, parent.info.run_id)
+    with ExitStack() as owned:
+        run = _find_or_create(client, experiment_id, facts, owned, parent.info.run_id)
         if run.info.status in _OVER.values():
             return
         metrics = [metric for row in trial.history for metric in metrics_of(row, run.info.start_time)]
@@ -106,8 +105,14 @@ def _tell_study(client: "MlflowClient", parent: "Run", study: Study, status: str
         client.set_terminated(parent.info.run_id, status)
 
 
-def _find_or_create(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], parent: str | None = None) -> "Run":
-    return next(iter(find_runs(client, experiment_id, identity(facts))), None) or create_run(client, experiment_id, facts, parent)
+def _find_or_create(
+    client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], owned: ExitStack, parent: str | None = None
+) -> "Run":
+    """The run of these facts, which this process owns as long as `owned` is open."""
+    key = identity(facts)
+    with one_at_a_time():
+        owned.enter_context(own(key, _KIND))
+        return next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, facts, parent)
 
 
 def _tags(values: Mapping[str, object]) -> Sequence[Any]:

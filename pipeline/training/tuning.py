@@ -31,6 +31,7 @@ def open_study(name: str, stated: Settings, space: Space, startup_trials: int, i
     """
     facts = _facts(name, stated, space, startup_trials, inputs)
     key = key_here(sha256_of_json([identity(facts), version("optuna")]))
+    facts["inputs_sha256"]["study"] = key
     path = cache_dir("tune") / name / f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -185,7 +185,7 @@ def test_killed_after_every_trial_it_ends_with_the_same_trials_and_runs(begin, h
     assert [len(client.get_metric_history(child.info.run_id, "val_loss")) for child in children] == [len(t["history"]) for t in trials]
     over = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
     assert [child.info.status for child in children] == [over[trial["state"]] for trial in trials]
-    assert parent.info.status == "FINISHED"
+    assert (parent.info.status, parent.data.tags["study_sha256"]) == ("FINISHED", study_of(here).stem)
 
 
 # Trials
