@@ -87,8 +87,9 @@ def _tell_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study
         run = _find_or_create(client, experiment_id, facts, owned, parent.info.run_id)
         if run.info.status in _OVER.values():
             return
-        metrics = [metric for row in trial.history for metric in metrics_of(row, run.info.start_time)]
-        client.log_batch(run.info.run_id, metrics, tags=_tags({"trial": trial.number, "state": trial.state}))
+        client.log_batch(run.info.run_id, tags=_tags({"trial": trial.number, "state": trial.state}))
+        for epoch in trial.history:  # one by one: MLflow takes a thousand points at once
+            client.log_batch(run.info.run_id, metrics_of(epoch, run.info.start_time))
         if trial.value is not None:
             row = {"trial": trial.number, f"best_{study.monitor}": trial.value}
             client.log_batch(parent.info.run_id, metrics_of(row, parent.info.start_time))

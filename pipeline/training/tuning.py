@@ -35,10 +35,11 @@ def open_study(name: str, stated: Settings, space: Space, startup_trials: int, i
     path = cache_dir("tune") / name / f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(path.with_suffix(".lock"), timeout=0):
-            yield Study(facts, path, space, startup_trials, stated.seed, stated.monitor)
+        lock = FileLock(path.with_suffix(".lock")).acquire(timeout=0)
     except Timeout:
         raise PipelineError(f"{path}: another `pipeline tune {name}` is running; wait for it") from None
+    with lock:
+        yield Study(facts, path, space, startup_trials, stated.seed, stated.monitor)
 
 
 def run_trials(study: Study, stated: Settings, inputs: Inputs, count: int) -> Iterator[Trial]:
