@@ -63,8 +63,7 @@ def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
     end = section.value[-1][1].end_mark.index if section.value else section.start_mark.index + 1
     if section.flow_style:
         return f"{text[:end]}{', ' * bool(section.value)}{pair}{text[end:]}"
-    line = re.compile(r"[^\r\n]*").match(text, end)
-    at = line.end() if line else end
+    at = end + len(re.split(r"[\r\n]", text[end:], maxsplit=1)[0])
     line_break = "\r\n" if "\r\n" in text else "\n"
     return f"{text[:at]}{line_break}{' ' * section.start_mark.column}{pair}{text[at:]}"
 

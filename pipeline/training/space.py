@@ -54,7 +54,10 @@ def _read_entry(key: str, entry: dict[str, Any], path: Path) -> Range | Choices:
     kind: Any = Settings.model_fields[key].rebuild_annotation()
     if "choices" in entry:
         several = Annotated[list[kind], Field(min_length=1)]
-        return read_section(f"tune.space.{key}", create_model("Choices", __base__=Choices, choices=(several, ...)), path)
+        choices = read_section(f"tune.space.{key}", create_model("Choices", __base__=Choices, choices=(several, ...)), path)
+        if endless := [value for value in choices.choices if isinstance(value, float) and not math.isfinite(value)]:
+            raise PipelineError(f"{where}.choices: {endless[0]} is not a finite number")
+        return choices
     found = read_section(f"tune.space.{key}", create_model("Range", __base__=Range, low=(kind, ...), high=(kind, ...)), path)
     _check_range(found, where)
     return found

@@ -63,6 +63,7 @@ def test_whole_numbers_are_numbers_where_the_recipe_takes_a_number():
         ("{weight_decay: {low: 0, high: 0.1, log: true}}", "weight_decay.low: 0.0 has no logarithm; say log: false, or begin above 0"),
         ("{momentum: {low: 0.5, high: 1.0, log: false}}", "momentum.high: 1.0 is not below 1"),
         ("{dropout: {choices: [0.1, 1.5]}}", "dropout.choices.1: 1.5 is not below 1"),
+        ("{learning_rate: {choices: [0.1, .inf]}}", "learning_rate.choices: inf is not a finite number"),
         ("{optimiser: {choices: []}}", "optimiser.choices: [] is refused: List should have at least 1 item after validation, not 0"),
         ("{optimiser: {choices: [adamw, lion]}}", "optimiser.choices.1: 'lion' is not 'adamw', 'adam' or 'sgd'"),
         ("{epochs: {low: 1.5, high: 3, log: false}}", "epochs.low: 1.5 is not 'auto' and is not a whole number"),
