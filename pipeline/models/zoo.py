@@ -47,9 +47,11 @@ def library_of(name: str) -> str | None:
     """Which library has a classification model of that name, torchvision before timm, or None."""
     if name in torchvision_names():
         return "torchvision"
-    import timm
-
-    return "timm" if timm.is_model(name.removeprefix("timm/")) else None
+    try:
+        timm_published(name)
+    except RuntimeError:  # so timm says that it knows no such model, or none with that tag
+        return None
+    return "timm"
 
 
 def nearest_names(name: str) -> list[str]:

@@ -23,10 +23,9 @@ def draw_segments(image: Image.Image, mask: Array, class_names: Sequence[str]) -
     """
     canvas = _canvas(image)
     numbers = Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST)
-    labels, pixels = np.asarray(numbers), np.asarray(canvas)
-    tinted = pixels * (1 - _OPACITY) + palette(class_names)[labels] * _OPACITY
+    labels = np.asarray(numbers)
     has_colour = np.array([not is_background(name) for name in class_names])[labels]
-    drawn = Image.fromarray(np.where(has_colour[..., None], tinted, pixels).astype(np.uint8))
+    drawn = _tint(canvas, has_colour, Image.fromarray(palette(class_names)[labels]))
     drawn.paste("white", mask=_edges(numbers))
     return with_legend(drawn, _shares(mask, class_names))
 
@@ -39,7 +38,7 @@ def draw_things(image: Image.Image, things: Sequence[Found]) -> Image.Image:
     canvas = _canvas(image)
     for thing in reversed(things):
         if thing.mask is not None:
-            canvas = _tint(canvas, thing.mask, colour_of(thing.label))
+            canvas = _draw_mask(canvas, thing.mask, colour_of(thing.label))
     boxes = [_on_canvas(thing.box, canvas.width / image.width, canvas.height / image.height) for thing in things]
     pen = ImageDraw.Draw(canvas)
     for thing, box in zip(reversed(things), reversed(boxes), strict=True):
@@ -73,13 +72,18 @@ def _edges(numbers: Image.Image) -> Image.Image:
     return Image.fromarray(255 * differs.astype(np.uint8))
 
 
-def _tint(canvas: Image.Image, mask: Array, colour: Colour) -> Image.Image:
+def _draw_mask(canvas: Image.Image, mask: Array, colour: Colour) -> Image.Image:
     """The canvas with a mask, bool (h, w) of any size, in a colour, edged in white."""
-    places = Image.fromarray(255 * mask.astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
-    tinted = Image.blend(canvas, Image.new("RGB", canvas.size, colour), _OPACITY)
-    canvas = Image.composite(tinted, canvas, places)
+    places = Image.fromarray(mask.astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
+    canvas = _tint(canvas, np.asarray(places) > 0, Image.new("RGB", canvas.size, colour))
     canvas.paste("white", mask=_edges(places))
     return canvas
+
+
+def _tint(canvas: Image.Image, places: Array, colours: Image.Image) -> Image.Image:
+    """The canvas with colours laid over a grey picture of it where `places`, bool (H, W), says so."""
+    tinted = Image.blend(canvas.convert("L").convert("RGB"), colours, _OPACITY)
+    return Image.composite(tinted, canvas, Image.fromarray(255 * places.astype(np.uint8)))
 
 
 def _on_canvas(box: Box, across: float, down: float) -> Box:

@@ -52,7 +52,7 @@ def check_model(task: Task, name: str) -> None:
     if _has(task, name):
         return
     other = next((other for other in _TASKS if _has(other, name)), None)
-    belongs = f"belongs to `pipeline {other}`" if other else "is no known model"
+    belongs = f"belongs to `pipeline {other}`" if other else "is no model of these commands"
     near = zoo.nearest_names(name) if task == "classify" else difflib.get_close_matches(name, _names(task), n=5, cutoff=0.0)
     raise PipelineError(f"--model {name}: {belongs}; of those that {task} takes the nearest are {', '.join(near)}")
 
