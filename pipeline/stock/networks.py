@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.errors import PipelineError
 from pipeline.models import zoo
 from pipeline.models.published import PACKAGED, kept_file, package_of
-from pipeline.models.weights import check_fit, fetch_published, packaged_file, read_state, with_todays_names
+from pipeline.models.weights import State, check_fit, fetch_published, packaged_file, read_state, with_todays_names
 from pipeline.stock.class_names import names_inside, read_names
 
 if TYPE_CHECKING:
@@ -112,12 +112,18 @@ def fill(network: "nn.Module", file: WeightsFile, model: str) -> "nn.Module":
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        check_fit(network.state_dict(), state, file.name, model)
-        raise PipelineError(f"{file.name}: does not fit {model}: {_last_line(error)}; save a state dict, best as .safetensors") from None
+        raise _misfit(network.state_dict(), state, file, model, error) from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise PipelineError(f"{file.name}: holds numbers that are not finite; train it anew, or take an earlier state")
     return network.eval()
 
 
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _misfit(wanted: State, state: State, file: WeightsFile, model: str, error: RuntimeError) -> PipelineError:
+    """What to say of tensors that a network did not take."""
+    try:
+        check_fit(wanted, state, file.name, model)
+    except PipelineError as fault:
+        unnamed = file.kind == "own" and file.class_names is None
+        return PipelineError(f"{fault}{', or its classes with --classes' * unnamed}")
+    reason = str(error).strip().splitlines()[-1].strip()
+    return PipelineError(f"{file.name}: does not fit {model}: {reason}; save a state dict, best as .safetensors")
