@@ -74,10 +74,10 @@ def small_fcn(num_classes: int = 3) -> nn.Module:
 def small_fcos(num_classes: int = 3) -> nn.Module:
     """torchvision's FCOS on a small body."""
     anchors = AnchorGenerator(((8,),), ((1.0,),))
-    return FCOS(Body("0", (2, 2, 2, 1, 1), (1, 1, 1, 2, 2)), num_classes, anchor_generator=anchors, min_size=SIDE, max_size=4 * SIDE)
+    return FCOS(Body("0", (2, 2, 1, 2, 1), (1, 1, 2, 1, 1)), num_classes, anchor_generator=anchors, min_size=SIDE, max_size=4 * SIDE)
 
 
-def train_segmenter(steps: int = 200) -> nn.Module:
+def train_segmenter(steps: int = 130) -> nn.Module:
     """An FCN that has learnt the shapes."""
     torch.manual_seed(0)
     network, prepare = small_fcn(), SemanticSegmentation(resize_size=None)
@@ -88,7 +88,7 @@ def train_segmenter(steps: int = 200) -> nn.Module:
     return network.eval()
 
 
-def train_detector(steps: int = 300) -> nn.Module:
+def train_detector(steps: int = 240) -> nn.Module:
     """An FCOS that has learnt the shapes."""
     torch.manual_seed(0)
     network = small_fcos()
