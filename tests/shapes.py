@@ -38,7 +38,9 @@ def draw_scene(seed: int, most: int = 2, width: int = SIDE, height: int = SIDE) 
     for _ in range(20 * most):
         side = int(generator.integers(SIDE // 4, SIDE // 2))
         x, y = (int(generator.integers(2, length - side - 2)) for length in (width, height))
-        if len(scene.boxes) == most or any(x < b[2] + 4 and b[0] < x + side + 4 and y < b[3] + 4 and b[1] < y + side + 4 for b in scene.boxes):
+        if len(scene.boxes) == most or any(
+            x < b[2] + 4 and b[0] < x + side + 4 and y < b[3] + 4 and b[1] < y + side + 4 for b in scene.boxes
+        ):
             continue
         label = int(generator.integers(1, 3))
         for image, colour in ((picture, tuple(generator.integers(110, 256, 3).tolist())), (mask, label)):

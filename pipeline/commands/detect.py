@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.pictures import add_command, share
-from pipeline.commands.seeing import see, write_picture
+from pipeline.commands.seeing import make_folder, see, write_picture
 from pipeline.commands.stock_networks import add_network_arguments, add_size_argument, prepare_torch, wanted
 from pipeline.params import read_threads
 
@@ -43,10 +43,11 @@ def detect(parsed: argparse.Namespace) -> None:
     from pipeline.stock.drawing import draw_things
 
     detector = load_detector(wanted(parsed), prepare_torch(read_threads()))
+    folder = make_folder(parsed.here, parsed.output)
 
     def look(path: str, name: str, picture: "Image.Image") -> str:
         things = detector.detect(picture, parsed.threshold)
-        write_picture(draw_things(picture, things), parsed.here / parsed.output / f"{name}.png")
+        write_picture(draw_things(picture, things), folder / f"{name}.png")
         return _line(path, f"{name}.png", picture.size, things)
 
     see(parsed, "detect", "", look)

@@ -71,6 +71,15 @@ class Names:
         return given
 
 
+def make_folder(here: Path, named: str) -> Path:
+    """The folder in which the drawn pictures go. Raises PipelineError."""
+    from pipeline.serving.rows import writing
+
+    with writing(named):
+        (here / named).mkdir(parents=True, exist_ok=True)
+    return here / named
+
+
 def write_picture(picture: "Image.Image", path: Path) -> None:
     """Write a PNG, whole or not at all. Raises PipelineError."""
     from pipeline.serving.rows import target, writing

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.pictures import add_command
-from pipeline.commands.seeing import see, write_picture
+from pipeline.commands.seeing import make_folder, see, write_picture
 from pipeline.commands.stock_networks import add_network_arguments, add_size_argument, prepare_torch, wanted
 from pipeline.files import csv_line
 from pipeline.params import read_threads
@@ -45,7 +45,7 @@ def segment(parsed: argparse.Namespace) -> None:
     from pipeline.stock.segment import load_segmenter
 
     segmenter = load_segmenter(wanted(parsed), prepare_torch(read_threads()))
-    class_names, folder = segmenter.class_names, parsed.here / parsed.output
+    class_names, folder = segmenter.class_names, make_folder(parsed.here, parsed.output)
 
     def look(path: str, name: str, picture: "Image.Image") -> str:
         mask = segmenter.segment(picture)

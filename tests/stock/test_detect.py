@@ -93,10 +93,9 @@ def test_published_weights_give_what_torchvision_gives_with_them(
 def test_older_names_of_tensors_are_understood(own, random_weights, cpu):
     model = "maskrcnn_resnet50_fpn"
     state = random_weights(build(model))
-    older = {
-        key.replace("rpn.head.conv.0.0.", "rpn.head.conv.").replace("_blocks.0.0.", "_blocks.0.").replace("mask_head.0.0.", "mask_head.mask_fcn1."): tensor
-        for key, tensor in state.items()
-    }  # fmt: skip
+    older = state
+    for today, once in (("conv.0.0.", "conv."), ("_blocks.0.0.", "_blocks.0."), ("mask_head.0.0.", "mask_head.mask_fcn1.")):
+        older = {key.replace(today, once): tensor for key, tensor in older.items()}
     assert len(older.keys() - state.keys()) == 8
     filled = load_detector(own(model, older), cpu).network.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in filled.items())

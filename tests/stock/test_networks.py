@@ -121,7 +121,8 @@ def publisher(monkeypatch, sleeps):  # noqa: F811
         content = file.getvalue()
     with serving() as server:
 
-        def publish(digits=hashlib.sha256(content).hexdigest()[:8]):
+        def publish(digits=None):
+            digits = digits or hashlib.sha256(content).hexdigest()[:8]
             server.answers[f"/fcn-{digits}.pth"] = [(200, {"Content-Length": str(len(content))}, content)]
             return f"{server.url}/fcn-{digits}.pth"
 
