@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 _ABOUT = """\
 Find the things in pictures with a pretrained network as it is: a PNG with boxes and names, and a JSON line a picture.
 
-A line has the keys path, drawn (the PNG), width, height (of the picture, upright), found: the things, the surest first, each
-with label, score and box, which is [x0, y0, x1, y1] in pixels from the upper left corner. Mask R-CNN draws masks, too."""
+A line has the keys path, drawn (the PNG, NAME_drawn.png), width, height (of the picture, upright) and found: the things, the
+surest first, each with label, score and box, which is [x0, y0, x1, y1] in pixels from the upper left corner. Mask R-CNN draws
+masks, too."""
 
 _EXAMPLES = """\
   pipeline detect street.jpg --fetch --threshold 0.7
@@ -47,8 +48,9 @@ def detect(parsed: argparse.Namespace) -> None:
 
     def look(path: str, name: str, picture: "Image.Image") -> str:
         things = detector.detect(picture, parsed.threshold)
-        write_picture(draw_things(picture, things), folder / f"{name}.png")
-        return _line(path, f"{name}.png", picture.size, things)
+        drawn = f"{name}_drawn.png"  # never the picture itself
+        write_picture(draw_things(picture, things), folder / drawn)
+        return _line(path, drawn, picture.size, things)
 
     see(parsed, "detect", "", look)
 

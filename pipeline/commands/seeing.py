@@ -12,6 +12,7 @@ from pipeline.params import read_threads
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pipeline.data.picks import Pick
     from pipeline.serving.answers import Broken
 
 
@@ -39,18 +40,12 @@ def see(parsed: argparse.Namespace, title: str, header: str, look: "Callable[[st
 
 def _read(parsed: argparse.Namespace, title: str) -> Iterator[tuple[str, "Image.Image | Broken"]]:
     """The path of each picture as it was named and the picture, or why there is none; the next ones are decoded meanwhile."""
-    from pipeline.data.images import BrokenPicture, decode
+    from pipeline.data.images import decode
     from pipeline.data.loading import read_ahead
-    from pipeline.data.picks import Pick, file_fault
-    from pipeline.serving.answers import Broken
+    from pipeline.serving.answers import read_pick
 
-    def read(pick: Pick) -> "tuple[str, Image.Image | Broken]":
-        if fault := pick.fault or file_fault(parsed.here / pick.path):
-            return pick.path, Broken(pick.path, fault)
-        try:
-            return pick.path, decode(parsed.here / pick.path)
-        except BrokenPicture as error:
-            return pick.path, Broken(pick.path, str(error))
+    def read(pick: "Pick") -> "tuple[str, Image.Image | Broken]":
+        return pick.path, read_pick(pick, parsed.here, decode)
 
     for batch in read_ahead(picks(parsed), read, 1, read_threads(), bar_title(title, None)):
         yield from batch

@@ -1,6 +1,6 @@
 """Answers of a stored model for many pictures, calmly: a broken one is told, and the rest goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from pipeline.data.images import BrokenPicture
-from pipeline.data.loading import Array, read_ahead
+from pipeline.data.loading import Array, Item, read_ahead
 from pipeline.data.picks import Pick, file_fault
 
 Outcome = Literal["answered", "abstained", "broken"]
@@ -75,12 +75,7 @@ def answer_all(
     """
 
     def read(pick: Pick) -> Array | Broken:
-        if fault := pick.fault or file_fault(here / pick.path):
-            return Broken(pick.path, fault)
-        try:
-            return model.read(here / pick.path)
-        except BrokenPicture as error:
-            return Broken(pick.path, str(error))
+        return read_pick(pick, here, model.read)
 
     paths = iter(pick.path for pick in picks)
     for batch in read_ahead(picks, read, batch_size, threads, title):
@@ -90,6 +85,16 @@ def answer_all(
             found if isinstance(found, Broken) else judge(path, next(probs), model.class_names, abstain_below)
             for found, path in zip(batch, paths, strict=False)
         ]
+
+
+def read_pick(pick: Pick, here: Path, read: Callable[[Path], Item]) -> Item | Broken:
+    """What `read` makes of a picture, or why it cannot be read. Relative paths start at `here`."""
+    if fault := pick.fault or file_fault(here / pick.path):
+        return Broken(pick.path, fault)
+    try:
+        return read(here / pick.path)
+    except BrokenPicture as error:
+        return Broken(pick.path, str(error))
 
 
 def judge(path: str, probs: Array, class_names: Sequence[str], abstain_below: float) -> Answer:

@@ -20,7 +20,7 @@ def lines(out):
 def test_each_picture_gives_a_line_and_a_drawn_picture(ask, below):
     code, out, err = ask("detect", "in/a.png", "in/c/a.png", *OWN, "--threshold", "0.4")
     assert (code, err) == (0, "")
-    for line, path, drawn in zip(lines(out), ("in/a.png", "in/c/a.png"), ("a.png", "a-2.png"), strict=True):
+    for line, path, drawn in zip(lines(out), ("in/a.png", "in/c/a.png"), ("a_drawn.png", "a-2_drawn.png"), strict=True):
         assert list(line) == ["path", "drawn", "width", "height", "found"]
         assert (line["path"], line["drawn"], line["width"], line["height"]) == (path, drawn, 60, 40)
         with Image.open(below / "detected" / drawn) as picture:
@@ -48,7 +48,14 @@ def test_a_higher_threshold_leaves_out_the_less_sure(ask):
 
 def test_nothing_found_is_an_empty_list_and_a_drawn_picture(ask, below):
     assert lines(ask("detect", "in/a.png", *OWN, "--threshold", "1")[1])[0]["found"] == []
-    assert (below / "detected" / "a.png").is_file()
+    assert (below / "detected" / "a_drawn.png").is_file()
+
+
+def test_a_picture_is_never_replaced_by_the_drawn_one(ask, below):
+    before = (below / "in" / "a.png").read_bytes()
+    ask("detect", "in/a.png", *OWN, "--output", "in")
+    assert (below / "in" / "a.png").read_bytes() == before
+    assert (below / "in" / "a_drawn.png").is_file()
 
 
 def test_broken_pictures_are_a_line_each_and_the_rest_goes_on(ask):
