@@ -1,21 +1,29 @@
 """`pipeline segment`: an overlay, a mask and a row a picture."""
 
 import csv
+import hashlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.models import get_model
 
+from pipeline.models import zoo
 from tests.commands.conftest import NAMES
+from tests.data.conftest import serving
+
+MODEL = "lraspp_mobilenet_v3_large"
 
 OWN = ("--weights", "own.safetensors", "--classes", "names.txt", "--image-size", "64")
 
 
 @pytest.fixture(autouse=True)
 def own(write_network):
-    write_network("lraspp_mobilenet_v3_large")
+    write_network(MODEL)
 
 
 def test_each_picture_gives_a_row_an_overlay_and_a_mask_of_its_size(ask, below):
@@ -71,6 +79,25 @@ def test_asking_twice_gives_the_same_bytes(ask, below):
         written.append({path.name: path.read_bytes() for path in (below / folder).iterdir()})
     assert written[0] == written[1]
     assert len(written[0]) == 6
+
+
+def test_published_weights_are_fetched_where_that_is_said_and_then_found(ask, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    published, network = zoo.torchvision_weights(MODEL), get_model(MODEL, weights=None, weights_backbone=None)
+    with io.BytesIO() as file, serving() as server:
+        torch.save(network.state_dict(), file)
+        name = f"/lraspp-{hashlib.sha256(file.getvalue()).hexdigest()[:8]}.pth"
+        server.answers[name] = [(200, {"Content-Length": str(len(file.getvalue()))}, file.getvalue())]
+        offered = SimpleNamespace(url=server.url + name, meta=published.meta, transforms=published.transforms)
+        monkeypatch.setattr(zoo, "torchvision_weights", lambda _: offered)
+        arguments = ("segment", "in/a.png", "--image-size", "64")
+        line = (
+            f"--model {MODEL}: its weights are not on this disk; --fetch fetches them from {offered.url}, or name a file with --weights\n"
+        )
+        assert ask(*arguments) == (1, "", line)
+        fetched = ask(*arguments, "--fetch")
+        assert (fetched[0], server.asked) == (0, [name])
+    assert ask(*arguments) == fetched
 
 
 @pytest.mark.parametrize(
