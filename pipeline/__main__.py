@@ -4,12 +4,33 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from pipeline.commands import audit, data, explain, find_lr, mend, models, predict, publish, results, retrain, seeds, summary, ui, verify
+from pipeline.commands import (
+    audit,
+    classify,
+    data,
+    detect,
+    explain,
+    find_lr,
+    mend,
+    models,
+    predict,
+    publish,
+    results,
+    retrain,
+    seeds,
+    segment,
+    summary,
+    ui,
+    verify,
+)
 from pipeline.errors import PipelineError
 from pipeline.files import project_root
 from pipeline.stage import fail
 
-_COMMANDS = (results, predict, explain, audit, models, summary, find_lr, seeds, retrain, data, publish, mend, ui, verify)
+_COMMANDS = (
+    results, predict, explain, audit, models, summary, find_lr, seeds, retrain, data, publish, mend, ui, verify,
+    classify, segment, detect,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
