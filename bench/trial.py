@@ -33,6 +33,7 @@ from pipeline.stages.embed import export_backbone
 _SIDES = (64, 96, 128)  # the least that the network takes, else its own
 _LABELS = torch.arange(8) % 2
 _STEPS_TAKEN = 3
+_TIMES = 4  # the pictures of which BatchNorm takes its statistics
 _RATES = (1e-4, 1e-3, 1e-5, 1e-6)  # of which one must lower the loss: random weights have features of any scale
 
 
@@ -121,12 +122,12 @@ def embed(bench: Bench) -> str:
 
 def train(bench: Bench) -> str:
     """A few steps of the whole network lower the loss."""
-    before = _loss(bench.classifier.eval(), bench).item()
+    before = _final_loss(bench.classifier, bench)
     for rate in _RATES:
         classifier = copy.deepcopy(bench.classifier)
         Regime().train_mode(classifier, classifier, 1)
         _take_steps(classifier, bench, rate)
-        if _loss(classifier.eval(), bench).item() < before:
+        if _final_loss(classifier, bench) < before:
             return "yes"
     return "the loss does not fall"
 
@@ -166,7 +167,7 @@ def _draw_weights(architecture: zoo.Architecture, path: Path) -> tuple[str, str 
     norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return "none", None
-    pixels = torch.from_numpy(draw_pictures(_LABELS, _least_side(body, architecture)))
+    pixels = torch.from_numpy(draw_pictures(_LABELS.repeat(_TIMES), _least_side(body, architecture)))
     for layer in norms:
         layer.train().momentum = None  # the mean of what it sees
     with torch.no_grad():
@@ -198,6 +199,11 @@ def _take_steps(classifier: Classifier, bench: Bench, rate: float) -> None:
 
 def _loss(classifier: Classifier, bench: Bench) -> Tensor:
     return nn.functional.cross_entropy(classifier(bench.inputs), bench.labels)
+
+
+@torch.no_grad()
+def _final_loss(classifier: Classifier, bench: Bench) -> float:
+    return _loss(classifier.eval(), bench).item()
 
 
 def _yes(is_so: bool, otherwise: str) -> str:

@@ -98,6 +98,32 @@ def test_another_network_is_told_from_the_file(small):
         check_parity(small.path, other, draw_pixels(2), 1)
 
 
+def test_where_torch_is_that_far_from_itself_a_difference_is_rounding(small, monkeypatch):
+    answers = iter([small.answer + 0.002, small.answer + 0.0015])
+    monkeypatch.setattr(export, "_answer", lambda *_: [next(answers)])
+    check_parity(small.path, small.backbone, small.pixels, 1)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_a_line(small, tmp_path):
+    graph = onnx.load(small.path)
+    graph.graph.node[0].input[0] = "nowhere"
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(PipelineError, match=r"^the exported network: ONNX Runtime refuses it: .*nowhere.*; take another$"):
+        check_parity(tmp_path / "model.onnx", small.backbone, small.pixels, 1)
+
+
+class Sorts(nn.Module):
+    """A network that looks at its numbers to know what to do."""
+
+    def forward(self, pixels):
+        return pixels.float().mean(dim=(1, 2)) if pixels.sum().item() > 7 else pixels.float().amax(dim=(1, 2))
+
+
+def test_a_network_that_torch_cannot_export_is_a_line():
+    with pytest.raises(PipelineError, match=r"^the network: torch cannot export it to ONNX: [^\n]+; take another$"):
+        export_onnx(Sorts(), 4, ["features"])
+
+
 def test_answers_that_are_no_numbers_are_no_parity(small):
     broken = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
     nn.init.constant_(broken.network[0].weight, torch.nan)
