@@ -66,9 +66,7 @@ def test_what_is_found_is_what_torchvisions_own_forward_pass_gives(model, own, r
 
 
 @pytest.mark.parametrize("model", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
-def test_published_weights_give_what_torchvision_gives_with_them(
-    model, random_weights, make_picture, published, cpu, monkeypatch, root
-):
+def test_published_weights_give_what_torchvision_gives_with_them(model, random_weights, make_picture, published, cpu, monkeypatch, root):
     state = random_weights(build(model))
     state["backbone.body.bn1.running_var"] *= 1e-5  # so that what BatchNorm adds to the variance is seen
     state["backbone.body.bn1.weight"] *= 1e-5**0.5
