@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from pipeline.commands import (
     audit,
+    classify,
     data,
+    detect,
     explain,
     find_lr,
     mend,
@@ -16,6 +18,7 @@ from pipeline.commands import (
     results,
     retrain,
     seeds,
+    segment,
     summary,
     tune,
     ui,
@@ -25,7 +28,10 @@ from pipeline.errors import PipelineError
 from pipeline.files import project_root
 from pipeline.stage import fail
 
-_COMMANDS = (results, predict, explain, audit, models, summary, find_lr, tune, seeds, retrain, data, publish, mend, ui, verify)
+_COMMANDS = (
+    results, predict, explain, audit, models, summary, find_lr, tune, seeds, retrain, data, publish, mend, ui, verify,
+    classify, segment, detect,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
