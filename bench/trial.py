@@ -7,14 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.evaluation.gradcam import grad_cam
 from pipeline.files import read_json, sha256_of_file
 from pipeline.models import zoo
 from pipeline.models.artifact import append_head, verify, write_facts
-from pipeline.models.classifier import Classifier, Regime, WithProbs, load_backbone, load_classifier, save_classifier
+from pipeline.models.classifier import (
+    Backbone,
+    Classifier,
+    Regime,
+    WithProbs,
+    load_backbone,
+    load_classifier,
+    save_classifier,
+    save_tensors,
+)
 from pipeline.models.export import check_parity
 from pipeline.models.maps import last_map, with_map
 from pipeline.models.published import package_of
@@ -23,7 +31,9 @@ from pipeline.stages import backbone as backbone_stage
 from pipeline.stages.embed import export_backbone
 
 _SIDES = (64, 96, 128)  # the least that the network takes, else its own
-_PICTURES, _STEPS_TAKEN = 8, 3
+_LABELS = torch.arange(8) % 2
+_STEPS_TAKEN = 3
+_TIMES = 4  # the pictures of which BatchNorm takes its statistics
 _RATES = (1e-4, 1e-3, 1e-5, 1e-6)  # of which one must lower the loss: random weights have features of any scale
 
 
@@ -73,9 +83,8 @@ def lay_out(name: str, folder: Path) -> Bench:
     backbone_stage.run(backbone_stage.Params(seed=0, name=name, weights=weights, digest=digest), folder / "backbone")
     body, num_features = load_backbone(folder / "backbone")
     side = _least_side(body, architecture)
-    labels = torch.arange(_PICTURES) % 2
     return Bench(
-        folder, read_json(folder / "backbone" / "backbone.json"), Classifier(body, num_features, 2), draw_pictures(labels, side), labels
+        folder, read_json(folder / "backbone" / "backbone.json"), Classifier(body, num_features, 2), draw_pictures(_LABELS, side), _LABELS
     )
 
 
@@ -113,12 +122,12 @@ def embed(bench: Bench) -> str:
 
 def train(bench: Bench) -> str:
     """A few steps of the whole network lower the loss."""
-    before = _loss(bench.classifier.eval(), bench).item()
+    before = _final_loss(bench.classifier, bench)
     for rate in _RATES:
         classifier = copy.deepcopy(bench.classifier)
         Regime().train_mode(classifier, classifier, 1)
         _take_steps(classifier, bench, rate)
-        if _loss(classifier.eval(), bench).item() < before:
+        if _final_loss(classifier, bench) < before:
             return "yes"
     return "the loss does not fall"
 
@@ -152,17 +161,19 @@ STEPS: dict[str, Callable[[Bench], str]] = {
 
 
 def _draw_weights(architecture: zoo.Architecture, path: Path) -> tuple[str, str | None]:
-    """Random weights: none, or with BatchNorm, which must know its inputs or deep networks overflow, a file and its sum."""
+    """Random weights: none, or with BatchNorm, which must know the pictures or deep networks overflow, a file and its sum."""
     network = zoo.build(architecture).eval()
+    body = Backbone(network, architecture.mean, architecture.std)
     norms = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return "none", None
+    pixels = torch.from_numpy(draw_pictures(_LABELS.repeat(_TIMES), _least_side(body, architecture)))
     for layer in norms:
         layer.train().momentum = None  # the mean of what it sees
     with torch.no_grad():
-        network(torch.randn(_PICTURES, 3, architecture.image_size, architecture.image_size))
+        body(pixels)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: tensor.contiguous() for key, tensor in network.state_dict().items()}, path)
+    save_tensors(network.state_dict(), path)
     return str(path.resolve()), sha256_of_file(path)
 
 
@@ -188,6 +199,11 @@ def _take_steps(classifier: Classifier, bench: Bench, rate: float) -> None:
 
 def _loss(classifier: Classifier, bench: Bench) -> Tensor:
     return nn.functional.cross_entropy(classifier(bench.inputs), bench.labels)
+
+
+@torch.no_grad()
+def _final_loss(classifier: Classifier, bench: Bench) -> float:
+    return _loss(classifier.eval(), bench).item()
 
 
 def _yes(is_so: bool, otherwise: str) -> str:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pipeline.commands import (
     advise,
     audit,
+    classify,
     data,
+    detect,
     explain,
     find_lr,
     mend,
@@ -17,7 +19,9 @@ from pipeline.commands import (
     results,
     retrain,
     seeds,
+    segment,
     summary,
+    tune,
     ui,
     verify,
 )
@@ -25,7 +29,10 @@ from pipeline.errors import PipelineError
 from pipeline.files import project_root
 from pipeline.stage import fail
 
-_COMMANDS = (results, predict, explain, audit, advise, models, summary, find_lr, seeds, retrain, data, publish, mend, ui, verify)
+_COMMANDS = (
+    results, predict, explain, audit, advise, models, summary, find_lr, tune, seeds, retrain, data, publish, mend, ui, verify,
+    classify, segment, detect,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline.errors import PipelineError
 
 SHARED = ("seed", "threads")
-SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "evaluate")
+SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
 
 
 class Section(BaseModel):
@@ -80,7 +80,7 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
         raise PipelineError(f"{path}: holds no keys")
     for key in params:
         if key not in SHARED + SECTIONS:
-            raise PipelineError(f"{path}: {key}: unknown key{_nearest(str(key), SHARED + SECTIONS)}")
+            raise PipelineError(f"{path}: {key}: unknown key{nearest(str(key), SHARED + SECTIONS)}")
     return params
 
 
@@ -137,7 +137,7 @@ def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: 
     keys = [str(part) for part in error["loc"]]
     where = keys[0] if keys[0] in SHARED else ".".join([section, *_path(keys)])
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{_nearest(keys[-1], tuple(_section_at(_path(keys)[:-1], section_class).model_fields))}"
+        return f"{where}: unknown key{nearest(keys[-1], tuple(_section_at(_path(keys)[:-1], section_class).model_fields))}"
     if error["type"] == "missing":
         return f"{where}: is missing"
     faults = [_fault(error)]
@@ -183,6 +183,7 @@ def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:
     return section_class
 
 
-def _nearest(key: str, known: tuple[str, ...]) -> str:
+def nearest(key: str, known: Sequence[str]) -> str:
+    """How a fault of an unknown key ends: the known one that is like it, or all of them."""
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"

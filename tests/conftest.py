@@ -1,9 +1,10 @@
-"""What tests of several rooms share: generated pictures, clones of this project, and no network but loopback."""
+"""What tests of several rooms share: generated pictures, clones of this project, a fresh database, and no network but loopback."""
 
 import socket
 
 import pytest
 
+from pipeline.tracking import connection
 from tests import checkout
 from tests.checkout import ROOT
 
@@ -45,3 +46,14 @@ def type_in():
 def clone():
     """Copy what git knows of this checkout, as it is now, into a fresh repository."""
     return checkout.clone
+
+
+@pytest.fixture(scope="session")
+def fresh_database(tmp_path_factory):
+    """A database made as the first process of a project makes it."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("DVC_ROOT", str(folder))
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        connection._create_database(folder / "mlflow.db")
+    return (folder / "mlflow.db").read_bytes()

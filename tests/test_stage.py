@@ -208,6 +208,15 @@ def end_by(number):
     return run
 
 
+@pytest.fixture
+def signals_as_in_a_terminal():
+    """What the tests were started under may ignore hang-ups."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("signals_as_in_a_terminal")
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_stage_in_order(number, code):
     assert exit_code_of(end_by(number)) == code

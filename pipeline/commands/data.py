@@ -2,18 +2,13 @@
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pipeline.commands.rewrite import PARAMS, set_params
 from pipeline.data.limits import Limits
 from pipeline.data.sources import find_source, measure_digest
 from pipeline.errors import PipelineError
-from pipeline.files import atomic_file
 from pipeline.params import read_params, read_section
-
-PARAMS = Path("params.yaml")
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -36,30 +31,14 @@ def refresh() -> tuple[str | None, str]:
     section = read_params(PARAMS).get("download")
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
         raise PipelineError(f"{PARAMS}: download.source: is missing")
-    before = section.get("digest")
+    if "digest" not in section:
+        raise PipelineError(f"{PARAMS}: download.digest: is missing; write `digest: null` below `download`")
+    before = section["digest"]
     source = find_source(section["source"])
     limits = read_section("download.limits", Limits, PARAMS)
     after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits)
     if source.known_digest not in (None, after):
         print(f"{source.title}: was known by the digest {source.known_digest}; look at the pictures before you train", file=sys.stderr)
     if before != after:
-        _rewrite(after)
+        set_params({"download.digest": after})
     return before, after
-
-
-def _rewrite(digest: str) -> None:
-    text = PARAMS.read_bytes().decode()
-    node = _child(_child(yaml.compose(text, Loader=yaml.SafeLoader), "download"), "digest")
-    before, after = text[: node.start_mark.index], text[node.end_mark.index :]
-    space = " " if before.endswith(":") else ""  # where `digest:` had nothing behind it
-    with atomic_file(PARAMS) as partial:
-        partial.write_bytes(f"{before}{space}{digest}{after}".encode())
-
-
-def _child(mapping: yaml.Node | None, key: str) -> yaml.Node:
-    """The value of a key as a node of the document, which knows where it stands."""
-    if isinstance(mapping, yaml.MappingNode):
-        for name, value in mapping.value:
-            if name.value == key:
-                return value  # type: ignore[no-any-return]
-    raise PipelineError(f"{PARAMS}: download.digest: is missing; write `digest: null` below `download`")

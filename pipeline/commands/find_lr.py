@@ -3,13 +3,14 @@
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.commands.outs import choose_entry, find_inputs
 from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.params import read_params, read_section
+from pipeline.params import read_section
 
-_MADE_BY = ("data/manifest.csv", "data/splits/train", "data/embeddings/embedding.json", "models/backbone/backbone.json", "models/baseline")
+if TYPE_CHECKING:
+    from pipeline.training.course import Inputs
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -28,17 +29,12 @@ def find_lr(parsed: argparse.Namespace) -> None:
     from pipeline.training.rate_finder import find_rates
 
     output = target(parsed.here, parsed.output)
-    names = list(read_params().get("models") or {})
-    name = str(parsed.model or next(iter(names), ""))
-    if name not in names:
-        raise PipelineError(f"find-lr {name}: is no entry of `models` in params.yaml; there: {', '.join(names) or 'none'}")
+    name = choose_entry("find-lr", parsed.model)
     if parsed.steps < 20:
         raise PipelineError(f"--steps: {parsed.steps} is not at least 20")
-    for path in _MADE_BY:
-        if not Path(path).exists():
-            raise PipelineError(f"{path}: is not there; run `dvc repro`")
+    inputs = find_inputs()
     with tempfile.TemporaryDirectory() as folder:
-        course, hardware = _prepare(name, Path(folder) / "activations.npy")
+        course, hardware = _prepare(name, inputs, Path(folder) / "activations.npy")
         curve = find_rates(course, hardware, parsed.steps)
     with writing(output):
         plot_rates(output, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate rises")
@@ -46,18 +42,16 @@ def find_lr(parsed: argparse.Namespace) -> None:
     print(output)
 
 
-def _prepare(name: str, activations: Path) -> tuple[Any, Any]:
-    """The course of an entry of `models` on the pictures that `dvc repro` laid out, and the hardware."""
+def _prepare(name: str, inputs: "Inputs", activations: Path) -> tuple[Any, Any]:
+    """The course of an entry of `models`, and the hardware."""
     from pipeline.data.manifest import class_names, read_manifest
     from pipeline.training.course import begin, choose_hardware, gather, prepare
     from pipeline.training.settings import Settings, settle
 
-    splits, manifest, backbone = Path("data/splits"), Path("data/manifest.csv"), Path("models/backbone")
-    training = read_manifest(manifest, "train")
+    training = read_manifest(inputs.manifest, "train")
     stated = settle(read_section(f"models.{name}", Settings), len(training))
     settings = stated.model_copy(update={"schedule": "constant", "accumulate": 1, "ema": 0.0})  # the finder sets the rate, step by step
     hardware = choose_hardware(settings)
-    embedding = read_json(Path("data/embeddings/embedding.json"))
-    material = gather(settings, splits / "train", splits / "val", manifest, embedding)
-    classifier = begin(settings, backbone, Path("models/baseline"), len(class_names(training)))
-    return prepare(classifier, material, settings, backbone, hardware, activations), hardware
+    material = gather(settings, inputs.train, inputs.val, inputs.manifest, inputs.embedding)
+    classifier = begin(settings, inputs.backbone, inputs.baseline, len(class_names(training)))
+    return prepare(classifier, material, settings, inputs.backbone, hardware, activations), hardware

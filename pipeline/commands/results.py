@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.columns import align
 from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import verdict
 from pipeline.files import read_json
@@ -25,9 +26,7 @@ def show(comparison_json: Path) -> str:
     pictures = comparison["test_pictures"]
     rows = [["model", *_COLUMNS.values()]]
     rows += [[name, *(_figure(facts, column) for column in _COLUMNS)] for name, facts in comparison["models"].items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
+    lines = [*align(rows), "", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
     for name, facts in comparison["differences"].items():
         lines.append(f"{verdict(name, facts, pictures)} McNemar p = {facts['mcnemar_p']:.2g}.")
         if facts["best_epoch"] == 0:

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pipeline.commands.columns import align
 from pipeline.commands.dvc import run_dvc
 from pipeline.commands.mend import mend
 from pipeline.errors import PipelineError
@@ -72,9 +73,10 @@ def _check(seeds: Sequence[int], settings: Sequence[str]) -> None:
 
 def _inputs(settings: Sequence[str]) -> str:
     """Seven digits that tell code, params and settings, but not the seed."""
-    stages, params = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"], read_params()
+    stages = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    params = {key: value for key, value in read_params().items() if key not in ("seed", "tune")}  # the latter no stage reads
     code = {name: code_digest(f"pipeline.stages.{name}") for name in stages}
-    return sha256_of_json([stages, code, {key: value for key, value in params.items() if key != "seed"}, sorted(settings)])[:7]
+    return sha256_of_json([stages, code, params, sorted(settings)])[:7]
 
 
 def _experiment(seed: int, name: str, settings: Sequence[str]) -> str:
@@ -127,11 +129,10 @@ def show(facts: dict[str, Any]) -> str:
             found = figures[figure]
             cells = [f"{found['mean']:.3f} ± {found['std']:.3f}", *(f"{value:.3f}" for value in found["values"])]
             rows.append([name, title, *cells, "" if found["one_run"] is None else f"± {found['one_run']:.3f}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     counts = sorted(set(facts["test_pictures"]))
     pictures = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
-    lines += [
+    lines = [
+        *align(rows),
         "",
         f"{pictures} test pictures; std between seeds; one run: half the {100 * facts['confidence']:g} % interval that a run states.",
     ]

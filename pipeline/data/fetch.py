@@ -3,9 +3,10 @@
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial as bound
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,14 +26,15 @@ _CURE = "check the address and the network, or name a local file"
 
 @dataclass(frozen=True)
 class Pin:
-    """What the sha256 of a file begins with, the fault where it does not ({found} and {digits} stand in it), and its cure."""
+    """What the checksum of a file begins with, the fault where it does not ({found} and {digits} stand in it), and its cure."""
 
     digits: str
     fault: str
     cure: str
+    algorithm: str = "sha256"  # or md5, where no other is published
 
     def refusal(self, found: str) -> Refused:
-        """What to say of a file with another sha256."""
+        """What to say of a file with another checksum."""
         return Refused(self.fault.format(found=found, digits=self.digits), self.cure)
 
 
@@ -45,7 +47,7 @@ def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = No
     faults = []
     for address in (url, *mirrors):
         with _alone(address):
-            if key is not None and (kept := store.stored(key)) and _fits(pin, kept.name):
+            if key is not None and (kept := store.stored(key)) and _fits(pin, bound(store.checksum, kept)):
                 return kept
             try:
                 path = _fetch_from(address, bounds, pin)
@@ -82,17 +84,19 @@ def _fetch_from(url: str, bounds: Bounds, pin: Pin | None) -> Path:
     deadline = time.monotonic() + bounds.hours * 3600
     with Session() as session, Partial(url) as partial:
         _persist(session, url, partial, bounds, deadline)
-        if partial.resumed and not _fits(pin, partial.sha256):
+        if partial.resumed and not _fits(pin, partial.checksum):
             partial.restart("")  # what lay there may have been wrong
             _persist(session, url, partial, bounds, deadline)
-        if pin and not _fits(pin, partial.sha256):
+        if pin and not _fits(pin, partial.checksum):
+            refusal = pin.refusal(partial.checksum(pin.algorithm))
             partial.discard()
-            raise pin.refusal(partial.sha256)
+            raise refusal
         return partial.keep()
 
 
-def _fits(pin: Pin | None, sha256: str) -> bool:
-    return pin is None or sha256.startswith(pin.digits)
+def _fits(pin: Pin | None, checksum: Callable[[str], str]) -> bool:
+    """Whether a file is what is pinned. `checksum`: its sum by an algorithm."""
+    return pin is None or checksum(pin.algorithm).startswith(pin.digits)
 
 
 def _persist(session: Session, url: str, partial: Partial, bounds: Bounds, deadline: float) -> None:

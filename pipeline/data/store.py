@@ -33,6 +33,11 @@ def keep(path: Path, sha256: str) -> Path:
     return target
 
 
+def checksum(path: Path, algorithm: str) -> str:
+    """The sum of a file of the store by an algorithm, in hex."""
+    return path.name if algorithm == "sha256" else _sum_of(path, algorithm)
+
+
 def alias(digest: str, path: Path) -> None:
     """Let `stored(digest)` find a file of the store that has another sha256."""
     with atomic_file(_store() / f"{digest}.alias") as partial:
@@ -82,6 +87,11 @@ class Partial:
         """The sum of the bytes so far."""
         return self._sum.hexdigest()
 
+    def checksum(self, algorithm: str) -> str:
+        """The same by another algorithm, for which what came is read again."""
+        self._file.flush()
+        return self.sha256 if algorithm == "sha256" else _sum_of(self._path, algorithm)
+
     def append(self, content: bytes) -> None:
         """Add what came. Raises OSError where the disk is full."""
         self._file.write(content)
@@ -115,6 +125,11 @@ def _read_validator(note: Path) -> str:
     except (FileNotFoundError, ValueError, TypeError, KeyError):  # what is no note of ours is none
         return ""
     return str(found) if is_validator(found) else ""
+
+
+def _sum_of(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _store() -> Path:

@@ -1,6 +1,6 @@
 """The contact sheet: small pictures in a grid, each with its name and what was said of it. The same PNG for the same pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,6 +8,7 @@ from typing import Literal
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.data.images import decode
+from pipeline.evaluation.lettering import fitting, font
 from pipeline.files import atomic_file
 
 _COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
@@ -34,17 +35,17 @@ def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
     rows = -(-len(cells) // columns)
     size = (_GAP + columns * (SIDE + _GAP), _TITLE + rows * (SIDE + _TEXT + _GAP))
     sheet = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(sheet), _font()
-    pen.text((_GAP, _GAP), _fitting(title, size[0] - 2 * _GAP, font), "black", font)
+    pen, letters = ImageDraw.Draw(sheet), font(_LETTERS)
+    pen.text((_GAP, _GAP), fitting(title, size[0] - 2 * _GAP, letters), "black", letters)
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         left, top = _GAP + column * (SIDE + _GAP), _TITLE + row * (SIDE + _TEXT + _GAP)
-        _draw_cell(sheet, pen, cell, left, top, font)
+        _draw_cell(sheet, pen, cell, left, top, letters)
     with atomic_file(path) as partial:
         sheet.save(partial, "PNG")
 
 
-def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, font: ImageFont.FreeTypeFont) -> None:
+def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, letters: ImageFont.FreeTypeFont) -> None:
     square = (left, top, left + SIDE - 1, top + SIDE - 1)
     colour = _COLOURS[cell.outcome]
     pen.rectangle(square, "#f2f2f2")
@@ -56,8 +57,8 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: i
         pen.line((square[0], square[3], square[2], square[1]), "#c8c8c8", 2)
     if cell.outcome != "answered":
         pen.rectangle(square, outline=colour, width=3)
-    pen.text((left, top + SIDE + 3), _fitting(cell.name, SIDE, font, keep_end=True), "#666666", font)
-    pen.text((left, top + SIDE + 20), _fitting(cell.words, SIDE, font), colour, font)
+    pen.text((left, top + SIDE + 3), fitting(cell.name, SIDE, letters, keep_end=True), "#666666", letters)
+    pen.text((left, top + SIDE + 20), fitting(cell.words, SIDE, letters), colour, letters)
 
 
 def thumbnail(path: Path) -> Image.Image:
@@ -65,23 +66,3 @@ def thumbnail(path: Path) -> Image.Image:
     image = decode(path, at_least=SIDE)
     tiny = max(image.size) < _TINY
     return ImageOps.contain(image, (SIDE, SIDE), Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
-
-
-def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont, keep_end: bool = False) -> str:
-    """The text, or as much of its beginning or end as fits into so many pixels."""
-    return next(each for each in _shorter(text, keep_end) if font.getlength(each) <= width)
-
-
-def _shorter(text: str, keep_end: bool) -> Iterator[str]:
-    yield text
-    text = text[-SIDE:] if keep_end else text[: 10 * SIDE]  # more would not fit
-    for length in range(len(text) - 1, 0, -1):
-        yield f"…{text[-length:]}" if keep_end else f"{text[:length]}…"
-    yield ""
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """The font that matplotlib carries: it has the letters of most alphabets, and is the same on every machine."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", _LETTERS)

@@ -114,7 +114,7 @@ def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, in
     backbone = headless(zoo.build(architecture), architecture)
     if with_weights:
         tensors = load_file(folder / "weights.safetensors")
-        backbone.network.load_state_dict({key: tensor for key, tensor in tensors.items() if key not in facts["head_tensors"]})
+        fill(backbone.network, {key: tensor for key, tensor in tensors.items() if key not in facts["head_tensors"]})
     return backbone.eval(), facts["num_features"]
 
 
@@ -128,10 +128,23 @@ def load_classifier(backbone: Path, model: Path, num_classes: int) -> Classifier
     """The classifier that a model folder stores, in eval mode."""
     body, num_features = load_backbone(backbone)
     classifier = Classifier(body, num_features, num_classes)
-    classifier.load_state_dict(load_file(model / "model.safetensors"))
+    fill(classifier, load_file(model / "model.safetensors"))
     return classifier.eval()
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load all tensors of a module, as of the versions that its layers have here: MNASNet refuses those of none."""
+    state = module.state_dict()
+    state.clear()  # the versions stay
+    state.update(tensors)
+    module.load_state_dict(state)
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
     """Write all tensors of a classifier."""
-    save_file({key: tensor.contiguous() for key, tensor in classifier.state_dict().items()}, path)
+    save_tensors(classifier.state_dict(), path)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, each by itself: what layers of a network share (as in CoaT) is there for each of them."""
+    save_file({key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}, path)

@@ -107,7 +107,7 @@ def _is_pooled_to(output: Tensor, axis: int, features: Tensor) -> bool:
     if output.dim() != 4:
         return False
     maps = channels_first(output, axis)
-    if maps.shape[1] != features.shape[1] or maps.shape[2] * maps.shape[3] == 1:
+    if maps.shape[:2] != features.shape or maps.shape[2] * maps.shape[3] == 1:
         return False
     scale = cast(float, features.abs().max().item())
     return bool((maps.mean(dim=(2, 3)) - features).abs().max().item() <= _TOLERANCE * max(scale, 1e-6))

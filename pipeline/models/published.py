@@ -1,7 +1,9 @@
 """Who publishes weights of which model, under which licence, and where they lie on this disk."""
 
 import re
+from pathlib import Path
 
+from pipeline.data.store import stored
 from pipeline.files import cache_dir, sha256_of
 from pipeline.models import zoo
 
@@ -33,6 +35,13 @@ def whereabouts(architecture: zoo.Architecture) -> str:
     store, digits = cache_dir("store"), digits_in_name(source[0])
     kept = (store / f"{store_key(source[0])}.alias").is_file() or (digits and any(store.glob(f"{digits}*")))
     return "in store" if kept else "-"
+
+
+def kept_file(url: str) -> Path | None:
+    """A publisher's file in the store, its sum checked, or None."""
+    digits = digits_in_name(url)
+    by_sum = sorted(path.name for path in cache_dir("store").glob(f"{digits}*")) if digits else []
+    return next((path for key in (store_key(url), *by_sum) if (path := stored(key))), None)
 
 
 def digits_in_name(url: str) -> str | None:

@@ -63,7 +63,7 @@ def load_weights(
         state = {key.removeprefix(_BODY): tensor for key, tensor in state.items() if key.startswith(_BODY)}
         tensors = {key: tensor for key, tensor in tensors.items() if key not in head_tensors}
     if architecture.library == "torchvision":
-        state = _with_todays_names(state)
+        state = with_todays_names(state)
     _fill(tensors, state, name, architecture.name)
     return Origin(name, sha256, licence)
 
@@ -94,9 +94,13 @@ def _packaged(architecture: zoo.Architecture) -> tuple[Path, str, str]:
             f"params.yaml: backbone.weights: no package carries weights of {architecture.name!r}, only of {', '.join(PACKAGED)}; "
             "say pretrained, none or a file"
         )
-    module = package.replace("-", "_")
-    folder = import_module(module).__path__[0]
-    return next(Path(folder, "models").glob("*.pth")), f"package {package}", "Apache-2.0"
+    return packaged_file(package), f"package {package}", "Apache-2.0"
+
+
+def packaged_file(package: str) -> Path:
+    """The file of weights that a package carries."""
+    folder = import_module(package.replace("-", "_")).__path__[0]
+    return next(Path(folder, "models").glob("*.pth"))
 
 
 def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path, str, str]:
@@ -104,10 +108,14 @@ def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path
     source = published_source(architecture)
     if source is None:
         raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
-    url, licence = source
+    return fetch_published(source[0], digest), *source
+
+
+def fetch_published(url: str, digest: str | None = None) -> Path:
+    """A publisher's file, from the store or the network, checked as above. Raises PipelineError."""
     named = digits_in_name(url)
     pin = _pin_of_params(digest) if digest else _pin_of_name(named) if named else None
-    return fetch(url, _BOUNDS, digest or store_key(url), pin), url, licence
+    return fetch(url, _BOUNDS, digest or store_key(url), pin)
 
 
 def _pin_of_params(digest: str) -> Pin:
@@ -147,7 +155,7 @@ def _at_root(weights: str) -> Path:
     return project_root() / Path(weights).expanduser()
 
 
-def _with_todays_names(state: State) -> State:
+def with_todays_names(state: State) -> State:
     """The tensors under the names that torchvision's networks have today; its published files have older ones."""
     for old, new in _RENAMED:
         state = {re.sub(old, new, key): tensor for key, tensor in state.items()}
@@ -157,6 +165,14 @@ def _with_todays_names(state: State) -> State:
 def _fill(wanted: State, state: State, name: str, architecture: str) -> None:
     import torch
 
+    check_fit(wanted, state, name, architecture)
+    with torch.no_grad():
+        for key, tensor in wanted.items():
+            tensor.copy_(state[key])
+
+
+def check_fit(wanted: State, state: State, name: str, architecture: str) -> None:
+    """Raise PipelineError where the tensors of a file are not those of an architecture, by names and shapes."""
     differing = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     differing += [key for key in state if key not in wanted]
     if differing:
@@ -164,9 +180,6 @@ def _fill(wanted: State, state: State, name: str, architecture: str) -> None:
         raise PipelineError(
             f"{name}: does not fit {architecture}: {len(differing)} of its tensors differ, first {shown}; name its own architecture"
         )
-    with torch.no_grad():
-        for key, tensor in wanted.items():
-            tensor.copy_(state[key])
 
 
 def _shape(state: State, key: str) -> str:

@@ -37,14 +37,21 @@ def find_architecture(name: str) -> Architecture:
 
     Raises PipelineError with the five nearest names.
     """
-    plain = name.removeprefix("timm/")
-    if name == plain and name in torchvision_names():
-        return _torchvision_architecture(name)
-    import timm
+    library = library_of(name)
+    if library is None:
+        raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(nearest_names(name))}")
+    return _torchvision_architecture(name) if library == "torchvision" else _timm_architecture(name)
 
-    if timm.is_model(plain):
-        return _timm_architecture(name)
-    raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(nearest_names(name))}")
+
+def library_of(name: str) -> str | None:
+    """Which library has a classification model of that name, torchvision before timm, or None."""
+    if name in torchvision_names():
+        return "torchvision"
+    try:
+        timm_published(name)
+    except RuntimeError:  # so timm says that it knows no such model, or none with that tag
+        return None
+    return "timm"
 
 
 def nearest_names(name: str) -> list[str]:
@@ -52,20 +59,20 @@ def nearest_names(name: str) -> list[str]:
     return difflib.get_close_matches(name, dict.fromkeys([*torchvision_names(), *timm_names()]), n=5, cutoff=0.0)
 
 
-def build(architecture: Architecture) -> "nn.Module":
-    """The network with ImageNet's head and random weights, from torch's current random state."""
+def build(architecture: Architecture, num_classes: int | None = None) -> "nn.Module":
+    """The network with the head of its published weights, or one of `num_classes`; random weights, from torch's current random state."""
     if architecture.library == "torchvision":
         import torchvision
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         if architecture.name in ("googlenet", "inception_v3"):
-            options = {"init_weights": True, "transform_input": True}
+            options |= {"init_weights": True, "transform_input": True}
         elif architecture.name.startswith("vit"):
-            options = {"image_size": architecture.image_size}  # its published weights may be for more than 224 pixels
+            options |= {"image_size": architecture.image_size}  # its published weights may be for more than 224 pixels
         return cast("nn.Module", torchvision.models.get_model(architecture.name, weights=None, **options))
     import timm
 
-    return timm.create_model(architecture.name.removeprefix("timm/"), pretrained=False)
+    return timm.create_model(architecture.name.removeprefix("timm/"), pretrained=False, num_classes=num_classes)
 
 
 def take_head_away(network: "nn.Module", architecture: Architecture) -> None:

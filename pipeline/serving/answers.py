@@ -1,18 +1,15 @@
 """Answers of a stored model for many pictures, calmly: a broken one is told, and the rest goes on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
-from pipeline.data.images import BrokenPicture, read_square
-from pipeline.data.loading import read_ahead
+from pipeline.data.images import BrokenPicture
+from pipeline.data.loading import Array, Item, read_ahead
 from pipeline.data.picks import Pick, file_fault
-from pipeline.serving.predictor import Array, Predictor
-
-_BATCH = 32
 
 Outcome = Literal["answered", "abstained", "broken"]
 
@@ -55,8 +52,22 @@ class Broken:
         return f"broken: {self.fault}"
 
 
+class Answerer(Protocol):
+    """What gives probabilities for pictures, in two steps, of which the first may run in several threads."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes in the order of the probabilities."""
+
+    def read(self, source: Path) -> Array:
+        """A picture as it is prepared for the network. Raises BrokenPicture."""
+
+    def predict_pixels(self, pixels: Array) -> Array:
+        """Probabilities, float32 (pictures, classes), of prepared pictures in one array."""
+
+
 def answer_all(
-    predictor: Predictor, picks: Sequence[Pick], here: Path, abstain_below: float, threads: int, title: str | None
+    model: Answerer, picks: Sequence[Pick], here: Path, abstain_below: float, batch_size: int, threads: int, title: str | None
 ) -> Iterator[list[Answer | Broken]]:
     """An answer for each pick, in batches, in their order. Relative paths start at `here`; without a title no progress is shown.
 
@@ -64,21 +75,26 @@ def answer_all(
     """
 
     def read(pick: Pick) -> Array | Broken:
-        if fault := pick.fault or file_fault(here / pick.path):
-            return Broken(pick.path, fault)
-        try:
-            return read_square(here / pick.path, predictor.preprocessing)
-        except BrokenPicture as error:
-            return Broken(pick.path, str(error))
+        return read_pick(pick, here, model.read)
 
     paths = iter(pick.path for pick in picks)
-    for batch in read_ahead(picks, read, _BATCH, threads, title):
-        squares = [found for found in batch if not isinstance(found, Broken)]
-        probs = iter(predictor.predict_pixels(np.stack(squares)) if squares else ())
+    for batch in read_ahead(picks, read, batch_size, threads, title):
+        pixels = [found for found in batch if not isinstance(found, Broken)]
+        probs = iter(model.predict_pixels(np.stack(pixels)) if pixels else ())
         yield [
-            found if isinstance(found, Broken) else judge(path, next(probs), predictor.class_names, abstain_below)
+            found if isinstance(found, Broken) else judge(path, next(probs), model.class_names, abstain_below)
             for found, path in zip(batch, paths, strict=False)
         ]
+
+
+def read_pick(pick: Pick, here: Path, read: Callable[[Path], Item]) -> Item | Broken:
+    """What `read` makes of a picture, or why it cannot be read. Relative paths start at `here`."""
+    if fault := pick.fault or file_fault(here / pick.path):
+        return Broken(pick.path, fault)
+    try:
+        return read(here / pick.path)
+    except BrokenPicture as error:
+        return Broken(pick.path, str(error))
 
 
 def judge(path: str, probs: Array, class_names: Sequence[str], abstain_below: float) -> Answer:

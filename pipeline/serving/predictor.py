@@ -37,9 +37,13 @@ class Predictor:
         """How a picture is prepared."""
         return Preprocessing(**self.facts["preprocessing"])
 
+    def read(self, source: bytes | Path) -> Array:
+        """A picture as it is prepared: uint8 (S, S, 3). Raises BrokenPicture."""
+        return read_square(source, self.preprocessing)
+
     def predict(self, sources: Sequence[bytes | Path]) -> Array:
         """Probabilities of pictures, given as bytes or paths: float32, (pictures, classes). Raises BrokenPicture."""
-        return self.predict_pixels(np.stack([read_square(source, self.preprocessing) for source in sources]))
+        return self.predict_pixels(np.stack([self.read(source) for source in sources]))
 
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities of prepared pixels, uint8 (pictures, S, S, 3): float32, (pictures, classes)."""

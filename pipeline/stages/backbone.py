@@ -24,9 +24,8 @@ def run(params: Params, backbone: Path) -> None:
     architecture = zoo.find_architecture(params.name)
 
     import torch
-    from safetensors.torch import save_file
 
-    from pipeline.models.classifier import headless
+    from pipeline.models.classifier import fill, headless, save_tensors
     from pipeline.models.maps import find_feature_map
 
     torch.manual_seed(params.seed)
@@ -37,7 +36,7 @@ def run(params: Params, backbone: Path) -> None:
     kept = network.state_dict()
     head_tensors = [key for key in tensors if key not in kept]
     origin = weights.load_weights(tensors, architecture, params.weights, params.digest, head_tensors)
-    network.load_state_dict({key: tensors[key] for key in kept})
+    fill(network, {key: tensors[key] for key in kept})
     facts = {
         "architecture": asdict(architecture),
         "head": zoo.name_heads(head_tensors),
@@ -48,7 +47,7 @@ def run(params: Params, backbone: Path) -> None:
         "weights": asdict(origin),
     }
     with atomic_dir(backbone) as partial:
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, partial / "weights.safetensors")
+        save_tensors(tensors, partial / "weights.safetensors")
         write_json(partial / "backbone.json", facts)
 
 

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import stage
-from pipeline.data.images import Preprocessing
 from pipeline.data.loading import Array
-from pipeline.data.manifest import class_names, read_manifest
 from pipeline.files import atomic_dir, read_json
-from pipeline.models.artifact import describe, identity, write_facts
+from pipeline.models.artifact import write_facts
 from pipeline.tracking.runs import Row, live_run
-from pipeline.training.settings import Settings, settle
+from pipeline.training.settings import Settings
 
 if TYPE_CHECKING:
     from pipeline.models.classifier import Classifier
@@ -28,29 +26,13 @@ class Params(Settings):
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path, model: Path) -> None:
     """Read the pictures, train, and write the model folder. A run that was killed goes on after its last whole epoch."""
-    from pipeline.training.checkpoint import find_checkpoint
-    from pipeline.training.course import begin, choose_hardware, gather, prepare
-    from pipeline.training.finetune import finetune
+    from pipeline.training.course import Inputs, set_up
 
-    training = read_manifest(manifest, "train")
-    names = class_names(training)
-    settings = settle(params, len(training))
-    embedding = read_json(embeddings / "embedding.json")
-    hardware = choose_hardware(settings)
-    facts = describe(
-        model.name, names, Preprocessing(**embedding["preprocessing"]), settings, "pipeline.stages.train",
-        {"data": manifest, "architecture": backbone / "backbone.json", "embedding": embeddings / "embedding.json",
-         "baseline": baseline / "model.safetensors"},
-        {"device": hardware.device.type, "precision": hardware.precision, "threads": params.threads},
-    )  # fmt: skip
-    material = gather(settings, train, val, manifest, embedding)
-    classifier = begin(settings, backbone, baseline, len(names))
-    checkpoint = find_checkpoint(model.name, identity(facts))
-    course = prepare(classifier, material, settings, backbone, hardware, checkpoint.activations)
-    with live_run(facts) as log:
-        history = finetune(course.model, course.train, course.val, course.recipe, hardware, log, checkpoint)
-    store(classifier.cpu(), material, facts, history, backbone, model)
-    checkpoint.remove()
+    training = set_up(model.name, params, Inputs(train, val, manifest, backbone, embeddings, baseline), "pipeline.stages.train")
+    with live_run(training.facts) as log:
+        history = training.run(log)
+    store(training.classifier.cpu(), training.material, training.facts, history, backbone, model)
+    training.checkpoint.remove()
 
 
 def store(

@@ -34,8 +34,8 @@ def is_served() -> bool:
     return not tracking_uri().startswith("sqlite:")
 
 
-def connect() -> tuple["MlflowClient", str]:
-    """A client and the id of our experiment, both made where they are not there yet."""
+def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
+    """A client and the id of our experiment, or of another of that name, both made where they are not there yet."""
     # MLflow's own patience is minutes: nobody must wait that long for a server that is away.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -55,13 +55,13 @@ def connect() -> tuple["MlflowClient", str]:
     if uri == f"sqlite:///{project_root().resolve() / 'mlflow.db'}":
         _create_database(project_root() / "mlflow.db")
     client = MlflowClient(tracking_uri=uri)
-    if experiment := client.get_experiment_by_name(EXPERIMENT):
+    if experiment := client.get_experiment_by_name(name):
         return client, experiment.experiment_id
     artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
     try:
-        return client, client.create_experiment(EXPERIMENT, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
+        return client, client.create_experiment(name, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
     except MlflowException:
-        if experiment := client.get_experiment_by_name(EXPERIMENT):  # another process was faster
+        if experiment := client.get_experiment_by_name(name):  # another process was faster
             return client, experiment.experiment_id
         raise
 

@@ -14,13 +14,13 @@ class OwnedByAnother(OSError):  # noqa: N818 - it says what the run is
 
 
 @contextmanager
-def own(key: str) -> Iterator[None]:
-    """Own the run of that key on this server. To be begun under `one_at_a_time()`. Raises OwnedByAnother.
+def own(key: str, kind: str = "runs") -> Iterator[None]:
+    """Own the run of that key on this server; runs of each `kind` are apart. To be begun under `one_at_a_time()`. Raises OwnedByAnother.
 
     The lock's file stays where the block fails: the run is still to be closed.
     """
     # Named by the key, which is known before the run: a process that is killed while it makes the run leaves its name too.
-    path = cache_dir("locks") / "runs" / _server() / f"{key}.lock"
+    path = cache_dir("locks") / kind / _server() / f"{key}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -34,10 +34,10 @@ def own(key: str) -> Iterator[None]:
         lock.release()
 
 
-def abandoned() -> Iterator[str]:
-    """The keys of runs whose process is gone, each owned while it is looked at. To be asked under `one_at_a_time()`."""
-    for path in sorted((cache_dir("locks") / "runs" / _server()).glob("*.lock")):
-        with suppress(OwnedByAnother), own(path.stem):
+def abandoned(kind: str = "runs") -> Iterator[str]:
+    """The keys of runs of a kind whose process is gone, each owned while it is looked at. To be asked under `one_at_a_time()`."""
+    for path in sorted((cache_dir("locks") / kind / _server()).glob("*.lock")):
+        with suppress(OwnedByAnother), own(path.stem, kind):
             yield path.stem
 
 

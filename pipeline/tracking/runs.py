@@ -33,20 +33,21 @@ def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run
     return sorted(runs, key=lambda run: (run.info.status != "FINISHED", -len(run.data.metrics)))
 
 
-def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any]) -> "Run":
-    """A new run for a model: named like it, with its key, and with the code that it was made by."""
+def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], parent: str | None = None) -> "Run":
+    """A new run for a model: named like it, with its key and the code that it was made by; below the run `parent`, if that is an id."""
     from mlflow.entities import Param
 
     tags = {KEY: identity(facts), **{f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}, **_git_tags()}
+    tags |= {"mlflow.parentRunId": parent} if parent else {}
     run = client.create_run(experiment_id, tags=tags, run_name=facts["model"])
     params = params_of({**flatten(facts["params"]), **facts["hardware"]})
     client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
     return run
 
 
-def close_abandoned(client: "MlflowClient", experiment_id: str) -> None:
-    """End each run that a process of this project, which is gone, left RUNNING. To be called under `one_at_a_time()`."""
-    for key in abandoned():
+def close_abandoned(client: "MlflowClient", experiment_id: str, kind: str = "runs") -> None:
+    """End each run of a kind that a process of this project, which is gone, left RUNNING. To be called under `one_at_a_time()`."""
+    for key in abandoned(kind):
         for run in find_runs(client, experiment_id, key):
             if run.info.status == "RUNNING":
                 client.set_terminated(run.info.run_id, "KILLED")

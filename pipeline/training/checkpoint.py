@@ -27,12 +27,16 @@ History = list[dict[str, float]]
 def find_checkpoint(model: str, identity: str) -> "Checkpoint":
     """The checkpoint of a model whose inputs, params and code have the sum `identity`, whether it is there or not.
 
-    Its key covers what else the trained bytes depend on: the versions of packages, the processor, the GPUs.
+    Its key covers what else the trained bytes depend on.
     """
+    return Checkpoint(cache_dir("checkpoints") / model / f"{key_here(identity)}.pt")
+
+
+def key_here(identity: str) -> str:
+    """A sum of `identity` and of what else trained bytes depend on: the versions of packages, the processor, the GPUs."""
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     hardware = [platform.machine(), torch.backends.cpu.get_cpu_capability(), *gpus]
-    key = sha256_of_json([identity, [version(name) for name in _PACKAGES], hardware])
-    return Checkpoint(cache_dir("checkpoints") / model / f"{key}.pt")
+    return sha256_of_json([identity, [version(name) for name in _PACKAGES], hardware])
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A training run before its first step: the material, the classifier as it begins, and what moves it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,36 @@ from torch import nn
 from pipeline.data.images import Preprocessing
 from pipeline.data.loading import square_batches
 from pipeline.data.manifest import class_names, read_manifest
+from pipeline.files import read_json
+from pipeline.models.artifact import describe, identity
 from pipeline.models.classifier import Classifier, load_backbone, load_classifier
 from pipeline.models.halves import split_at
 from pipeline.models.regimes import make_plan
 from pipeline.models.side_heads import add_side_heads
 from pipeline.training import runtime
 from pipeline.training.batches import Kitchen, Material
-from pipeline.training.finetune import Batches, Hardware
-from pipeline.training.recipe import Recipe
-from pipeline.training.settings import Settings
+from pipeline.training.checkpoint import Checkpoint, find_checkpoint
+from pipeline.training.finetune import Batches, Hardware, finetune
+from pipeline.training.recipe import Recipe, Row
+from pipeline.training.settings import Settings, settle
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where lies what a training run reads: the outs of the stages before it."""
+
+    train: Path
+    val: Path
+    manifest: Path
+    backbone: Path
+    embeddings: Path
+    baseline: Path
+
+    @property
+    def embedding(self) -> dict[str, Any]:
+        """What embedding.json says."""
+        found: dict[str, Any] = read_json(self.embeddings / "embedding.json")
+        return found
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,49 @@ class Course:
     train: Batches
     val: Batches
     recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training run that may begin, or go on after the last epoch of its checkpoint. `facts`: what it is made from."""
+
+    facts: dict[str, Any]
+    material: Material
+    classifier: Classifier
+    course: Course
+    hardware: Hardware
+    checkpoint: Checkpoint
+
+    def run(self, log: Callable[[Row], None]) -> list[Row]:
+        """Train the classifier to the epoch that is best on val, and return a row an epoch. Raises PipelineError."""
+        course = self.course
+        return finetune(course.model, course.train, course.val, course.recipe, self.hardware, log, self.checkpoint)
+
+
+def set_up(name: str, stated: Settings, inputs: Inputs, code: str) -> Training:
+    """Seed everything and get ready to train by settings that may hold `auto`. Raises PipelineError.
+
+    `name`: of the model; `code`: the module that trains it.
+    """
+    training = read_manifest(inputs.manifest, "train")
+    settings = settle(stated, len(training))
+    hardware = choose_hardware(settings)
+    facts = tell_facts(name, settings, inputs, hardware, code)
+    material = gather(settings, inputs.train, inputs.val, inputs.manifest, inputs.embedding)
+    classifier = begin(settings, inputs.backbone, inputs.baseline, len(class_names(training)))
+    checkpoint = find_checkpoint(name, identity(facts))
+    course = prepare(classifier, material, settings, inputs.backbone, hardware, checkpoint.activations)
+    return Training(facts, material, classifier, course, hardware, checkpoint)
+
+
+def tell_facts(name: str, settings: Settings, inputs: Inputs, hardware: Hardware, code: str) -> dict[str, Any]:
+    """What a training run is made from, as `describe` tells it."""
+    return describe(
+        name, class_names(read_manifest(inputs.manifest, "train")), Preprocessing(**inputs.embedding["preprocessing"]), settings, code,
+        {"data": inputs.manifest, "architecture": inputs.backbone / "backbone.json", "embedding": inputs.embeddings / "embedding.json",
+         "baseline": inputs.baseline / "model.safetensors"},
+        {"device": hardware.device.type, "precision": hardware.precision, "threads": settings.threads},
+    )  # fmt: skip
 
 
 def choose_hardware(settings: Settings) -> Hardware:

@@ -11,9 +11,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline.errors import PipelineError
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.recipe import Recipe, Row
+from pipeline.training.recipe import DivergedError, Recipe, Row
 
 # Pixels uint8 (N, S, S, 3), or what the model takes in their place, and the numbers of their classes int64 (N,).
 Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
@@ -43,7 +42,7 @@ def finetune(
     """Train `model` and leave it with the weights of its best epoch, the start included; return a row an epoch.
 
     It lies on the hardware. Row 0 is the start, of which there is no train figure. Goes on after the last epoch of
-    `checkpoint`; its rows are logged again. Raises PipelineError where a loss is not a number.
+    `checkpoint`; its rows are logged again. Raises DivergedError where a loss is not a number.
     """
     history = checkpoint.restore(model, recipe, train)
     for row in history:
@@ -102,8 +101,8 @@ class Tally:
         self.count += len(labels)
 
     def row(self, name: str, title: str) -> Row:
-        """The means. Raises PipelineError where the loss is not a number."""
+        """The means. Raises DivergedError where the loss is not a number."""
         loss = self.loss / self.count
         if not math.isfinite(loss):
-            raise PipelineError(f"{title}: the {name} loss is {loss}; lower the learning rate, or say precision: fp32")
+            raise DivergedError(f"{title}: the {name} loss is {loss}; lower the learning rate, or say precision: fp32")
         return {f"{name}_loss": loss, f"{name}_accuracy": self.right / self.count}

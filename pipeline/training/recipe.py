@@ -1,5 +1,6 @@
 """What a training run is made of besides its loop: what is trained, how fast, on which loss, and when it is over."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ _SIDE_SHARE = 0.3  # of a side head's loss (Szegedy et al., 2015)
 Row = dict[str, float]
 
 
+class DivergedError(PipelineError):
+    """A loss is no finite number: these settings lead nowhere, while others may."""
+
+
 @dataclass
 class BestEpoch:
     """Keeps the weights of the epoch that `monitor` ranks first, and tells when no better one is to be hoped for."""
@@ -38,7 +43,7 @@ class BestEpoch:
         self.waited += 1
         if value < self.value:
             self.value, self.waited = value, 0
-            self.state = {key: tensor.detach().clone() for key, tensor in model.state_dict().items()}
+            self.state = copy.deepcopy(model.state_dict())
 
     @property
     def is_over(self) -> bool:
@@ -77,9 +82,9 @@ class Recipe:
         return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
 
     def step(self, loss: Tensor, number: int, title: str) -> None:
-        """Learn from the loss of batch `number` of an epoch, counted from 1. Raises PipelineError where it is no finite number."""
+        """Learn from the loss of batch `number` of an epoch, counted from 1. Raises DivergedError where it is no finite number."""
         if not math.isfinite(float(loss.detach())):
-            raise PipelineError(
+            raise DivergedError(
                 f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
             )
         (loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]

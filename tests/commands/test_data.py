@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from pipeline.commands.data import describe, refresh
-from pipeline.data.sources import NAMED
+from pipeline.data.named.catalogue import NAMED
 from pipeline.errors import PipelineError
 from pipeline.params import parse_yaml
 

@@ -60,7 +60,24 @@ def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["results", "predict", "explain", "models", "summary", "seeds", "retrain", "data", "publish", "ui", "verify"]
+    "command",
+    [
+        "results",
+        "predict",
+        "explain",
+        "models",
+        "summary",
+        "tune",
+        "seeds",
+        "retrain",
+        "data",
+        "publish",
+        "ui",
+        "verify",
+        "classify",
+        "segment",
+        "detect",
+    ],
 )
 def test_every_command_stands_in_the_help(command, capsys):
     with pytest.raises(SystemExit) as end:

@@ -82,9 +82,10 @@ def test_a_seed_whose_experiment_is_there_is_not_run_again(dvc):
     assert again["models"]["baseline"]["top1_accuracy"]["values"] == FIRST
 
 
-def test_another_seed_in_params_yaml_makes_no_experiment_old(dvc):
+@pytest.mark.parametrize("changed", [{"seed": 5}, {"tune": {"trials": 3}}])
+def test_what_decides_nothing_of_a_run_makes_no_experiment_old(dvc, changed):
     run_seeds([0, 1], [])
-    write_params(seed=5)
+    write_params(**changed)
     run_seeds([0, 1], [])
     assert len(dvc.told) == 2
 

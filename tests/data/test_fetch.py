@@ -22,6 +22,7 @@ ABD = "a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9"  # sha2
 CURE = "; check the address and the network, or name a local file"
 HOUR = Bounds(gigabytes=1, hours=1)
 PINNED = Pin(ABC, "is {found}, not {digits}", "look again")
+MD5 = Pin("900150983cd24fb0d6963f7d28e17f72", "is {found}, not {digits}", "look again", "md5")  # that of "abc"
 NAMED = "0" * 64
 
 
@@ -126,6 +127,31 @@ def test_a_key_that_is_the_sum_needs_no_alias(root, server):
 def test_a_file_as_pinned_is_stored(root, server, digits):
     server.answers["/a"] = [offer(b"abc")]
     assert fetch(f"{server.url}/a", HOUR, pin=Pin(digits, "", "")).name == ABC
+
+
+def test_a_file_with_the_published_md5_is_stored_under_its_sha256(root, server):
+    server.answers["/a"] = [offer(b"abc")]
+    assert fetch(f"{server.url}/a", HOUR, pin=MD5).name == ABC
+
+
+def test_a_file_of_another_md5_is_refused_and_not_kept(root, server):
+    server.answers["/a"] = [offer(b"abd")]
+    assert message_of(f"{server.url}/a", pin=MD5) == f"{server.url}/a: is 4911e516e5aa21d327512e0c8b197616, not {MD5.digits}; look again"
+    assert stored_names(root) == []
+
+
+def test_what_was_resumed_is_checked_by_its_md5_as_a_whole(root, server):
+    plant(f"{server.url}/a", b"ab")
+    server.answers["/a"] = [offer(b"abc")]
+    assert fetch(f"{server.url}/a", HOUR, pin=MD5).name == ABC
+    assert server.headers[-1]["Range"] == "bytes=2-"
+
+
+def test_an_alias_to_a_file_of_another_md5_is_not_followed(root, server):
+    server.answers["/a"] = [offer(b"abd"), offer(b"abc")]
+    fetch(f"{server.url}/a", HOUR, MD5.digits)
+    assert [fetch(f"{server.url}/a", HOUR, MD5.digits, MD5).name for _ in range(2)] == [ABC, ABC]
+    assert len(server.asked) == 2
 
 
 def test_a_file_of_another_sum_is_refused_with_the_cure_of_its_pin(root, server):

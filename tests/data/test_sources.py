@@ -4,22 +4,21 @@ import hashlib
 import io
 import zipfile
 
-import numpy as np
 import pytest
-from PIL import Image
-from sklearn.datasets import load_digits
 
 from pipeline.data import sources, store
 from pipeline.data.archive import digest_of, open_archive
 from pipeline.data.limits import Limits
-from pipeline.data.sources import NAMED, NamedSource, expect_digest, find_source, measure_digest, open_source
+from pipeline.data.named.catalogue import NAMED, NamedSource
+from pipeline.data.named.published import PublishedFile
+from pipeline.data.sources import expect_digest, find_source, measure_digest, open_source
 from pipeline.errors import PipelineError
 from tests.conftest import HYMENOPTERA
 from tests.data.conftest import drip, offer
 
 ONE, TWO = "1" * 64, "2" * 64
 LIMITS = Limits(fetch_gigabytes=0.001, fetch_hours=1, files=10_000, gigabytes=1, ratio=1000)
-KNOWN = "digits, hymenoptera, pizza_steak_sushi"
+KNOWN = "digits, hymenoptera, pizza_steak_sushi, mnist, fashion_mnist, cifar10, cifar100, flowers102, oxford_iiit_pet, food101, eurosat"
 
 
 def zipped(**contents):
@@ -48,11 +47,11 @@ def contents_of(source, digest=None, mirrors=()):
 @pytest.fixture
 def named(server, monkeypatch):
     """A data set with a name, published on the server."""
-    monkeypatch.setitem(NAMED, "cats", NamedSource(f"{server.url}/cats.zip", "free"))
+    monkeypatch.setitem(NAMED, "cats", NamedSource("free", (PublishedFile(f"{server.url}/cats.zip"),)))
     return find_source("cats")
 
 
-@pytest.mark.parametrize("name", ["digits", "hymenoptera", "pizza_steak_sushi"])
+@pytest.mark.parametrize("name", KNOWN.split(", "))
 def test_a_named_source_is_pinned_by_its_content(root, name):
     source = find_source(name)
     assert (source.title, source.licence, source.path, source.pinned_by_content) == (name, NAMED[name].licence, None, True)
@@ -110,6 +109,8 @@ def test_an_archive_is_named_without_its_folder(root):
         ("ftp://host/pics.zip", f"give a path, a URL, or one of {KNOWN}"),
         ("ftp://user:word@host/pics.zip", f"give a path, a URL, or one of {KNOWN}"),
         ("digit", "did you mean 'digits'?"),
+        ("cifar-10", "did you mean 'cifar10'?"),
+        ("FashionMNIST", "did you mean 'fashion_mnist'?"),
         ("hymenopterans", "did you mean 'hymenoptera'?"),
     ],
 )
@@ -129,14 +130,6 @@ def test_an_address_that_cannot_be_one_is_a_fault_of_the_user(root):
     assert message_of(find_source, "http://user:word@[host/a.zip") == (
         f"params.yaml: download.source: 'http://[host/a.zip' is no address; give a path, a URL, or one of {KNOWN}"
     )
-
-
-def test_the_digits_are_those_of_scikit_learn(root):
-    contents, digits = contents_of(find_source("digits")), load_digits()
-    assert len(contents) == 1797
-    for number in (0, 1, 1796):
-        with Image.open(io.BytesIO(contents[f"{digits.target[number]}/{number:04d}.png"])) as image:
-            assert np.array_equal(np.asarray(image), np.rint(digits.images[number] * 255 / 16))
 
 
 def test_a_folder_is_its_files(root):

@@ -103,6 +103,15 @@ def test_the_sum_of_what_a_process_found_goes_on(root):
         assert partial.sha256 == ABC
 
 
+def test_the_sum_by_another_algorithm_is_that_of_all_bytes_so_far(root):
+    bring(b"ab")
+    with Partial(URL) as partial:
+        partial.append(b"c")
+        assert partial.checksum("md5") == "900150983cd24fb0d6963f7d28e17f72"
+        partial.append(b"d")
+        assert (partial.checksum("sha256"), partial.size) == (partial.sha256, 4)
+
+
 def test_what_is_whole_is_kept_and_nothing_else_left(root):
     with Partial(URL) as partial:
         partial.restart('"1"')

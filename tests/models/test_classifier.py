@@ -12,10 +12,12 @@ from pipeline.models.classifier import (
     Classifier,
     Regime,
     WithProbs,
+    fill,
     headless,
     load_backbone,
     load_classifier,
     save_classifier,
+    save_tensors,
 )
 from pipeline.stages import backbone as backbone_stage
 
@@ -219,6 +221,31 @@ def test_a_saved_classifier_comes_back_as_it_was(folder, tmp_path):
     with torch.inference_mode():
         torch.testing.assert_close(loaded(pixels), classifier(pixels), rtol=1e-5, atol=1e-6)
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in classifier.state_dict().items())
+
+
+class Versioned(nn.Linear):
+    """A layer that refuses tensors of no version, as MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        assert metadata["version"] == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_tensors_are_loaded_as_of_the_version_that_is_here():
+    layer, tensors = Versioned(1, 1), {"weight": torch.tensor([[3.0]]), "bias": torch.tensor([4.0])}
+    fill(layer, tensors)
+    assert {key: tensor.tolist() for key, tensor in layer.state_dict().items()} == {"weight": [[3.0]], "bias": [4.0]}
+    with pytest.raises(RuntimeError, match="Missing key"):
+        fill(layer, {"weight": tensors["weight"]})
+
+
+def test_a_tensor_that_layers_share_is_stored_for_each_of_them(tmp_path):
+    shared = nn.Linear(2, 2, bias=False)
+    save_tensors(nn.Sequential(shared, nn.ReLU(), shared).state_dict(), tmp_path / "saved.safetensors")
+    saved = load_file(tmp_path / "saved.safetensors")
+    assert {key: tensor.tolist() for key, tensor in saved.items()} == dict.fromkeys(("0.weight", "2.weight"), shared.weight.tolist())
 
 
 def test_the_normalisation_is_not_among_the_saved_weights(tmp_path):

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from pipeline.errors import PipelineError
-from pipeline.models import zoo
+from pipeline.models import export, zoo
 from pipeline.models.artifact import write_onnx
 from pipeline.models.classifier import Backbone, headless
 from pipeline.models.export import check_parity, export_onnx
+from pipeline.models.session import open_session
 
 SIDE = 64
 
@@ -49,6 +50,18 @@ def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "model.onnx"
     write_onnx(export_onnx(backbone, SIDE, ["features"]), path)
     return SimpleNamespace(backbone=backbone, path=path)
+
+
+@pytest.fixture
+def far_from_itself(small, monkeypatch):
+    """Pretend that torch gave two answers to the pixels, `apart` from that of the file and from each other."""
+
+    def pretend(apart_from_file, apart):
+        answer = open_session(small.path, 1).run(None, {"pixels": draw_pixels(2)})[0] + apart_from_file
+        answers = iter([[answer], [answer + apart]])
+        monkeypatch.setattr(export, "_answer", lambda *_: next(answers))
+
+    return pretend
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -96,6 +109,38 @@ def test_another_network_is_told_from_the_file(small):
         match=r"^the exported network: differs from torch by \d\.\de[-+]\d\d, more than 0\.0001; this network cannot be exported$",
     ):
         check_parity(small.path, other, draw_pixels(2), 1)
+
+
+def test_where_torch_differs_from_itself_a_difference_up_to_ten_times_that_is_rounding(small, far_from_itself):
+    far_from_itself(0.002, 0.0003)
+    check_parity(small.path, small.backbone, draw_pixels(2), 1)
+
+
+@pytest.mark.parametrize(("apart_from_file", "apart", "most"), [(0.002, 0.0001, "0.001"), (0.05, 0.5, "0.01")])
+def test_more_than_that_is_none_and_a_hundredth_is_the_most(small, far_from_itself, apart_from_file, apart, most):
+    far_from_itself(apart_from_file, apart)
+    with pytest.raises(PipelineError, match=f"more than {most}; this network cannot be exported$"):
+        check_parity(small.path, small.backbone, draw_pixels(2), 1)
+
+
+def test_a_graph_that_onnx_runtime_refuses_is_a_line(small, tmp_path):
+    graph = onnx.load(small.path)
+    graph.graph.node[0].input[0] = "nowhere"
+    onnx.save(graph, tmp_path / "model.onnx")
+    with pytest.raises(PipelineError, match=r"^the exported network: ONNX Runtime refuses it: .*nowhere.*; take another$"):
+        check_parity(tmp_path / "model.onnx", small.backbone, draw_pixels(2), 1)
+
+
+class Sorts(nn.Module):
+    """A network that looks at its numbers to know what to do."""
+
+    def forward(self, pixels):
+        return pixels.float().mean(dim=(1, 2)) if pixels.sum().item() > 7 else pixels.float().amax(dim=(1, 2))
+
+
+def test_a_network_that_torch_cannot_export_is_a_line():
+    with pytest.raises(PipelineError, match=r"^the network: torch cannot export it to ONNX: [^\n]+; take another$"):
+        export_onnx(Sorts(), 4, ["features"])
 
 
 def test_answers_that_are_no_numbers_are_no_parity(small):

@@ -75,3 +75,18 @@ def test_the_answer_beside_a_map_is_the_same():
 def test_work_is_counted_as_torchvision_does():
     # Its table: 11,689,512 parameters and 1.814 GFLOPs with a head of 1000 classes, which has 513,000 and 0.000512 of them.
     assert count_work(make_backbone("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gflops": pytest.approx(1.814, abs=2e-3)}
+
+
+class Token(nn.Module):
+    """A network whose layer takes a view of a parameter, as CaiT's do."""
+
+    def __init__(self):
+        super().__init__()
+        self.token, self.layer = nn.Parameter(torch.zeros(1, 4)), nn.Linear(4, 2)
+
+    def forward(self, pixels):
+        return self.layer(self.token.expand(len(pixels), -1))
+
+
+def test_work_on_a_parameter_itself_is_counted_too():
+    assert count_work(Token(), 8) == {"parameters": 4 + 8 + 2, "gflops": 8e-9}

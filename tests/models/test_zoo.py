@@ -35,6 +35,20 @@ def test_a_vision_transformer_takes_no_other_size(name):
     assert zoo.find_architecture(name).fixed_size
 
 
+@pytest.mark.parametrize("name", ["resnet18.no_such_tag", "timm/no_such_model"])
+def test_a_name_that_no_library_knows_is_refused(name):
+    assert zoo.library_of(name) is None
+    with pytest.raises(PipelineError, match=f"^params.yaml: backbone.name: '{name}' is no known model; the nearest are "):
+        zoo.find_architecture(name)
+
+
+def test_a_network_may_have_other_classes_than_those_of_its_published_weights():
+    for name, head in (("resnet18", "fc"), ("inception_v3", "fc"), ("test_resnet", "fc")):
+        with torch.device("meta"):
+            network = zoo.build(zoo.find_architecture(name), num_classes=3)
+        assert network.get_submodule(head).out_features == 3
+
+
 def build(name):
     """A network whose tensors hold no numbers."""
     with torch.device("meta"):

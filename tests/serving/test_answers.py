@@ -57,7 +57,7 @@ def here(tmp_path):
 
 def answers(predictor, here, *names, abstain_below=0.0, threads=2):
     picks = [name if isinstance(name, Pick) else Pick(name) for name in names]
-    return [found for batch in answer_all(predictor, picks, here, abstain_below, threads, None) for found in batch]
+    return [found for batch in answer_all(predictor, picks, here, abstain_below, 32, threads, None) for found in batch]
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -115,7 +115,7 @@ def test_more_pictures_than_a_batch_holds_are_answered_in_their_order(predictor,
 
 
 def test_batches_are_bounded(predictor, here):
-    batches = answer_all(predictor, [Pick("plain.png")] * 70, here, 0.0, 1, None)
+    batches = answer_all(predictor, [Pick("plain.png")] * 70, here, 0.0, 32, 1, None)
     assert [len(batch) for batch in batches] == [32, 32, 6]
 
 

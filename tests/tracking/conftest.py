@@ -1,23 +1,10 @@
-"""What the tests of this room share: a fresh database, a project around it, and servers on this machine that are no help."""
+"""What the tests of this room share: a project around a fresh database, and servers on this machine that are no help."""
 
 import socket
 import threading
 from contextlib import contextmanager
 
 import pytest
-
-from pipeline.tracking import connection
-
-
-@pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory):
-    """A database made as the first process of a project makes it."""
-    folder = tmp_path_factory.mktemp("fresh")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("DVC_ROOT", str(folder))
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        connection._create_database(folder / "mlflow.db")
-    return (folder / "mlflow.db").read_bytes()
 
 
 @pytest.fixture

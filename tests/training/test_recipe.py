@@ -209,6 +209,12 @@ def test_the_kept_weights_do_not_move_with_the_model():
     assert best.state["weight"].item() == kept != 7
 
 
+def test_what_is_kept_knows_the_versions_of_the_layers_without_which_some_refuse_it():
+    best, model = BestEpoch(patience=9), nn.BatchNorm2d(1)
+    best.see({"val_loss": 1.0}, model)
+    assert best.state._metadata == model.state_dict()._metadata
+
+
 @pytest.mark.parametrize(
     ("patience", "losses", "ends"),
     [

@@ -1,0 +1,327 @@
+"""`pipeline tune`: the same trials whatever kills it, as the stage `train` trains; what it prints, writes and tells MLflow."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from pipeline.__main__ import main
+from pipeline.commands.data import refresh
+from pipeline.files import read_json, read_table
+from pipeline.params import parse_yaml
+from pipeline.stages import backbone, download, embed, split, train_baseline
+from pipeline.tracking.connection import connect
+from pipeline.tracking.trials import TUNING
+from tests.checkout import ROOT
+from tests.stages.test_train import TREES, run, train_by
+from tests.test_pipeline import PARAMS
+
+TRIALS = 8
+SPACE = """\
+tune:
+  trials: 8
+  startup_trials: 2
+  space:
+    learning_rate: {low: 1.0e-4, high: 1.0e+6, log: true}  # beyond all reason, so that some trials break down
+    weight_decay: {choices: [0.0, 0.1]}
+"""
+MODELS = """\
+models:   # two
+  finetuned: {regime: finetuned, weight_decay: 0.5}  # the whole
+  partial: {regime: partial}
+"""
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, make_pictures, fresh_database):
+    """A folder in which all stages before `train` have run, without a picture of test, and with an empty database."""
+    folder = tmp_path_factory.mktemp("project")
+    make_pictures(folder / "pictures", 12)
+    network = {"name": "test_resnet", "weights": "none", "digest": None}
+    recipe = {**PARAMS["recipe"], "epochs": 3, "start": "fresh"}
+    params = {**PARAMS, "backbone": network, "embed": {"image_size": 32, "batch_size": 8}, "recipe": recipe}
+    del params["models"]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params) + SPACE + MODELS)
+    (folder / "mlflow.db").write_bytes(fresh_database)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        refresh()
+        run(download, "download", "data/raw.zip", "data/source.json")
+        run(backbone, "backbone", "models/backbone")
+        run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+        run(embed, "embed", *TREES, "models/backbone", "data/embeddings")
+        made = ("data/embeddings", "data/manifest.csv", "models/backbone", "models/baseline", "models/out_of_fold.csv")
+        run(train_baseline, "train_baseline", *made)
+    shutil.rmtree(folder / "data/splits/test")
+    return folder
+
+
+def enter(folder, patch):
+    patch.chdir(folder)
+    patch.setenv("DVC_ROOT", str(folder))
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project, tmp_path_factory):
+    """A copy of the project in which a study ran in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "project"
+    shutil.copytree(project, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        main(["tune", "finetuned"])
+    return folder
+
+
+@pytest.fixture
+def here(project, tmp_path, monkeypatch):
+    """Another copy, in which the tests are."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    enter(folder, monkeypatch)
+    return folder
+
+
+@pytest.fixture
+def tuned(undisturbed, tmp_path, monkeypatch):
+    """A copy of the project in which a study ran."""
+    folder = tmp_path / "tuned"
+    shutil.copytree(undisturbed, folder)
+    enter(folder, monkeypatch)
+    return folder
+
+
+def study_of(folder, model="finetuned"):
+    (path,) = (folder / ".cache/tune" / model).glob("*.json")
+    return path
+
+
+def runs_of_trials():
+    """The study's run, and those of its trials by their number."""
+    client, experiment_id = connect(TUNING)
+    found = client.search_runs([experiment_id])
+    (parent,) = [each for each in found if "mlflow.parentRunId" not in each.data.tags]
+    children = sorted((each for each in found if each is not parent), key=lambda each: int(each.data.tags["trial"]))
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    return client, parent, children
+
+
+# Kills
+
+
+BEGIN = """\
+import os, sys
+import optuna, torchvision, timm, mlflow.store.tracking.sqlalchemy_store, mlflow.store.db.utils
+import pipeline.training.tuning, pipeline.tracking.trials
+from pipeline.__main__ import main
+for line in sys.stdin:
+    process = os.fork()
+    if process == 0:
+        os.dup2(2, 1)
+        main(line.split())
+        os._exit(0)
+    print(process, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture
+def begin(here):
+    """`begin(*arguments)` begins `pipeline` in a process that has all imports behind it; its id, and what waits for its exit code."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (here / "output.txt").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BEGIN],
+            cwd=here,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+        )
+
+    def start(*arguments):
+        process.stdin.write(" ".join(arguments) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline()), lambda: int(process.stdout.readline())
+
+    yield start
+    process.communicate()
+
+
+def kept(folder):
+    """How many trials a study has."""
+    paths = [*(folder / ".cache/tune/finetuned").glob("*.json")]
+    return len(read_json(paths[0])) if paths else 0
+
+
+def test_killed_after_every_trial_it_ends_with_the_same_trials_and_runs(begin, here, undisturbed):
+    chance = random.Random(0)
+    while (before := kept(here)) < TRIALS - 1:
+        process, wait = begin("tune", "finetuned", "--write")
+        while kept(here) == before:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.5))  # while MLflow is told of it, or the next one is made ready, or trained
+        os.kill(process, signal.SIGKILL)
+        assert wait() == -signal.SIGKILL
+    process, wait = begin("tune", "finetuned", "--write")
+    assert wait() == 0
+    assert (here / "output.txt").read_text().count(" trials are there") >= 3
+    assert study_of(here).read_bytes() == study_of(undisturbed).read_bytes()
+    assert not [path for path in (here / ".cache").rglob("*") if path.suffix in (".pt", ".partial")]
+    assert not [*(here / ".cache/locks/tuning").glob("*/*.lock")]
+    trials = read_json(study_of(here))
+    client, parent, children = runs_of_trials()
+    assert [int(child.data.tags["trial"]) for child in children] == list(range(1, TRIALS + 1))
+    assert [len(client.get_metric_history(child.info.run_id, "val_loss")) for child in children] == [len(t["history"]) for t in trials]
+    over = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+    assert [child.info.status for child in children] == [over[trial["state"]] for trial in trials]
+    assert (parent.info.status, parent.data.tags["study_sha256"]) == ("FINISHED", study_of(here).stem)
+
+
+# Trials
+
+
+def test_some_come_to_their_end_and_some_are_pruned_and_some_break_down(undisturbed):
+    trials = read_json(study_of(undisturbed))
+    assert [trial["number"] for trial in trials] == list(range(1, TRIALS + 1))
+    assert {trial["state"] for trial in trials} == {"complete", "pruned", "failed"}
+    assert {len(trial["history"]) for trial in trials if trial["state"] == "complete"} == {4}
+
+
+def test_another_seed_is_another_study(tuned):
+    (tuned / "params.yaml").write_text((tuned / "params.yaml").read_text().replace("seed: 3", "seed: 4"))
+    before = study_of(tuned)
+    main(["tune", "finetuned", "--trials", "1"])
+    (other,) = {*(tuned / ".cache/tune/finetuned").glob("*.json")} - {before}
+    assert read_json(other)[0]["params"] != read_json(before)[0]["params"]
+
+
+def test_the_stage_train_makes_of_the_best_params_what_the_trial_made(tuned, monkeypatch, capsys):
+    main(["tune", "finetuned", "--write"])
+    capsys.readouterr()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    train_by("finetuned")
+    best = min((trial for trial in read_json(study_of(tuned)) if trial["state"] == "complete"), key=lambda trial: trial["value"])
+    history = [{key: float(value) for key, value in row.items() if value} for row in read_table(tuned / "models/finetuned/history.csv")]
+    assert history == best["history"]
+    main(["tune", "finetuned"])
+    assert f"broke down. The model that is stored in models/finetuned: val_loss {best['value']:.4f}.\n" in capsys.readouterr().out
+
+
+# What is printed and written
+
+
+def test_the_best_are_shown_and_written_and_no_other_byte_of_params_yaml_changes(tuned, capsys):
+    before = (tuned / "params.yaml").read_text()
+    main(["tune", "finetuned", "--write"])
+    output, errors = capsys.readouterr()
+    trials = read_json(study_of(tuned))
+    best, *others = sorted((trial for trial in trials if trial["state"] == "complete"), key=lambda trial: trial["value"])
+    rate, decay = best["params"]["learning_rate"], best["params"]["weight_decay"]
+    after = before.replace(", weight_decay: 0.5}", f", weight_decay: {decay}, learning_rate: {rate}}}")
+    assert (tuned / "params.yaml").read_text() == after != before
+    assert errors == f"tune finetuned: {TRIALS} trials are there\n"
+    table, sentence, lines, end = output.split("\n\n")
+    assert [re.split(" +", line) for line in table.splitlines()] == [
+        ["trial", "val_loss", "learning_rate", "weight_decay"],
+        *(
+            [str(trial["number"]), f"{trial['value']:.4f}", *map(str, trial["params"].values())]
+            for trial in [best, *others][:5]
+        ),
+    ]  # fmt: skip
+    states = [trial["state"] for trial in trials]
+    assert sentence == (
+        f"{TRIALS} trials: {states.count('complete')} came to their end, {states.count('pruned')} pruned, "
+        f"{states.count('failed')} broke down.\n"
+        "Chosen on val, the best of many looks better there than it is: run `dvc repro` with it, and let the test pictures judge."
+    )
+    assert parse_yaml(lines) == {"models": {"finetuned": best["params"]}}
+    assert end == "Written: see `git diff params.yaml`.\n"
+
+
+def test_what_was_written_is_the_same_study(tuned, capsys):
+    main(["tune", "finetuned", "--write"])
+    content, written = study_of(tuned).read_bytes(), (tuned / "params.yaml").read_bytes()
+    main(["tune", "finetuned", "--write"])
+    assert (study_of(tuned).read_bytes(), (tuned / "params.yaml").read_bytes()) == (content, written)
+    assert capsys.readouterr().err == f"tune finetuned: {TRIALS} trials are there\n" * 2
+
+
+def test_a_trial_is_a_line_and_mlflow_that_is_away_is_told_of_once(here, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    main(["tune", "partial", "--trials", "2"])
+    trials = read_json(study_of(here, "partial"))
+    away, *lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"MLflow at {NOBODY}: .*; tuning goes on, the same command brings MLflow up to date later", away)
+    told = [f"val_loss {trial['value']:.4f}" if trial["value"] is not None else "broke down" for trial in trials]
+    params = [", ".join(f"{key} {value}" for key, value in trial["params"].items()) for trial in trials]
+    assert lines == [f"trial {number} of 2: {told[number - 1]}; {params[number - 1]}" for number in (1, 2)]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    main(["tune", "partial", "--trials", "2"])
+    assert len(runs_of_trials()[2]) == 2
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fault"),
+    [
+        (["finetune"], "tune finetune: is no entry of `models` in params.yaml; there: finetuned, partial"),
+        (["--trials", "0"], "--trials: 0 is not at least 1"),
+    ],
+)
+def test_what_is_wrong_is_one_line(arguments, fault, here, capsys):
+    assert told(arguments, capsys) == fault
+
+
+def told(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["tune", *arguments])
+    assert end.value.code == 1
+    output, errors = capsys.readouterr()
+    assert output == ""
+    return errors.removesuffix("\n")
+
+
+@pytest.mark.parametrize("path", ["data/manifest.csv", "data/splits/val", "models/baseline/model.safetensors"])
+def test_an_out_that_is_missing_is_one_line(path, here, capsys):
+    (here / path).rename(here / "away")
+    assert told([], capsys) == f"{path}: is not there; run `dvc repro`"
+
+
+def test_params_without_the_section_are_one_line(here, capsys):
+    (here / "params.yaml").write_text((here / "params.yaml").read_text().replace(SPACE, ""))
+    assert told([], capsys) == "params.yaml: tune: is missing"
+
+
+def test_a_study_that_another_process_runs_is_one_line(tuned, capsys):
+    path = study_of(tuned)
+    with FileLock(path.with_suffix(".lock")):
+        assert told(["finetuned"], capsys) == f"{path}: another `pipeline tune finetuned` is running; wait for it"
+
+
+def test_a_study_of_which_nothing_came_is_one_line(here, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(text.replace("low: 1.0e-4", "low: 1.0e+30").replace("high: 1.0e+6", "high: 1.0e+35"))
+    last = told(["finetuned", "--trials", "1", "--write"], capsys).splitlines()[-1]
+    assert last == "tune finetuned: none of 1 trials came to its end; narrow tune.space in params.yaml"
+    assert "1.0e+30" in (here / "params.yaml").read_text()
+
+
+def test_a_fault_of_the_recipe_ends_the_study_with_its_line(here, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(text.replace("weight_decay: {choices: [0.0, 0.1]}", "stages: {choices: [99]}"))
+    assert "stages: 99 are more than the " in told(["partial"], capsys).splitlines()[-1]
