@@ -2,10 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.commands.columns import align
+from pipeline.commands.rewrite import PARAMS, set_params, spell
 from pipeline.evaluation.advice import MUCH
+from pipeline.params import read_params
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -20,26 +24,39 @@ def _main(parsed: argparse.Namespace) -> None:
     from pipeline.commands.evidence import find_evidence
 
     facts = find_evidence()
-    print(json.dumps(facts, indent=2) if parsed.json else show(facts))
+    values = to_set(facts, read_params().get("models") or {})
+    print(json.dumps(facts, indent=2) if parsed.json else show(facts, values))
+    if parsed.write and values:
+        set_params(values)
+        print(f"Written: see `git diff {PARAMS}`.", file=sys.stderr)
 
 
-def show(facts: Mapping[str, Any]) -> str:
-    """What `find_evidence` found, for people: the data, both tables, and what to write into params.yaml."""
-    network, regime, seconds = facts["network"], facts["regime"], facts["seconds"]
-    lines = [
-        *_data(facts),
-        "",
-        *_table("network", "log loss of a head", facts["networks"], {}),
-        "",
-        *_table("regime", "val log loss after two epochs", facts["regimes"], seconds),
-        "",
-        f"Take {network}, {regime}: {seconds[regime]:.0f} s a training on this machine, unless it stops early. In params.yaml:",
-        "",
-        f"models: {{{regime}: {{regime: {regime}}}}}",
-    ]
+def to_set(facts: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes params.yaml follow the advice, by dotted name: an entry of that regime, where `models` has none; the network."""
+    network, regime, values = facts["network"], facts["regime"], dict[str, Any]()
+    if all(entry.get("regime") != regime for entry in models.values()):
+        values[f"models.{regime}"] = {"regime": regime}
     if network != facts["distance"]["network"]:
-        lines.append(f"backbone: {{name: {network}, weights: packaged, digest: null}}")
-    return "\n".join(lines)
+        values |= {"backbone.name": network, "backbone.weights": "packaged", "backbone.digest": None}
+    return values
+
+
+def show(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """What `find_evidence` found, for people: the data, both tables, and what to set in params.yaml."""
+    regime, seconds = facts["regime"], facts["seconds"]
+    return "\n".join(
+        [
+            *_data(facts),
+            "",
+            *_table("network", "log loss of a head", facts["networks"], {}),
+            "",
+            *_table("regime", "val log loss after two epochs", facts["regimes"], seconds),
+            "",
+            f"Take {facts['network']}, {regime}: {seconds[regime]:.0f} s a training on this machine, unless it stops early.",
+            *(["", f"To set in {PARAMS}, by hand or by --write:"] if values else [f"{PARAMS} has it already."]),
+            *(f"  {name}: {spell(value)}" for name, value in values.items()),
+        ]
+    )
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:
@@ -54,15 +71,14 @@ def _data(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(title: str, figure: str, candidates: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> Iterator[str]:
+def _table(title: str, figure: str, candidates: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> list[str]:
     """A row a candidate, from the simplest on."""
     rows = [[title, figure, *(["seconds"] if seconds else []), "difference, 95 % interval"]]
     rows += [
         [facts["name"], f"{facts['loss']:.3f}", *([f"{seconds[facts['name']]:.0f}"] if seconds else []), _difference(facts)]
         for facts in candidates
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return align(rows)
 
 
 def _difference(facts: Mapping[str, Any]) -> str:

@@ -5,19 +5,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from pipeline.data.images import Preprocessing
 from pipeline.data.loading import Array, square_batches
-from pipeline.data.manifest import Picture, class_names, read_manifest
-from pipeline.data.sample import draw_sample
+from pipeline.data.sample import Sample, read_sample
 from pipeline.errors import PipelineError
 from pipeline.evaluation.advice import FAR, MUCH, Candidate, corner, distance, favour
 from pipeline.files import read_json
@@ -34,37 +30,12 @@ if TYPE_CHECKING:
 REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most costly
 _BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
 _CONFIDENCE = 0.95
-_MOST = {"train": 1000, "val": 500}  # pictures that are looked at
 _BATCH = 64
 _START = "import mlflow, timm, pipeline.models.export, pipeline.training.course"
 
 
 class Recipe(Settings):  # section `recipe` of params.yaml, for whichever regime
     regime: Literal["frozen", "finetuned", "partial", "gradual", "scratch"] = "finetuned"
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """All training pictures, how many val pictures there are, and those of both that are looked at."""
-
-    training: list[Picture]
-    count_val: int
-    train: list[Picture]
-    val: list[Picture]
-
-    @property
-    def names(self) -> list[str]:
-        """The classes in their order."""
-        return class_names(self.training)
-
-    @property
-    def a_class(self) -> float:
-        """The median number of training pictures of a class."""
-        return float(median(Counter(picture.label for picture in self.training).values()))
-
-    def labels(self, pictures: Sequence[Picture]) -> list[int]:
-        """The numbers of their classes."""
-        return [self.names.index(picture.label) for picture in pictures]
 
 
 @dataclass(frozen=True)
@@ -86,7 +57,7 @@ def find_evidence() -> dict[str, Any]:
         if not path.exists():
             raise PipelineError(f"{path}: is not there; run `dvc repro`")
     recipe = read_section("recipe", Recipe)
-    hardware, pictures = choose_hardware(recipe), read_pictures(_MANIFEST, recipe.seed)
+    hardware, pictures = choose_hardware(recipe), read_sample(_MANIFEST, recipe.seed)
     with tempfile.TemporaryDirectory() as folder:
         networks = bring_networks(Path(folder), recipe.seed)
         looks = {name: look_at(path, pictures, recipe, hardware) for name, path in networks.items()}
@@ -106,7 +77,7 @@ def find_evidence() -> dict[str, Any]:
     }
 
 
-def describe(pictures: "Pictures", network: str, wrong: Array, wrong_untrained: Array) -> dict[str, Any]:
+def describe(pictures: Sample, network: str, wrong: Array, wrong_untrained: Array) -> dict[str, Any]:
     """How much data there is, how far it is from the network's world, and what the sketch says of that."""
     far = distance(wrong, wrong_untrained)
     return {
@@ -127,12 +98,6 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
     return {**asdict(candidate), "loss": round(candidate.loss, 6), "difference": round(candidate.difference, 6), "interval": interval}
 
 
-def read_pictures(manifest: Path, seed: int) -> Pictures:
-    """The tables of train and val, and a sample of each. Test is not read."""
-    train, val = (read_manifest(manifest, split) for split in _MOST)
-    return Pictures(train, len(val), draw_sample(train, _MOST["train"], seed), draw_sample(val, _MOST["val"], seed))
-
-
 def bring_networks(folder: Path, seed: int) -> dict[str, Path]:
     """The backbone of params.yaml, and each network whose weights come with a package, made in `folder`: their folders by name."""
     own = read_json(_BACKBONE / "backbone.json")
@@ -144,7 +109,7 @@ def bring_networks(folder: Path, seed: int) -> dict[str, Path]:
     return found
 
 
-def look_at(folder: Path, pictures: Pictures, recipe: Recipe, hardware: "Hardware", untrained: bool = False) -> Look:
+def look_at(folder: Path, pictures: Sample, recipe: Recipe, hardware: "Hardware", untrained: bool = False) -> Look:
     """Probe the network of a folder, or one like it with random weights."""
     from pipeline.models.classifier import load_backbone
     from pipeline.training.probing import embed as embed_batches
@@ -168,7 +133,7 @@ def look_at(folder: Path, pictures: Pictures, recipe: Recipe, hardware: "Hardwar
     return Look(folder, preprocessing, embed.useful_size(pictures.training) < architecture["image_size"], val, found)
 
 
-def try_regime(regime: str, look: Look, pictures: Pictures, recipe: Recipe, hardware: "Hardware") -> "ShortRun":
+def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardware: "Hardware") -> "ShortRun":
     """Train shortly by a regime and the recipe of params.yaml, as on all pictures."""
     from pipeline.models.classifier import load_backbone
     from pipeline.training.batches import Material
@@ -186,12 +151,12 @@ def try_regime(regime: str, look: Look, pictures: Pictures, recipe: Recipe, hard
     return run_shortly(load_backbone(look.folder)[0], look.probe.head, material, settings, look.folder, hardware)
 
 
-def settings_of(regime: str, recipe: Recipe, pictures: Pictures) -> Recipe:
+def settings_of(regime: str, recipe: Recipe, pictures: Sample) -> Recipe:
     """The recipe for a regime, `auto` resolved for all training pictures."""
     return settle(recipe.model_copy(update={"regime": regime}), len(pictures.training))
 
 
-def seconds_of(run: "ShortRun", regime: str, recipe: Recipe, pictures: Pictures) -> float:
+def seconds_of(run: "ShortRun", regime: str, recipe: Recipe, pictures: Sample) -> float:
     """How long the run of a regime on all pictures takes, at the most, without start and export."""
     epochs = int(settings_of(regime, recipe, pictures).epochs)
     return run.seconds(epochs, len(pictures.training) / len(pictures.train), pictures.count_val / len(pictures.val))

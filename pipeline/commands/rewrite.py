@@ -36,7 +36,9 @@ def set_params(values: Mapping[str, Any]) -> None:
 
 
 def spell(value: Any) -> str:
-    """A scalar as every reader of YAML understands it: `1.0e-05`, `true`, `null`, `adamw`."""
+    """A value as every reader of YAML understands it: `1.0e-05`, `true`, `null`, `adamw`, `{regime: partial}`."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {spell(item)}' for key, item in value.items())}}}"
     if isinstance(value, float):
         return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
     if isinstance(value, str) and re.fullmatch(r"\w+", value) and parse_yaml(value) == value:

@@ -1,10 +1,46 @@
 """A few pictures that stand for many."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 
 import numpy as np
 
-from pipeline.data.manifest import Picture
+from pipeline.data.manifest import Picture, class_names, read_manifest
+
+_MOST = {"train": 1000, "val": 500}  # pictures that are looked at
+
+
+@dataclass(frozen=True)
+class Sample:
+    """All training pictures, how many val pictures there are, and those of both that are looked at."""
+
+    training: list[Picture]
+    count_val: int
+    train: list[Picture]
+    val: list[Picture]
+
+    @property
+    def names(self) -> list[str]:
+        """The classes in their order."""
+        return class_names(self.training)
+
+    @property
+    def a_class(self) -> float:
+        """The median number of training pictures of a class."""
+        return float(median(Counter(picture.label for picture in self.training).values()))
+
+    def labels(self, pictures: Sequence[Picture]) -> list[int]:
+        """The numbers of their classes."""
+        return [self.names.index(picture.label) for picture in pictures]
+
+
+def read_sample(manifest: Path, seed: int) -> Sample:
+    """The tables of train and val, and a sample of each. Test is not read."""
+    train, val = (read_manifest(manifest, split) for split in _MOST)
+    return Sample(train, len(val), draw_sample(train, _MOST["train"], seed), draw_sample(val, _MOST["val"], seed))
 
 
 def draw_sample(pictures: list[Picture], most: int, seed: int) -> list[Picture]:
