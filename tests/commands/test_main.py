@@ -65,6 +65,7 @@ def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
         "results",
         "predict",
         "explain",
+        "advise",
         "models",
         "summary",
         "tune",

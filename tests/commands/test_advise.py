@@ -1,0 +1,110 @@
+"""`pipeline advise` on a small project: what it finds, prints and writes."""
+
+import json
+import shutil
+
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.commands import advise, evidence
+from pipeline.params import parse_yaml
+from tests.commands.test_tune import enter, project  # noqa: F401 - a fixture
+
+FACTS = {
+    "training_pictures": 1437,
+    "a_class": 140.5,
+    "is_much": False,
+    "distance": {"network": "resnet18", "errors": 0.05, "untrained_errors": 0.1, "remaining": 0.5, "is_far": True},
+    "sketch": "the head and the last stages (partial)",
+    "networks": [
+        {"name": "resnet18", "loss": 0.25, "rival": None, "difference": 0.0, "interval": [0.0, 0.0], "is_better": False},
+        {"name": "lite0", "loss": 0.125, "rival": "resnet18", "difference": -0.125, "interval": [-0.25, -0.0625], "is_better": True},
+    ],
+    "regimes": [
+        {"name": "frozen", "loss": 0.5, "rival": None, "difference": 0.0, "interval": [0.0, 0.0], "is_better": False},
+        {"name": "partial", "loss": 0.5, "rival": "frozen", "difference": 0.0, "interval": None, "is_better": False},
+        {"name": "finetuned", "loss": 0.5, "rival": "frozen", "difference": 0.03, "interval": [-0.02, 0.06], "is_better": False},
+    ],
+    "seconds": {"frozen": 12.3, "partial": 34.5, "finetuned": 61.0},
+    "network": "lite0",
+    "regime": "frozen",
+}
+SAID = """\
+1,437 training pictures, 140.5 of a class (the median): little data; 1,000 are much.
+A head errs on 5.0% of them by the features of resnet18, on 10.0% by those of
+the same network with random weights: 50% of the errors remain, far from what it was trained on.
+For that the sketch of the courses says: the head and the last stages (partial). What was tried:
+
+network   log loss of a head  difference, 95 % interval
+resnet18  0.250               -
+lite0     0.125               -0.125 [-0.250, -0.062]: better than resnet18
+
+regime     val log loss after two epochs  seconds  difference, 95 % interval
+frozen     0.500                          12       -
+partial    0.500                          34       the same as frozen
+finetuned  0.500                          61       +0.030 [-0.020, +0.060]: not shown to be better than frozen
+
+Take lite0, frozen: 12 s a training on this machine, unless it stops early.
+
+To set in params.yaml, by hand or by --write:
+  models.frozen: {regime: frozen}
+  backbone.name: lite0
+  backbone.weights: packaged
+  backbone.digest: null"""
+
+
+@pytest.fixture
+def here(project, tmp_path, monkeypatch):  # noqa: F811
+    """A copy of the project, in which only the backbone of params.yaml is at hand."""
+    monkeypatch.setattr(evidence, "PACKAGED", {})
+    monkeypatch.setattr(evidence, "_START", "pass")  # it takes its time
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    enter(folder, monkeypatch)
+    return folder
+
+
+def ask(capsys, *arguments):
+    main(["advise", "--json", *arguments])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_is_found_is_told():
+    assert advise.show(FACTS, advise.to_set(FACTS, {"finetuned": {"regime": "finetuned"}})) == SAID
+
+
+def test_an_entry_that_is_there_is_not_set_again():
+    facts = {**FACTS, "network": "resnet18"}
+    assert advise.to_set(facts, {"head": {"regime": "frozen"}}) == {}
+    assert advise.show(facts, {}).endswith(
+        "resnet18, frozen: 12 s a training on this machine, unless it stops early.\nparams.yaml has it already."
+    )
+
+
+def test_all_regimes_are_tried_on_a_sample_and_the_same_is_found_again(here, capsys):
+    shutil.rmtree(here / "data/embeddings")  # it is not read
+    first, second = ask(capsys), ask(capsys)
+    assert [row["name"] for row in first["regimes"]] == ["frozen", "partial", "finetuned"] == list(first["seconds"])
+    assert all(seconds > 0 for seconds in first["seconds"].values())
+    assert [row["name"] for row in first["networks"]] == ["test_resnet"] == [first["network"]]
+    assert (first["training_pictures"], first["a_class"], first["is_much"]) == (12, 6.0, False)
+    assert {**first, "seconds": None} == {**second, "seconds": None}
+
+
+def test_the_favourite_is_written_and_nothing_else_changes(here, capsys, monkeypatch):
+    before = (here / "params.yaml").read_text()
+    monkeypatch.setattr(evidence, "find_evidence", lambda: FACTS)
+    main(["advise", "--write"])
+    after = parse_yaml((here / "params.yaml").read_text())
+    assert after["models"].pop("frozen") == {"regime": "frozen"}
+    assert after.pop("backbone") == {"name": "lite0", "weights": "packaged", "digest": None}
+    wanted = parse_yaml(before)
+    assert after == {**{key: value for key, value in wanted.items() if key != "backbone"}}
+    assert capsys.readouterr().err == "Written: see `git diff params.yaml`.\n"
+
+
+def test_what_is_missing_is_named(here, capsys):
+    shutil.rmtree(here / "data/splits/train")
+    with pytest.raises(SystemExit):
+        main(["advise"])
+    assert "data/splits/train: is not there; run `dvc repro`" in capsys.readouterr().err
