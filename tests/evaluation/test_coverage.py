@@ -81,7 +81,7 @@ def test_the_interval_of_a_mean_loss(loss, temperature):
 @pytest.mark.parametrize(("temperature", "count"), [(0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250)])
 def test_the_interval_of_the_calibration_error(temperature, count):
     truth = expected_calibration_error(*draw_world(np.random.default_rng(0), MANY, temperature))
-    assert_covered(seeded(lambda labels, probs, counts: ece_interval(labels, probs, counts, 0.95), temperature, count), truth)
+    assert_covered(seeded(lambda labels, probs, counts: ece_interval(labels, probs, counts, 0.95), temperature, count), truth, 1000)
 
 
 def test_the_interval_of_the_calibration_error_of_a_calibrated_model_begins_at_nothing():
