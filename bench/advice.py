@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import automata
+import yaml
 
 from pipeline.commands.dvc import run_dvc
 from pipeline.data.limits import Limits
@@ -31,9 +32,11 @@ MARK = "<!-- what bench/advice.py found -->\n"
 def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
     """What the advice was, what each regime scored, and how long the favourite took, in a fresh clone."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-    settings = [f"-Sdownload.source={source}", f"-Sdownload.digest={digest}"]
-    settings += [f"-S+models.{name}={{regime: {name}}}" for name in REGIMES if name != "finetuned"]
-    run_dvc("exp", "run", *settings, "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
+    params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
+    params["download"] |= {"source": source, "digest": digest}
+    params["models"] = {name: {"regime": name} for name in REGIMES}
+    (clone / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    run_dvc("repro", "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
     asked = subprocess.run([sys.executable, "-m", "pipeline", "advise", "--json"], cwd=clone, check=True, capture_output=True, text=True)
     advice = json.loads(asked.stdout)
     begun = time.monotonic()
