@@ -50,9 +50,9 @@ def show(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             "",
             *_table("network", "log loss of a head", facts["networks"], {}),
             "",
-            *_table("regime", "val log loss after two epochs", facts["regimes"], seconds),
+            *_table("regime", "val log loss", facts["regimes"], seconds),
             "",
-            f"Take {facts['network']}, {regime}: {seconds[regime]:.0f} s a training on this machine, unless it stops early.",
+            f"Take {facts['network']}, {regime}: about {seconds[regime]:.0f} s a training on this machine.",
             *(["", f"To set in {PARAMS}, by hand or by --write:"] if values else [f"{PARAMS} has it already."]),
             *(f"  {name}: {spell(value)}" for name, value in values.items()),
         ]

@@ -1,4 +1,4 @@
-"""What `pipeline advise` finds out: heads on the features of networks, and short training runs, on a sample of the pictures."""
+"""What `pipeline advise` finds out: heads on the features of networks, and training runs, on a sample of the pictures."""
 
 import math
 import subprocess
@@ -25,7 +25,7 @@ from pipeline.training.settings import Settings, settle
 
 if TYPE_CHECKING:
     from pipeline.training.finetune import Hardware
-    from pipeline.training.probing import Probe, ShortRun
+    from pipeline.training.probing import Probe, SampleRun
 
 REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most costly
 _BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
@@ -133,13 +133,13 @@ def look_at(folder: Path, pictures: Sample, recipe: Recipe, hardware: "Hardware"
     return Look(folder, preprocessing, embed.useful_size(pictures.training) < architecture["image_size"], val, found)
 
 
-def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardware: "Hardware") -> "ShortRun":
-    """Train shortly by a regime and the recipe of params.yaml, as on all pictures."""
+def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardware: "Hardware") -> "SampleRun":
+    """Train by a regime and the recipe of params.yaml."""
     from pipeline.models.classifier import load_backbone
     from pipeline.training.batches import Material
-    from pipeline.training.probing import run_shortly
+    from pipeline.training.probing import train_on_sample
 
-    settings = settings_of(regime, recipe, pictures)
+    settings = settings_of(regime, recipe, len(pictures.train))
     material = Material(
         [_SPLITS / "train" / picture.path for picture in pictures.train],
         pictures.labels(pictures.train),
@@ -148,17 +148,18 @@ def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardwa
         look.preprocessing,
         not look.is_tiny if settings.flip == "auto" else settings.flip,
     )
-    return run_shortly(load_backbone(look.folder)[0], look.probe.head, material, settings, look.folder, hardware)
+    return train_on_sample(load_backbone(look.folder)[0], look.probe.head, material, settings, look.folder, hardware)
 
 
-def settings_of(regime: str, recipe: Recipe, pictures: Sample) -> Recipe:
-    """The recipe for a regime, `auto` resolved for all training pictures."""
-    return settle(recipe.model_copy(update={"regime": regime}), len(pictures.training))
+def settings_of(regime: str, recipe: Recipe, count: int) -> Recipe:
+    """The recipe for a regime, `auto` resolved for so many training pictures."""
+    return settle(recipe.model_copy(update={"regime": regime}), count)
 
 
-def seconds_of(run: "ShortRun", regime: str, recipe: Recipe, pictures: Sample) -> float:
-    """How long the run of a regime on all pictures takes, at the most, without start and export."""
-    epochs = int(settings_of(regime, recipe, pictures).epochs)
+def seconds_of(run: "SampleRun", regime: str, recipe: Recipe, pictures: Sample) -> float:
+    """How long the run of a regime on all pictures takes, without start and export, if it stops as early as on the sample."""
+    planned, of_sample = (int(settings_of(regime, recipe, len(some)).epochs) for some in (pictures.training, pictures.train))
+    epochs = planned * run.epochs / of_sample
     return run.seconds(epochs, len(pictures.training) / len(pictures.train), pictures.count_val / len(pictures.val))
 
 

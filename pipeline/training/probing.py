@@ -1,4 +1,4 @@
-"""What a network is worth for some pictures, found in short: heads on its features, and training runs of two epochs."""
+"""What a network is worth for some pictures: heads on its features, and training runs on a sample."""
 
 import tempfile
 import time
@@ -18,8 +18,8 @@ from pipeline.training.course import prepare
 from pipeline.training.finetune import Batches, Hardware, finetune
 from pipeline.training.head import Array, Examples, Head, choose_head, out_of_fold_probs
 from pipeline.training.settings import Settings
+from pipeline.training.temperature import fit_temperature
 
-_EPOCHS = 2
 _LEAST = 1e-6  # a probability counts as no less: a head cannot answer with a class that its folds lack
 
 
@@ -36,19 +36,21 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class ShortRun:
-    """What a training run of two epochs left.
+class SampleRun:
+    """What a training run on a sample left.
 
-    `losses`: cross entropy of each val picture at the best epoch, the start included, nats, float64 (pictures,). Seconds: of what is
-    done once before the first epoch, of a pass over the training pictures, of one over the val pictures.
+    `losses`: cross entropy of each val picture at the best epoch, the start included, under the temperature that fits them best, nats,
+    float64 (pictures,). `epochs`: after how many it stopped. Seconds: of what is done once before the first epoch, of a pass over the
+    training pictures, of one over the val pictures.
     """
 
     losses: Array
+    epochs: int
     once_seconds: float
     train_seconds: float
     val_seconds: float
 
-    def seconds(self, epochs: int, train_times: float, val_times: float) -> float:
+    def seconds(self, epochs: float, train_times: float, val_times: float) -> float:
         """Those of a run of so many epochs with so many times the pictures, without start and export."""
         return (self.once_seconds + epochs * self.train_seconds) * train_times + (epochs + 1) * self.val_seconds * val_times
 
@@ -82,21 +84,20 @@ def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_gri
     return Probe(head, losses, probs.argmax(axis=1) != labels)
 
 
-def run_shortly(backbone: Backbone, head: Head, material: Material, settings: Settings, folder: Path, hardware: Hardware) -> ShortRun:
-    """Train a backbone under a head for two epochs, by the regime and recipe of `settings`. Raises PipelineError.
+def train_on_sample(backbone: Backbone, head: Head, material: Material, settings: Settings, folder: Path, hardware: Hardware) -> SampleRun:
+    """Train a backbone under a head by the regime and recipe of `settings`. Raises PipelineError.
 
     `folder`: the backbone's, as the stage of that name wrote it.
     """
-    classifier, brief = _join(backbone, head), settings.model_copy(update={"epochs": _EPOCHS})
     with tempfile.TemporaryDirectory() as kept:
         times = [time.monotonic()]
-        course = prepare(classifier, material, brief, folder, hardware, Path(kept, "activations.npy"))
+        course = prepare(_join(backbone, head), material, settings, folder, hardware, Path(kept, "activations.npy"))
         times.append(time.monotonic())
         finetune(course.model, course.train, course.val, course.recipe, hardware, lambda _: times.append(time.monotonic()),
-                 Checkpoint(Path(kept, "short.pt")))  # fmt: skip
+                 Checkpoint(Path(kept, "checkpoint.pt")))  # fmt: skip
         losses = _losses(course.model, course.val, hardware)
-    once, val_seconds, *_, last = np.diff(times).tolist()
-    return ShortRun(losses, once, max(last - val_seconds, 0.0), val_seconds)
+    once, val_seconds, *epochs = np.diff(times).tolist()
+    return SampleRun(losses, len(epochs), once, max(float(np.mean(epochs)) - val_seconds, 0.0), val_seconds)
 
 
 def _join(backbone: Backbone, head: Head) -> Classifier:
@@ -111,4 +112,4 @@ def _losses(model: nn.Module, batches: Batches, hardware: Hardware) -> Array:
     model.eval()
     logits = np.concatenate([model(inputs.to(hardware.device)).float().cpu().numpy() for inputs, _ in batches]).astype(np.float64)
     labels = np.concatenate([labels.numpy() for _, labels in batches])
-    return np.asarray(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels])
+    return np.asarray(-log_softmax(logits / fit_temperature(logits, labels), axis=1)[np.arange(len(labels)), labels])

@@ -1,4 +1,4 @@
-"""Heads on features, and short runs: what they find on pictures that are easy to tell apart, and how long a whole run would take."""
+"""Heads on features, and training runs on a sample: what they find on pictures that are easy to tell apart, and the time of a whole run."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.models.classifier import Backbone
 from pipeline.training.finetune import Hardware
-from pipeline.training.probing import ShortRun, embed, probe, settle_norms
+from pipeline.training.probing import SampleRun, embed, probe, settle_norms
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 FOLDS = np.arange(40) % 4
@@ -67,5 +67,5 @@ def test_a_class_that_the_other_folds_lack_costs_much_but_not_all():
 
 
 def test_the_seconds_of_a_whole_run_follow_from_its_epochs_and_pictures():
-    run = ShortRun(np.zeros(1), once_seconds=3, train_seconds=10, val_seconds=1)
+    run = SampleRun(np.zeros(1), 4, once_seconds=3, train_seconds=10, val_seconds=1)
     assert run.seconds(4, 2, 3) == (3 + 4 * 10) * 2 + 5 * 1 * 3
