@@ -31,7 +31,7 @@ REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most co
 _BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
 _CONFIDENCE = 0.95
 _BATCH = 64
-_START = "import mlflow, timm, pipeline.models.export, pipeline.training.course"
+_START = "import dvc.repo, mlflow, timm, pipeline.models.export, pipeline.training.course"
 
 
 class Recipe(Settings):  # section `recipe` of params.yaml, for whichever regime
