@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ def export_onnx(module: nn.Module, image_size: int, outputs: Sequence[str]) -> o
     """A module from pixels, uint8 (batch, S, S, 3), to `outputs`, with a free batch size. Raises PipelineError where torch cannot."""
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), _plain_attention(module):
             program = torch.onnx.export(
                 module.eval().cpu(), (example,), dynamo=True, external_data=False, verbose=False,
                 input_names=["pixels"], output_names=list(outputs), dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -68,8 +68,21 @@ def count_work(module: nn.Module, image_size: int) -> dict[str, float]:
     return {"parameters": parameters, "gflops": float(f"{counter.get_total_flops() / 2e9:.4g}")}
 
 
+@contextlib.contextmanager
+def _plain_attention(module: nn.Module) -> Iterator[None]:
+    """timm's layers compute attention product by product meanwhile: of the fused kind torch exports four dimensions alone."""
+    layers: list[Any] = [layer for layer in module.modules() if getattr(layer, "fused_attn", False)]
+    for layer in layers:
+        layer.fused_attn = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.fused_attn = True
+
+
 def _answer(module: nn.Module, pixels: Array) -> list[Array]:
-    with torch.no_grad():
+    with torch.no_grad(), _plain_attention(module):
         answer = module.eval().cpu()(torch.from_numpy(pixels))
     return [tensor.numpy() for tensor in (answer if isinstance(answer, tuple) else (answer,))]
 

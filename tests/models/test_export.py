@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from pipeline.errors import PipelineError
 from pipeline.models import export, zoo
@@ -155,3 +156,23 @@ def test_a_network_in_training_is_exported_as_it_answers_in_use(tmp_path):
     network = Backbone(nn.Sequential(nn.Flatten(), nn.Dropout(0.9)), (0.5,) * 3, (0.5,) * 3).train()
     write_onnx(export_onnx(network, 4, ["features"]), tmp_path / "model.onnx")
     check_parity(tmp_path / "model.onnx", network, np.zeros((2, 4, 4, 3), np.uint8), 1)
+
+
+class Windows(nn.Module):
+    """Attention within the windows of a picture, five dimensions at once, as timm's Hiera and NesT compute it."""
+
+    fused_attn = True
+
+    def forward(self, pixels):
+        windows = (pixels / 255).unflatten(1, (2, 2)).unsqueeze(1).flatten(4)  # (batch, heads, windows, rows, columns x channels)
+        if self.fused_attn:
+            return functional.scaled_dot_product_attention(windows, windows, windows).flatten(1)
+        scores = windows @ windows.transpose(-2, -1) / windows.shape[-1] ** 0.5
+        return (scores.softmax(dim=-1) @ windows).flatten(1)
+
+
+def test_attention_of_five_dimensions_is_exported_product_by_product(tmp_path):
+    network = Windows()
+    write_onnx(export_onnx(network, 4, ["features"]), tmp_path / "model.onnx")
+    assert network.fused_attn
+    check_parity(tmp_path / "model.onnx", network, draw_pixels(2)[:, :4, :4], 1)
