@@ -6,6 +6,7 @@ The data sets: the digits, the archive that is named (ants and bees), and pictur
 where the test accuracy of its favourite lies within the 95 % interval of the best. Time: of the favourite's stage, as `dvc repro` runs it.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from pipeline.params import read_section
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/advice.md"
+DATA = ("digits", "hymenoptera", "automata")
 REGIMES = ("frozen", "partial", "gradual", "finetuned", "scratch")
 MARK = "<!-- what bench/advice.py found -->\n"
 
@@ -47,8 +49,8 @@ def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
     return {"advice": advice, "seconds": seconds, "test_pictures": comparison["test_pictures"], "models": comparison["models"]}
 
 
-def rows(name: str, found: dict[str, Any]) -> str:
-    """A line of each of the two tables."""
+def row(name: str, found: dict[str, Any]) -> str:
+    """A line of the table."""
     advice, models = found["advice"], found["models"]
     favourite, far = advice["regime"], advice["distance"]
     best = max(REGIMES, key=lambda regime: models[regime]["top1_accuracy"])
@@ -65,20 +67,26 @@ def rows(name: str, found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Check all three, and write the table below the mark in the page."""
+    """Check the data sets that are asked for, and write their rows into the table below the mark in the page."""
+    parser = argparse.ArgumentParser(description="Is `pipeline advise` right? The table is in docs/advice.md.")
+    parser.add_argument("archive", help="hymenoptera_data.zip")
+    parser.add_argument("--only", nargs="+", choices=DATA, default=DATA, help="leave the rows of the others as they are")
+    parsed = parser.parse_args()
     limits = read_section("download.limits", Limits, ROOT / "params.yaml")
-    head = ["data", "of a class", "errors that remain", *REGIMES, "interval of the best", "right", "seconds told", "seconds taken", "ratio"]
-    table = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    before, _, below = PAGE.read_text(encoding="utf-8").partition(MARK)
+    table = {line.split(" | ")[0].removeprefix("| "): line for line in below.splitlines()[2:]}
     with tempfile.TemporaryDirectory() as folder:
         automata.write(Path(folder, "automata"))
-        for name, text in (("digits", "digits"), ("hymenoptera", sys.argv[1]), ("automata", f"{folder}/automata")):
+        for name in parsed.only:
+            text = {"hymenoptera": parsed.archive, "automata": f"{folder}/automata"}.get(name, name)
             source = find_source(text)
             where = str(source.path.resolve()) if source.path else text
-            table.append(rows(name, check(where, measure_digest(source, (), limits), Path(folder, name, "clone"))))
-            print(table[-1], flush=True)
-    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+            table[name] = row(name, check(where, measure_digest(source, (), limits), Path(folder, name, "clone")))
+            print(table[name], flush=True)
+    head = ["data", "of a class", "errors that remain", *REGIMES, "interval of the best", "right", "seconds told", "seconds taken", "ratio"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|", *(table[name] for name in DATA if name in table)]
     with atomic_file(PAGE) as partial:
-        partial.write_text("\n".join([before + MARK, *table]) + "\n", encoding="utf-8")
+        partial.write_text("\n".join([before + MARK, *lines]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
