@@ -49,33 +49,39 @@ class StudyLog:
         self.told = 0  # trials
         self.said = False
 
-    def bring_up_to_date(self, status: str = "RUNNING") -> bool:
-        """Tell of the trials that MLflow has not been told of, and of the study. What goes wrong is no reason to end it: False."""
+    def bring_up_to_date(self) -> None:
+        """Tell of the trials that MLflow has not been told of, and of the study. What goes wrong is said, and no reason to end it."""
+        with self._no_reason_to_end():
+            self._tell("RUNNING")
+
+    def close(self, status: str) -> None:
+        """End the study's run. Where that fails the lock's file stays, and the next process ends it."""
+        with self._no_reason_to_end(), self.owned:
+            self._tell(status)
+
+    @contextmanager
+    def _no_reason_to_end(self) -> Iterator[None]:
         try:
-            client, experiment_id = connect(TUNING)
-            parent = self.parent = self.parent or self._open(client, experiment_id)
-            for trial in self.study.trials[self.told :]:
-                _tell_trial(client, experiment_id, parent, self.study, trial)
-                self.told += 1
-            _tell_study(client, parent, self.study, status)
+            yield
         except Exception as error:
             if not self.said:
                 self.said = True
                 print(f"{fault(error)}; tuning goes on, the same command brings MLflow up to date later", file=sys.stderr)
-            return False
-        return True
 
-    def close(self, status: str) -> None:
-        """End the study's run. Where that fails the lock's file stays, and the next process ends it."""
-        if self.bring_up_to_date(status):
-            self.owned.close()
+    def _tell(self, status: str) -> None:
+        client, experiment_id = connect(TUNING)
+        parent = self.parent = self.parent or self._open(client, experiment_id)
+        for trial in self.study.trials[self.told :]:
+            _tell_trial(client, experiment_id, parent, self.study, trial)
+            self.told += 1
+        _tell_study(client, parent, self.study, status)
 
     def _open(self, client: "MlflowClient", experiment_id: str) -> "Run":
         with one_at_a_time():
             close_abandoned(client, experiment_id, _KIND)
         with ExitStack() as owned:
             run = _find_or_create(client, experiment_id, self.study.facts, owned)
-            self.owned = owned.pop_all()
+            self.owned.push(owned.pop_all())
         return run
 
 

@@ -71,11 +71,13 @@ def test_four_processes_that_open_a_fresh_database_at_once_all_log(tmp_path):
 
 def test_a_kill_while_the_database_is_made_leaves_nothing_that_stops_the_next(tmp_path, monkeypatch):
     killed = start(tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-    while not [path for path in tmp_path.glob(".mlflow.db.*/*") if path.stat().st_size]:
-        assert killed.poll() is None
-        time.sleep(0.01)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    try:
+        while not any(tmp_path.glob(".mlflow.db.*/mlflow.db")):
+            assert killed.poll() is None
+            time.sleep(0.01)
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
     assert not (tmp_path / "mlflow.db").exists()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
