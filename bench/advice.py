@@ -76,9 +76,9 @@ def main() -> None:
     before, _, below = PAGE.read_text(encoding="utf-8").partition(MARK)
     table = {line.split(" | ")[0].removeprefix("| "): line for line in below.splitlines()[2:]}
     with tempfile.TemporaryDirectory() as folder:
-        automata.write(Path(folder, "automata"))
+        automata.write(Path(folder, "pictures"))
         for name in parsed.only:
-            text = {"hymenoptera": parsed.archive, "automata": f"{folder}/automata"}.get(name, name)
+            text = {"hymenoptera": parsed.archive, "automata": f"{folder}/pictures"}.get(name, name)
             source = find_source(text)
             where = str(source.path.resolve()) if source.path else text
             table[name] = row(name, check(where, measure_digest(source, (), limits), Path(folder, name, "clone")))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pipeline.commands.dvc import run_dvc
 from pipeline.data.images import Preprocessing
 from pipeline.data.loading import Array, square_batches
 from pipeline.data.sample import Sample, read_sample
@@ -21,9 +22,11 @@ from pipeline.models.published import PACKAGED
 from pipeline.params import read_section
 from pipeline.stages import backbone as backbone_stage
 from pipeline.stages import embed, train_baseline
+from pipeline.stages import train as train_stage
 from pipeline.training.settings import Settings, settle
 
 if TYPE_CHECKING:
+    from pipeline.training.batches import Material
     from pipeline.training.finetune import Hardware
     from pipeline.training.probing import Probe, SampleRun
 
@@ -31,7 +34,7 @@ REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most co
 _BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
 _CONFIDENCE = 0.95
 _BATCH = 64
-_START = "import dvc.repo, mlflow, timm, pipeline.models.export, pipeline.training.course"
+_START = "import timm, pipeline.models.export, pipeline.training.course; from pipeline.tracking.connection import connect; connect()"
 
 
 class Recipe(Settings):  # section `recipe` of params.yaml, for whichever regime
@@ -65,7 +68,7 @@ def find_evidence() -> dict[str, Any]:
         untrained = look_at(networks[own], pictures, recipe, hardware, untrained=True)
         network, tried_networks = favour({name: look.probe.losses for name, look in looks.items()}, _CONFIDENCE, recipe.seed)
         runs = {regime: try_regime(regime, looks[network], pictures, recipe, hardware) for regime in REGIMES}
-        overhead = measure_overhead(looks[network])
+        overhead = measure_overhead(looks[network], pictures, recipe)
     regime, tried_regimes = favour({name: run.losses for name, run in runs.items()}, _CONFIDENCE, recipe.seed)
     return {
         **describe(pictures, own, looks[own].probe.wrong, untrained.probe.wrong),
@@ -136,11 +139,18 @@ def look_at(folder: Path, pictures: Sample, recipe: Recipe, hardware: "Hardware"
 def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardware: "Hardware") -> "SampleRun":
     """Train by a regime and the recipe of params.yaml."""
     from pipeline.models.classifier import load_backbone
-    from pipeline.training.batches import Material
-    from pipeline.training.probing import train_on_sample
+    from pipeline.training.probing import join, train_on_sample
 
     settings = settings_of(regime, recipe, len(pictures.train))
-    material = Material(
+    classifier = join(load_backbone(look.folder)[0], look.probe.head)
+    return train_on_sample(classifier, material_of(look, pictures, settings), settings, look.folder, hardware)
+
+
+def material_of(look: Look, pictures: Sample, settings: Recipe) -> "Material":
+    """The sample, to train on."""
+    from pipeline.training.batches import Material
+
+    return Material(
         [_SPLITS / "train" / picture.path for picture in pictures.train],
         pictures.labels(pictures.train),
         look.val_pixels,
@@ -148,7 +158,6 @@ def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardwa
         look.preprocessing,
         not look.is_tiny if settings.flip == "auto" else settings.flip,
     )
-    return train_on_sample(load_backbone(look.folder)[0], look.probe.head, material, settings, look.folder, hardware)
 
 
 def settings_of(regime: str, recipe: Recipe, count: int) -> Recipe:
@@ -163,12 +172,16 @@ def seconds_of(run: "SampleRun", regime: str, recipe: Recipe, pictures: Sample) 
     return run.seconds(epochs, len(pictures.training) / len(pictures.train), pictures.count_val / len(pictures.val))
 
 
-def measure_overhead(look: Look) -> float:
-    """The seconds that any training takes beside: to start, and to export the model."""
+def measure_overhead(look: Look, pictures: Sample, recipe: Recipe) -> float:
+    """The seconds that any training takes beside: to start, and to store the model."""
     from pipeline.models.classifier import load_backbone
-    from pipeline.models.export import export_onnx
+    from pipeline.training.probing import join
 
     begun = time.monotonic()
-    subprocess.run([sys.executable, "-W", "ignore", "-c", _START], check=True)
-    export_onnx(load_backbone(look.folder)[0], look.preprocessing.image_size, ["features"])
+    run_dvc("status", "train_baseline", stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _START], capture_output=True, check=False)  # MLflow may be away
+    classifier = join(load_backbone(look.folder)[0], look.probe.head)
+    facts = {"hardware": {"threads": recipe.threads}}
+    with tempfile.TemporaryDirectory() as folder:
+        train_stage.store(classifier, material_of(look, pictures, recipe), facts, [{"epoch": 0.0}], look.folder, Path(folder, "model"))
     return time.monotonic() - begun

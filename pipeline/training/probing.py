@@ -84,27 +84,28 @@ def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_gri
     return Probe(head, losses, probs.argmax(axis=1) != labels)
 
 
-def train_on_sample(backbone: Backbone, head: Head, material: Material, settings: Settings, folder: Path, hardware: Hardware) -> SampleRun:
-    """Train a backbone under a head by the regime and recipe of `settings`. Raises PipelineError.
+def join(backbone: Backbone, head: Head) -> Classifier:
+    """A backbone under a head that was fitted on its features."""
+    classes, num_features = head.weight.shape
+    classifier = Classifier(backbone, num_features, classes)
+    classifier.head.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
+    return classifier
+
+
+def train_on_sample(classifier: Classifier, material: Material, settings: Settings, folder: Path, hardware: Hardware) -> SampleRun:
+    """Train a classifier by the regime and recipe of `settings`. Raises PipelineError.
 
     `folder`: the backbone's, as the stage of that name wrote it.
     """
     with tempfile.TemporaryDirectory() as kept:
         times = [time.monotonic()]
-        course = prepare(_join(backbone, head), material, settings, folder, hardware, Path(kept, "activations.npy"))
+        course = prepare(classifier, material, settings, folder, hardware, Path(kept, "activations.npy"))
         times.append(time.monotonic())
         finetune(course.model, course.train, course.val, course.recipe, hardware, lambda _: times.append(time.monotonic()),
                  Checkpoint(Path(kept, "checkpoint.pt")))  # fmt: skip
         losses = _losses(course.model, course.val, hardware)
     once, val_seconds, *epochs = np.diff(times).tolist()
     return SampleRun(losses, len(epochs), once, max(float(np.mean(epochs)) - val_seconds, 0.0), val_seconds)
-
-
-def _join(backbone: Backbone, head: Head) -> Classifier:
-    classes, num_features = head.weight.shape
-    classifier = Classifier(backbone, num_features, classes)
-    classifier.head.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
-    return classifier
 
 
 @torch.inference_mode()
