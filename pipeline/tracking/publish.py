@@ -17,7 +17,7 @@ from pipeline.tracking.numbers import contradicts_numbers, figures_of, wanted_me
 from pipeline.tracking.ownership import OwnedByAnother, own
 from pipeline.tracking.run_files import TAGS, contradicts_files, log_files
 from pipeline.tracking.run_inputs import contradicts_inputs, run_inputs
-from pipeline.tracking.runs import close_abandoned, create_run, find_runs
+from pipeline.tracking.runs import close_abandoned, create_run, find_runs, log_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -132,7 +132,8 @@ def _write(client: "MlflowClient", experiment_id: str, run: "Run", model: _Model
     tags = {"model_sha256": model.facts["model_sha256"], "mlflow.note.content": note, **speed_tags(model.facts["model_sha256"]), **TAGS}
     metrics = wanted_metrics(model.folder / "history.csv", model.figures, run.info.start_time)
     params = [Param(key, value) for key, value in model.params.items()]
-    client.log_batch(run.info.run_id, metrics, params, [RunTag(key, value) for key, value in tags.items()])
+    client.log_batch(run.info.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+    log_metrics(client, run, metrics)
     client.log_inputs(run.info.run_id, model.inputs)
     log_files(client, run, model.folder, model.results)
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from threading import Thread
@@ -22,6 +22,7 @@ KEY = "pipeline.key"
 Row = dict[str, float]  # its first column is the step
 
 _PARAM_LENGTH = 6000
+_AT_ONCE = 1000  # metrics that MLflow takes
 
 # Of a training that is over, for what MLflow has not taken yet. A server may hang; a database is written, however slow the machine.
 _PATIENCE_SECONDS = {"server": 3.5, "database": 60.0}
@@ -59,6 +60,12 @@ def metrics_of(row: Row, start: int) -> list["Metric"]:
 
     (_, step), *values = row.items()
     return [Metric(name, value, start + 1000 * int(step), int(step)) for name, value in values]
+
+
+def log_metrics(client: "MlflowClient", run: "Run", metrics: "Sequence[Metric]") -> None:
+    """Log any number of metrics."""
+    for start in range(0, len(metrics), _AT_ONCE):
+        client.log_batch(run.info.run_id, metrics[start : start + _AT_ONCE])
 
 
 def params_of(flat: Mapping[str, object]) -> dict[str, str]:
@@ -147,7 +154,7 @@ class _LiveLog(Thread):
         while status is None:
             waiting = [self.waiting.get(), *(self.waiting.get() for _ in range(self.waiting.qsize()))]
             rows = [item for item in waiting if not isinstance(item, str)]
-            client.log_batch(run.info.run_id, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
+            log_metrics(client, run, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
             status = next((item for item in waiting if isinstance(item, str)), None)
         client.set_terminated(run.info.run_id, status)
 

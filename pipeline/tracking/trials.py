@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.models.artifact import identity
 from pipeline.tracking.connection import EXPERIMENT, connect, fault, one_at_a_time
 from pipeline.tracking.ownership import own
-from pipeline.tracking.runs import close_abandoned, create_run, find_runs, metrics_of
+from pipeline.tracking.runs import close_abandoned, create_run, find_runs, log_metrics, metrics_of
 from pipeline.training.study import Study, Trial
 
 if TYPE_CHECKING:
@@ -94,11 +94,10 @@ def _tell_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study
         if run.info.status in _OVER.values():
             return
         client.log_batch(run.info.run_id, tags=_tags({"trial": trial.number, "state": trial.state}))
-        for epoch in trial.history:  # one by one: MLflow takes a thousand points at once
-            client.log_batch(run.info.run_id, metrics_of(epoch, run.info.start_time))
+        log_metrics(client, run, [metric for epoch in trial.history for metric in metrics_of(epoch, run.info.start_time)])
         if trial.value is not None:
             row = {"trial": trial.number, f"best_{study.monitor}": trial.value}
-            client.log_batch(parent.info.run_id, metrics_of(row, parent.info.start_time))
+            log_metrics(client, parent, metrics_of(row, parent.info.start_time))
         client.set_terminated(run.info.run_id, _OVER[trial.state])
 
 

@@ -58,6 +58,24 @@ def test_a_live_run_holds_the_curves_the_flattened_params_and_the_key():
 
 
 @pytest.mark.usefixtures("project")
+def test_any_number_of_epochs_is_logged(monkeypatch):
+    monkeypatch.setattr(runs, "_AT_ONCE", 5)  # MLflow takes 1,000
+    rows = [{"epoch": epoch, "train_loss": 0.5, "val_loss": 1 / (epoch + 1)} for epoch in range(6)]
+    train_live(rows)
+    client, run = only_run()
+    assert points(client, run, "val_loss") == [(row["epoch"], row["val_loss"]) for row in rows]
+
+
+@pytest.mark.usefixtures("project")
+def test_mlflow_takes_as_many_metrics_at_once_as_we_send():
+    train_live([])
+    client, run = only_run()
+    rows = [{"epoch": epoch, "a": 1, "b": 2} for epoch in range(1200)]
+    runs.log_metrics(client, run, [metric for row in rows for metric in runs.metrics_of(row, 0)])
+    assert [len(points(client, run, name)) for name in "ab"] == [1200, 1200]
+
+
+@pytest.mark.usefixtures("project")
 def test_training_again_adds_neither_a_run_nor_a_point():
     train_live()
     train_live()
