@@ -9,7 +9,8 @@ from typing import Any
 from pipeline.commands.columns import align
 from pipeline.commands.rewrite import PARAMS, set_params, spell
 from pipeline.evaluation.advice import MUCH
-from pipeline.params import read_params
+from pipeline.params import read_params, read_section
+from pipeline.training.settings import Settings
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -23,19 +24,23 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def _main(parsed: argparse.Namespace) -> None:
     from pipeline.commands.evidence import find_evidence
 
+    regimes = {name: read_section(f"models.{name}", Settings).regime for name in read_params().get("models") or {}}
     facts = find_evidence()
-    values = to_set(facts, read_params().get("models") or {})
+    values = to_set(facts, regimes)
     print(json.dumps(facts, indent=2) if parsed.json else show(facts, values))
     if parsed.write and values:
         set_params(values)
         print(f"Written: see `git diff {PARAMS}`.", file=sys.stderr)
 
 
-def to_set(facts: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes params.yaml follow the advice, by dotted name: an entry of that regime, where `models` has none; the network."""
+def to_set(facts: Mapping[str, Any], regimes: Mapping[str, str]) -> dict[str, Any]:
+    """What makes params.yaml follow the advice, by dotted name: an entry of that regime, where `models` has none; the network.
+
+    `regimes`: those of the entries that are there, by their names.
+    """
     network, regime, values = facts["network"], facts["regime"], dict[str, Any]()
-    if all(entry.get("regime") != regime for entry in models.values()):
-        values[f"models.{regime}"] = {"regime": regime}
+    if regime not in regimes.values():
+        values[f"models.{f'advised_{regime}' if regime in regimes else regime}"] = {"regime": regime}
     if network != facts["distance"]["network"]:
         values |= {"backbone.name": network, "backbone.weights": "packaged", "backbone.digest": None}
     return values

@@ -70,13 +70,27 @@ def ask(capsys, *arguments):
 
 
 def test_what_is_found_is_told():
-    assert advise.show(FACTS, advise.to_set(FACTS, {"finetuned": {"regime": "finetuned"}})) == SAID
+    assert advise.show(FACTS, advise.to_set(FACTS, {"finetuned": "finetuned"})) == SAID
 
 
 def test_an_entry_that_is_there_is_not_set_again():
     facts = {**FACTS, "network": "resnet18"}
-    assert advise.to_set(facts, {"head": {"regime": "frozen"}}) == {}
+    assert advise.to_set(facts, {"head": "frozen"}) == {}
     assert advise.show(facts, {}).endswith("resnet18, frozen: about 12 s a training on this machine.\nparams.yaml has it already.")
+
+
+def test_an_entry_of_another_regime_is_left_alone():
+    facts = {**FACTS, "network": "resnet18"}
+    assert advise.to_set(facts, {"frozen": "finetuned"}) == {"models.advised_frozen": {"regime": "frozen"}}
+
+
+def test_a_faulty_entry_is_told_of_before_anything_is_measured(here, capsys, monkeypatch):
+    monkeypatch.setattr(evidence, "find_evidence", lambda: pytest.fail("measured"))
+    params = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(params.replace("regime: finetuned", "regime: frosted"))
+    with pytest.raises(SystemExit):
+        main(["advise"])
+    assert "models.finetuned.regime: 'frosted' is" in capsys.readouterr().err
 
 
 def test_all_regimes_are_tried_on_a_sample_and_the_same_is_found_again(here, capsys):

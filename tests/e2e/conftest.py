@@ -2,8 +2,20 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
+
+_SHARE_A_CLONE = ("test_digits", "test_readme")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With several workers one runs all tests of a file, and of the files that share a clone."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            group = "clone" if item.path.stem in _SHARE_A_CLONE else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def stages_run(output: str) -> list[str]:
