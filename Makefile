@@ -24,7 +24,7 @@ run: $(READY)
 
 test: check
 	python -m pytest -m "not e2e" -n 2 --dist loadfile --cov --cov-report=
-	python -m pytest -m e2e -n 2 --dist loadgroup
+	python -m pytest -m e2e -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	ruff check

@@ -1,21 +1,11 @@
 """Clones in which the default pipeline has run, shared by all that looks at one."""
 
+import os
 import re
 import shutil
-from pathlib import Path
 
 import pytest
-
-_SHARE_A_CLONE = ("test_digits", "test_readme")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several workers one runs all tests of a file, and of the files that share a clone."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            group = "clone" if item.path.stem in _SHARE_A_CLONE else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
+from filelock import FileLock
 
 
 def stages_run(output: str) -> list[str]:
@@ -25,9 +15,14 @@ def stages_run(output: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory, clone, type_in):
-    """A clone in which the pipeline ran once on the default data, and what the run printed."""
-    folder = clone(tmp_path_factory.mktemp("digits") / "clone")
-    return folder, type_in(folder, "dvc", "repro")
+    """A clone in which the pipeline ran once on the default data, for all workers, and what the run printed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, printed = shared / "digits", shared / "digits.txt"
+    with FileLock(shared / "digits.lock"):
+        if not printed.exists():
+            printed.write_text(type_in(clone(folder), "dvc", "repro"))
+    return folder, printed.read_text()
 
 
 @pytest.fixture(scope="session")
