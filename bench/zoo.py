@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "zoo.md"
 COLUMNS = ("name", "parameters", "px", "features", "head", "built", "frozen", "in ONNX", "trained", "stored", "Grad-CAM")
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
-SECONDS, GIGABYTES = 900, 24  # that one architecture may take
+SECONDS, GIGABYTES = 1800, 24  # that one architecture may take
 
 
 def head_of_table() -> list[str]:
