@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LEFT = re.compile(r"(\d+)(\.old)?\.partial.*")  # SQLite adds an ending of its own
+
 
 def project_root() -> Path:
     """The folder that holds dvc.yaml: what DVC names, or the nearest one upwards, or the working directory.
@@ -81,10 +83,12 @@ def _beside(path: Path, ending: str) -> Path:
 def _clear(path: Path) -> None:
     """Make the folder of `path`, and remove from it what processes that were killed while they wrote `path` left there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(\.old)?\.partial.*")  # SQLite adds an ending of its own
-    for file in path.parent.iterdir():
-        if (match := left.fullmatch(file.name)) and ((pid := int(match[1])) == os.getpid() or not is_running(pid)):
-            _remove(file)
+    start = f".{path.name}."
+    for name in os.listdir(path.parent):  # noqa: PTH208 - plain names: thousands of files may lie there, and each of them is written so
+        if name.startswith(start) and (match := _LEFT.fullmatch(name, len(start))):
+            pid = int(match[1])
+            if pid == os.getpid() or not is_running(pid):
+                _remove(path.parent / name)
 
 
 def _remove(path: Path) -> None:

@@ -84,6 +84,11 @@ def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
     return params
 
 
+def model_names(path: Path = Path("params.yaml")) -> list[str]:
+    """The entries of `models`, in their order. Raises PipelineError."""
+    return list(read_params(path).get("models") or {})
+
+
 def read_threads(path: Path = Path("params.yaml")) -> int:
     """The number of threads. Raises PipelineError."""
     threads = read_params(path).get("threads")

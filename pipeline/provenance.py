@@ -11,7 +11,8 @@ _ROOT = Path(__file__).parent.parent
 def import_closure(module: str) -> list[str]:
     """The files of ours that a module imports, itself included, directly or not, as sorted paths from the project's root.
 
-    Imports inside functions count. An `__init__.py` is left out: in this project it holds a docstring alone.
+    Imports inside functions count. An `__init__.py` is left out: in this project it holds a docstring alone. Raises ValueError
+    where there is no such module.
     """
     found: dict[str, Path] = {}
     waiting = [module]
@@ -21,6 +22,8 @@ def import_closure(module: str) -> list[str]:
         if name not in found and path.is_file():
             found[name] = path
             waiting += _imports(path)
+    if module not in found:
+        raise ValueError(f"{module}: is no module of this project")
     return sorted(path.relative_to(_ROOT).as_posix() for path in found.values())
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 ALL_STAGES = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]
 STAGES = {name: stage for name, stage in ALL_STAGES.items() if name != "evaluate_baseline"}  # which repeats `evaluate`
 PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
-SECTIONS = {"train": ["recipe", "models.${item.model}"], "report": ["evaluate"]}
+SECTIONS = {"train": ["recipe", "models.${item.model}"], "report": ["evaluate", "models"]}
 
 
 def modules_seen_by_python(stage: str) -> set[str]:

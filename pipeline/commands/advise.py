@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.commands.columns import align
 from pipeline.commands.rewrite import PARAMS, set_params, spell
 from pipeline.evaluation.advice import MUCH
-from pipeline.params import read_params, read_section
+from pipeline.params import model_names, read_section
 from pipeline.training.settings import Settings
 
 
@@ -24,7 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def _main(parsed: argparse.Namespace) -> None:
     from pipeline.commands.evidence import find_evidence
 
-    regimes = {name: read_section(f"models.{name}", Settings).regime for name in read_params().get("models") or {}}
+    regimes = {name: read_section(f"models.{name}", Settings).regime for name in model_names()}
     facts = find_evidence()
     values = to_set(facts, regimes)
     print(json.dumps(facts, indent=2) if parsed.json else show(facts, values))

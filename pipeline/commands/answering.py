@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from pipeline.commands.pictures import SOME_BROKEN, bar_title, picks, share, tell_broken, whole
+from pipeline.commands.pictures import SOME_BROKEN, bar_title, picks, png, share, tell_broken, whole
 from pipeline.params import read_threads
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def add_row_arguments(parser: argparse.ArgumentParser, top: int | None) -> None:
     parser.add_argument("--top", type=whole, default=top, metavar="K", help=wanted)
     parser.add_argument("--abstain-below", type=share, default=0.0, metavar="P", help="predict no class whose probability is lower")
     parser.add_argument("--output", metavar="FILE", help="written whole or not at all (default: stdout, as answers come)")
-    parser.add_argument("--sheet", type=_png, metavar="FILE.png", help=f"draw a contact sheet of the first {_SHOWN} pictures")
+    parser.add_argument("--sheet", type=png, metavar="FILE.png", help=f"draw a contact sheet of the first {_SHOWN} pictures")
     parser.add_argument("--batch-size", type=whole, default=32, metavar="N", help="pictures at once (default: 32)")
 
 
@@ -81,9 +81,3 @@ def _draw(sheet: Path, first: Sequence["Answer | Broken"], here: Path, title: st
             for found in first
         ]
         draw_sheet(sheet, cells, title)
-
-
-def _png(text: str) -> str:
-    if not text.lower().endswith(".png"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
-    return text

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pipeline.commands.dvc import run_dvc
+from pipeline.commands.outs import BACKBONE, read_backbone
 from pipeline.data.images import Preprocessing
 from pipeline.data.loading import Array, square_batches
 from pipeline.data.sample import Sample, read_sample
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.training.probing import Probe, SampleRun
 
 REGIMES = ("frozen", "partial", "finetuned")  # from the cheapest to the most costly
-_BACKBONE, _MANIFEST, _SPLITS = Path("models/backbone"), Path("data/manifest.csv"), Path("data/splits")
+_MANIFEST, _SPLITS = Path("data/manifest.csv"), Path("data/splits")
 _CONFIDENCE = 0.95
 _BATCH = 64
 _START = "import timm, pipeline.models.export, pipeline.training.course; from pipeline.tracking.connection import connect; connect()"
@@ -58,18 +59,18 @@ def find_evidence() -> dict[str, Any]:
     """Look at the networks at hand, try the regimes on the favourite, and say what was found, as JSON. Raises PipelineError."""
     from pipeline.training.course import choose_hardware
 
-    for path in (_MANIFEST, _SPLITS / "train", _BACKBONE / "backbone.json"):
+    for path in (_MANIFEST, _SPLITS / "train"):
         if not path.exists():
             raise PipelineError(f"{path}: is not there; run `dvc repro`")
+    own = read_backbone()["architecture"]["name"]
     recipe = read_section("recipe", Recipe)
     hardware, pictures = choose_hardware(recipe), read_sample(_MANIFEST, recipe.seed)
     with tempfile.TemporaryDirectory() as folder:
-        networks = bring_networks(Path(folder), recipe.seed)
+        networks = bring_networks(own, Path(folder), recipe.seed)
         looks = {name: look_at(path, pictures, recipe, hardware) for name, path in networks.items()}
-        own = next(iter(looks))
         untrained = look_at(networks[own], pictures, recipe, hardware, untrained=True)
         network, tried_networks = favour({name: look.probe.losses for name, look in looks.items()}, _CONFIDENCE, recipe.seed)
-        runs = {regime: try_regime(regime, looks[network], pictures, recipe, hardware) for regime in REGIMES}
+        runs = {regime: try_regime(regime, looks[network], pictures, recipe) for regime in REGIMES}
         overhead = measure_overhead(looks[network], pictures, recipe)
     regime, tried_regimes = favour({name: run.losses for name, run in runs.items()}, _CONFIDENCE, recipe.seed)
     return {
@@ -103,10 +104,9 @@ def as_json(candidate: Candidate) -> dict[str, Any]:
     return {**asdict(candidate), "loss": round(candidate.loss, 6), "difference": round(candidate.difference, 6), "interval": interval}
 
 
-def bring_networks(folder: Path, seed: int) -> dict[str, Path]:
+def bring_networks(own: str, folder: Path, seed: int) -> dict[str, Path]:
     """The backbone of params.yaml, and each network whose weights come with a package, made in `folder`: their folders by name."""
-    own = read_json(_BACKBONE / "backbone.json")
-    found = {own["architecture"]["name"]: _BACKBONE}
+    found = {own: BACKBONE}
     for name in PACKAGED:
         if name not in found:
             backbone_stage.run(backbone_stage.Params(seed=seed, name=name, weights="packaged", digest=None), folder / name)
@@ -138,13 +138,15 @@ def look_at(folder: Path, pictures: Sample, recipe: Recipe, hardware: "Hardware"
     return Look(folder, preprocessing, embed.useful_size(pictures.training) < architecture["image_size"], val, found)
 
 
-def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe, hardware: "Hardware") -> "SampleRun":
-    """Train by a regime and the recipe of params.yaml."""
+def try_regime(regime: str, look: Look, pictures: Sample, recipe: Recipe) -> "SampleRun":
+    """Train by a regime and the recipe of params.yaml, whatever was trained before."""
     from pipeline.models.classifier import load_backbone
+    from pipeline.training.course import choose_hardware
     from pipeline.training.probing import join, train_on_sample
 
     settings = settings_of(regime, recipe, len(pictures.train))
-    classifier = join(load_backbone(look.folder)[0], look.probe.head)
+    hardware = choose_hardware(settings)
+    classifier = join(load_backbone(look.folder)[0], look.probe.head, settings.start)
     return train_on_sample(classifier, material_of(look, pictures, settings), settings, look.folder, hardware)
 
 

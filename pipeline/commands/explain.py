@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.commands.outs import BACKBONE, check_backbone
+from pipeline.commands.pictures import png
 from pipeline.errors import PipelineError
 from pipeline.files import read_json
 from pipeline.params import read_threads
@@ -26,7 +28,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help=f"a picture, or a folder of pictures; the first {_SHOWN} are drawn")
     parser.add_argument("--model", help="a name in models/, or a folder (default: the model with the lowest val loss)")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="what speaks for this class (default: for the answer)")
-    parser.add_argument("--output", metavar="FILE.png", default="explained.png", help="the sheet to draw (default: %(default)s)")
+    parser.add_argument("--output", type=png, metavar="FILE.png", default="explained.png", help="the sheet to draw (default: %(default)s)")
     parser.set_defaults(run=explain, here=Path.cwd())  # where the user stands: commands run in the project's root
 
 
@@ -56,8 +58,9 @@ def _open_eyes(folder: Path, predictor: "Predictor") -> Callable[[Array, int], A
     from pipeline.models.classifier import load_classifier
     from pipeline.models.maps import last_map
 
-    facts = read_json(Path("models/backbone/backbone.json"))
-    classifier = load_classifier(Path("models/backbone"), folder, len(predictor.class_names))
+    check_backbone(folder)
+    facts = read_json(BACKBONE / "backbone.json")
+    classifier = load_classifier(BACKBONE, folder, len(predictor.class_names))
     layer = facts["feature_map"] or last_map(classifier.backbone, predictor.preprocessing.image_size)
     if layer is None:
         name = facts["architecture"]["name"]

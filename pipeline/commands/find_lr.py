@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.outs import choose_entry, find_inputs
+from pipeline.commands.pictures import png
 from pipeline.errors import PipelineError
+from pipeline.files import atomic_file
 from pipeline.params import read_section
 
 if TYPE_CHECKING:
-    from pipeline.training.course import Inputs
+    from pipeline.training.course import Course, Inputs
+    from pipeline.training.finetune import Hardware
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -18,7 +21,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("find-lr", help="draw the loss as the learning rate rises, and name the rate to take")
     parser.add_argument("model", nargs="?", help="an entry of `models` in params.yaml (default: the first)")
     parser.add_argument("--steps", type=int, default=100, help="of training, at most (default: %(default)s)")
-    parser.add_argument("--output", metavar="FILE.png", default="find_lr.png", help="the picture to draw (default: %(default)s)")
+    parser.add_argument("--output", type=png, metavar="FILE.png", default="find_lr.png", help="the picture to draw (default: %(default)s)")
     parser.set_defaults(run=find_lr, here=Path.cwd())
 
 
@@ -36,22 +39,20 @@ def find_lr(parsed: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         course, hardware = _prepare(name, inputs, Path(folder) / "activations.npy")
         curve = find_rates(course, hardware, parsed.steps)
-    with writing(output):
-        plot_rates(output, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate rises")
+    with writing(output), atomic_file(output) as partial:
+        plot_rates(partial, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate rises")
     print(f"models.{name}.learning_rate: {curve.suggestion:g}")
     print(output)
 
 
-def _prepare(name: str, inputs: "Inputs", activations: Path) -> tuple[Any, Any]:
+def _prepare(name: str, inputs: "Inputs", activations: Path) -> "tuple[Course, Hardware]":
     """The course of an entry of `models`, and the hardware."""
-    from pipeline.data.manifest import class_names, read_manifest
-    from pipeline.training.course import begin, choose_hardware, gather, prepare
+    from pipeline.data.manifest import read_manifest
+    from pipeline.training.course import choose_hardware, make_ready
     from pipeline.training.settings import Settings, settle
 
-    training = read_manifest(inputs.manifest, "train")
-    stated = settle(read_section(f"models.{name}", Settings), len(training))
+    stated = settle(read_section(f"models.{name}", Settings), len(read_manifest(inputs.manifest, "train")))
     settings = stated.model_copy(update={"schedule": "constant", "accumulate": 1, "ema": 0.0})  # the finder sets the rate, step by step
     hardware = choose_hardware(settings)
-    material = gather(settings, inputs.train, inputs.val, inputs.manifest, inputs.embedding)
-    classifier = begin(settings, inputs.backbone, inputs.baseline, len(class_names(training)))
-    return prepare(classifier, material, settings, inputs.backbone, hardware, activations), hardware
+    _, _, course = make_ready(settings, inputs, hardware, activations)
+    return course, hardware

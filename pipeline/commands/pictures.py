@@ -72,6 +72,13 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def png(text: str) -> str:
+    """The name of a PNG file, for argparse."""
+    if not text.lower().endswith(".png"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in .png")
+    return text
+
+
 def share(text: str) -> float:
     """A number from 0 to 1, for argparse."""
     try:

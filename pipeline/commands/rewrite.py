@@ -62,12 +62,19 @@ def _with_value(text: str, keys: list[str], value: Any) -> str:
 
 def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
     """The document with one pair more in a section: within its braces, or on a line of its own."""
-    end = section.value[-1][1].end_mark.index if section.value else section.start_mark.index + 1
+    end = _end(section.value[-1][1]) if section.value else section.start_mark.index + 1
     if section.flow_style:
         return f"{text[:end]}{', ' * bool(section.value)}{pair}{text[end:]}"
     at = end + len(re.split(r"[\r\n]", text[end:], maxsplit=1)[0])
     line_break = "\r\n" if "\r\n" in text else "\n"
     return f"{text[:at]}{line_break}{' ' * section.start_mark.column}{pair}{text[at:]}"
+
+
+def _end(node: yaml.Node) -> int:
+    """Where a value ends: of what is written in lines that is where its last part does, not where the next key begins."""
+    while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+        node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
+    return node.end_mark.index
 
 
 def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:

@@ -5,14 +5,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError
-from pipeline.files import read_json
-from pipeline.params import read_params
+from pipeline.commands.outs import BACKBONE, check_backbone, read_backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
-_BACKBONE = Path("models/backbone")
 _COLUMNS = ("input_size", "output_size", "num_params", "trainable")
 
 
@@ -25,7 +22,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def describe(model: str | None, here: Path) -> str:
     """A row a layer: what goes in, what comes out, how many parameters, and whether they are trained. Raises PipelineError."""
-    facts = _read_backbone()
+    facts = read_backbone()
 
     import torch
     import torchinfo
@@ -39,22 +36,10 @@ def describe(model: str | None, here: Path) -> str:
     return re.sub(r"Units\.([A-Z])[A-Z]+", r"\1", str(table))  # since Python 3.11 it names its own constants
 
 
-def _read_backbone() -> dict[str, Any]:
-    """What backbone.json says. Raises PipelineError where it is not that of params.yaml."""
-    path = _BACKBONE / "backbone.json"
-    if not path.is_file():
-        raise PipelineError(f"{_BACKBONE}: is not there; run `dvc repro backbone`")
-    facts: dict[str, Any] = read_json(path)
-    stored, wanted = facts["architecture"]["name"], (read_params().get("backbone") or {}).get("name")
-    if stored != wanted:
-        raise PipelineError(f"{_BACKBONE}: holds {stored}, params.yaml names {wanted}; run `dvc repro backbone`")
-    return facts
-
-
 def _open_backbone(facts: dict[str, Any]) -> tuple["nn.Module", int]:
     from pipeline.models.classifier import freeze_norms, load_backbone
 
-    backbone = load_backbone(_BACKBONE)[0]
+    backbone = load_backbone(BACKBONE)[0]
     freeze_norms(backbone)
     return backbone, facts["architecture"]["image_size"]
 
@@ -68,8 +53,9 @@ def _open_model(name: str, here: Path) -> tuple["nn.Module", int]:
 
     folder = find_model(name, Path("models"), here)
     told = read_facts(folder)
+    check_backbone(folder)
     params, side = told["params"], told["preprocessing"]["image_size"]
-    classifier = load_classifier(_BACKBONE, folder, len(told["class_names"]))
+    classifier = load_classifier(BACKBONE, folder, len(told["class_names"]))
     name, batchnorm = params.get("regime", "frozen"), params.get("batchnorm", "frozen")  # the baseline has neither
     regime = make_plan(name, params.get("stages", 1), batchnorm, params.get("epochs", 1), False, classifier.backbone, side).regime
     regime.train_mode(classifier, classifier, regime.thaw_epochs)

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.data.manifest import Picture, class_names, read_manifest
 
-_MOST = {"train": 1000, "val": 500}  # pictures that are looked at
+_MOST = {"train": 1000, "val": 500}  # pictures that are looked at, but two of each class at least
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class Sample:
 
     def labels(self, pictures: Sequence[Picture]) -> list[int]:
         """The numbers of their classes."""
-        return [self.names.index(picture.label) for picture in pictures]
+        names = self.names
+        return [names.index(picture.label) for picture in pictures]
 
 
 def read_sample(manifest: Path, seed: int) -> Sample:
     """The tables of train and val, and a sample of each. Test is not read."""
     train, val = (read_manifest(manifest, split) for split in _MOST)
-    return Sample(train, len(val), draw_sample(train, _MOST["train"], seed), draw_sample(val, _MOST["val"], seed))
+    least = 2 * len(class_names(train))
+    of_train, of_val = (draw_sample(pictures, max(most, least), seed) for pictures, most in zip((train, val), _MOST.values(), strict=True))
+    return Sample(train, len(val), of_train, of_val)
 
 
 def draw_sample(pictures: list[Picture], most: int, seed: int) -> list[Picture]:

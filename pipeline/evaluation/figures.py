@@ -32,7 +32,7 @@ def _figure(
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
-    figure.savefig(path, metadata={"Software": None})
+    figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str], title: str) -> None:

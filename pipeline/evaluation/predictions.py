@@ -23,6 +23,6 @@ def write_predictions(path: Path, pictures: Sequence[Picture], probs: Array, cla
 
 
 def most_doubted(predictions: Sequence[Mapping[str, str]], count: int) -> list[Mapping[str, str]]:
-    """The rows at most whose answer differs from the label, those of the least probable labels first."""
+    """At most `count` rows whose answer differs from the label, those of the least probable labels first."""
     wrong = [row for row in predictions if row["predicted"] != row["label"]]
     return sorted(wrong, key=lambda row: (float(row[f"prob_{row['label']}"]), row["image_id"]))[:count]

@@ -58,7 +58,7 @@ def check_parity(path: Path, module: nn.Module, pixels: Array, threads: int) -> 
 
 
 def count_work(module: nn.Module, image_size: int) -> dict[str, float]:
-    """The trainable tensors' numbers, and the multiply-adds of one picture in thousand millions (GFLOPs, as torchvision counts them)."""
+    """How many numbers the parameters are, and multiply-adds a picture in thousand millions (GFLOPs, as torchvision counts them)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     constants = {name: tensor.detach() for name, tensor in module.named_parameters()}  # the counter stumbles over views of parameters

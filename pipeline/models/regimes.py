@@ -30,13 +30,15 @@ def make_plan(name: str, stages: int, batchnorm: str, epochs: int, by_stage: boo
     norms = name == "scratch" if batchnorm == "auto" else batchnorm == "training"
     if name in _WHOLE and not by_stage:
         return Plan(Regime(norms=norms))
+    if name == "frozen":
+        return Plan(Regime(first=1, norms=norms), has_front=True)
     depth = measure(backbone, image_size)
     if name == "partial" and stages > depth.count:
         ends = ", ".join((*depth.ends, "the features"))
         raise PipelineError(
             f"params.yaml: models: stages: {stages} are more than the {depth.count} that the backbone has, which end at {ends}; say fewer"
         )
-    first = {"frozen": depth.count, "partial": depth.count - stages}.get(name, 0)
+    first = depth.count - stages if name == "partial" else 0
     thaw_epochs = max(1, epochs // 2) if name == "gradual" else 0
     regime = Regime(depth.count, depth.stage_of, first, thaw_epochs, norms)
-    return Plan(regime, first > 0, depth.ends[first - 1] if 0 < first < depth.count else None)
+    return Plan(regime, first > 0, depth.ends[first - 1] if first > 0 else None)

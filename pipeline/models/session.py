@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NotImplemented,
+    RuntimeException,
+)
 
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     import onnx
 
-ORT_FAULTS = (Fail, InvalidArgument, InvalidGraph, NotImplemented, RuntimeException)  # what it says of a graph that it cannot run
+ORT_FAULTS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)  # of a graph that it cannot run
 METADATA_KEY = "transfer_pipeline"
 
 _LARGEST = 2**31 - 2**24  # bytes of tensors in one file: protobuf reads none of 2 GiB, and the nodes need room too

@@ -34,13 +34,12 @@ def best_model(models: Path) -> Path:
 
 def open_model(folder: Path, threads: int) -> "Predictor":
     """Open a stored model. Raises PipelineError where the file is none of ours."""
-    from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, InvalidGraph, InvalidProtobuf
-
+    from pipeline.models.session import ORT_FAULTS
     from pipeline.serving.predictor import Predictor
 
     try:
         return Predictor.load(folder / "model.onnx", threads)
-    except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, KeyError):
+    except (*ORT_FAULTS, KeyError):
         raise PipelineError(f"{folder}/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`") from None
 
 

@@ -13,6 +13,8 @@ from pipeline.models.session import open_session, read_facts
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_BATCH = 32  # pictures that lie in memory at once
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -42,8 +44,9 @@ class Predictor:
         return read_square(source, self.preprocessing)
 
     def predict(self, sources: Sequence[bytes | Path]) -> Array:
-        """Probabilities of pictures, given as bytes or paths: float32, (pictures, classes). Raises BrokenPicture."""
-        return self.predict_pixels(np.stack([self.read(source) for source in sources]))
+        """Probabilities of pictures, one or more, given as bytes or paths: float32, (pictures, classes). Raises BrokenPicture."""
+        batches = (sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH))
+        return np.concatenate([self.predict_pixels(np.stack([self.read(source) for source in batch])) for batch in batches])
 
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities of prepared pixels, uint8 (pictures, S, S, 3): float32, (pictures, classes)."""

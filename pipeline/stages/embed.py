@@ -89,8 +89,7 @@ def embed(paths: list[Path], preprocessing: Preprocessing, params: Params, onnx_
         session = open_session(onnx_path, params.threads)
         return np.concatenate([session.run(["features"], {"pixels": pixels})[0] for pixels in batches])
     backbone = load_backbone(folder)[0].to(device)
-    torch.backends.cudnn.allow_tf32 = False  # the head is served on features of full fp32
-    torch.backends.cudnn.deterministic = True
+    runtime.mean_fp32()  # the head is served on such features
     with torch.inference_mode():
         return np.concatenate([backbone(torch.from_numpy(pixels).to(device)).cpu().numpy() for pixels in batches])
 

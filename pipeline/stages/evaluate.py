@@ -23,7 +23,7 @@ from pipeline.evaluation.predictions import write_predictions
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.sheet import SIDE
 from pipeline.evaluation.tables import shares, write_classes, write_matrix
-from pipeline.files import atomic_dir, atomic_file, cache_dir, read_table, sha256_of_file, write_json, write_table
+from pipeline.files import atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
 from pipeline.params import Section
 from pipeline.serving.predictor import Predictor
 
@@ -81,8 +81,7 @@ def write_results(folder: Path, model: str, labels: Array, probs: Array, scores:
 
 def write_timing(model_sha256: str, pictures: int, seconds: float) -> None:
     """How fast the model was on this machine: into the cache, since an out must not differ from run to run."""
-    with atomic_file(cache_dir("timings") / f"{model_sha256}.json") as partial:
-        write_json(partial, {"pictures_per_second": round(pictures / seconds, 1)})
+    write_json(cache_dir("timings") / f"{model_sha256}.json", {"pictures_per_second": round(pictures / seconds, 1)})
 
 
 def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, metrics_json: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.evaluation.predictions import most_doubted
 from pipeline.evaluation.scoring import flat
 from pipeline.files import read_json, read_table, write_json
 from pipeline.models.history import kept_row
-from pipeline.params import Section, read_params
+from pipeline.params import Section, model_names
 from pipeline.tracking.publish import publish
 
 _SHOWN_DOUBTS = 12
@@ -75,7 +75,7 @@ def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]
 
 def run(params: Params, data: Path, models: Path, results: Path, report: Path, comparison_json: Path) -> None:
     """Compare every model with the baseline, write the page, and bring MLflow up to date where it can be reached."""
-    names = [BASELINE, *read_params()["models"]]
+    names = [BASELINE, *model_names()]
     for name in names:
         if not (results / name / "scores.json").is_file():
             raise PipelineError(f"{results / name}/scores.json: is not there; run `dvc repro`")

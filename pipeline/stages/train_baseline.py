@@ -41,11 +41,14 @@ def read_examples(embeddings: Path, pictures: list[Picture], names: list[str]) -
 
 
 def deal_folds(pictures: list[Picture], seed: int) -> Array:
-    """The fold of each picture, int (pictures,): five, or as many as the class of the fewest groups has; groups stay whole."""
+    """The fold of each picture, int (pictures,): five, or as many as the class of the fewest groups has, two at least.
+
+    Groups stay whole.
+    """
     groups: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         groups[picture.label].add(picture.group)
-    count = min(_FOLDS, *map(len, groups.values()))
+    count = max(2, min(_FOLDS, *map(len, groups.values())))
     labels, in_groups = ({picture.image_id: getattr(picture, field) for picture in pictures} for field in ("label", "group"))
     folds = deal(labels, in_groups, {str(fold): 1 / count for fold in range(count)}, seed)
     return np.array([int(folds[picture.image_id]) for picture in pictures])

@@ -57,6 +57,8 @@ def _are_names(found: Any) -> bool:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, with its number behind each that several classes have."""
+    """The names, with its number behind each that several classes have, until each has its own."""
     counts = Counter(names)
-    return [f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)]
+    if max(counts.values()) == 1:
+        return list(names)
+    return distinct([f"{name} ({number})" if counts[name] > 1 else name for number, name in enumerate(names)])

@@ -9,7 +9,7 @@ from pipeline.errors import PipelineError
 from pipeline.evaluation.comparison import BASELINE
 from pipeline.files import cache_dir, read_json, sha256_of_file, sha256_of_json
 from pipeline.models.artifact import identity, read_facts
-from pipeline.params import read_params
+from pipeline.params import model_names
 from pipeline.tracking.connection import connect, mendable, one_at_a_time
 from pipeline.tracking.description import PUBLISHED, describe_run, predecessor
 from pipeline.tracking.logged_model import has_logged_model, log_model, logged_models
@@ -52,7 +52,7 @@ class _Model:
 
 def publish(data: Path, models: Path, results: Path) -> list[str]:
     """Make each model's run equal to its files, and return a line for each that was not. Raises PipelineError."""
-    names = [name for name in (BASELINE, *read_params()["models"]) if (results / name / "scores.json").is_file()]
+    names = [name for name in (BASELINE, *model_names()) if (results / name / "scores.json").is_file()]
     if not names:
         raise PipelineError(f"{results}: holds no scores of a model; run `dvc repro` or `dvc checkout`")
     wanted = [data / "manifest.csv", data / "source.json", *(models / name / "model.onnx" for name in names)]

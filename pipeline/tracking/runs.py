@@ -85,7 +85,8 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
     """A function that logs a row an epoch to the model's run while it trains, and never waits for MLflow.
 
-    At the end MLflow has a few seconds to take the rest. Where it does not take all, one line on stderr says so, once.
+    At the end MLflow has some time to take the rest: a server seconds, a database a minute. Where it does not take all, one
+    line on stderr says so, once.
     A run that is finished already is left as it is: `publish` compares it with the files.
     """
     log = _LiveLog(facts)
@@ -161,7 +162,10 @@ class _LiveLog(Thread):
 
 def _git_tags() -> dict[str, str]:
     def git(*arguments: str) -> str | None:
-        result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        try:
+            result = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
         return result.stdout.strip() if result.returncode == 0 else None
 
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics")

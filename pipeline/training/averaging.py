@@ -40,6 +40,6 @@ class Average:
 def _towards(decay: float) -> Any:
     def blend(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
         kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        return (averaged * kept + current * (1 - kept)).to(averaged.dtype)
+        return (averaged + (current - averaged) * (1 - kept)).to(averaged.dtype)  # exactly the same where they are equal: what is frozen
 
     return blend

@@ -35,17 +35,15 @@ class Material:
 
 @dataclass(frozen=True)
 class Kitchen:
-    """What makes batches of the material: the recipe's settings, the seed, the number of threads that decode."""
+    """What makes batches of the material, by the recipe's settings."""
 
     settings: Settings
-    seed: int
-    threads: int
 
     def from_pictures(self, material: Material) -> tuple[Batches, Batches]:
         """The training pictures, varied anew each time, and the val pictures as they are."""
         size, settings = material.preprocessing.image_size, self.settings
         variation = make_variation(size, material.preprocessing.interpolation, settings.min_crop_area, material.flip, settings.augment)
-        pictures = TrainingPictures(material.paths, material.labels, size, variation, self.threads)
+        pictures = TrainingPictures(material.paths, material.labels, size, variation, settings.threads)
         return self._deal(cast("Dataset[Any]", pictures), material.labels), _in_parts(material.val_pixels, material.val_labels)
 
     def from_activations(
@@ -58,7 +56,7 @@ class Kitchen:
                 return front(torch.from_numpy(pixels).to(hardware.device)).float().cpu().numpy()
 
         if not path.is_file():
-            batches = square_batches(material.paths, material.preprocessing, self.settings.batch_size, self.threads, "front")
+            batches = square_batches(material.paths, material.preprocessing, self.settings.batch_size, self.settings.threads, "front")
             _keep(path, map(make, batches), len(material.paths))
         train = torch.from_numpy(np.load(path, mmap_mode="c"))
         examples = TensorDataset(train, torch.tensor(material.labels))
@@ -69,7 +67,7 @@ class Kitchen:
 
         A last batch of one is left out: BatchNorm cannot learn from it.
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.settings.seed)
         size, sampler = self.settings.batch_size, None
         if self.settings.balance == "sampling":
             weights = class_weights(labels, max(labels) + 1)[torch.tensor(labels)]

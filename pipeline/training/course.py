@@ -74,15 +74,22 @@ def set_up(name: str, stated: Settings, inputs: Inputs, code: str) -> Training:
 
     `name`: of the model; `code`: the module that trains it.
     """
-    training = read_manifest(inputs.manifest, "train")
-    settings = settle(stated, len(training))
+    settings = settle(stated, len(read_manifest(inputs.manifest, "train")))
     hardware = choose_hardware(settings)
     facts = tell_facts(name, settings, inputs, hardware, code)
-    material = gather(settings, inputs.train, inputs.val, inputs.manifest, inputs.embedding)
-    classifier = begin(settings, inputs.backbone, inputs.baseline, len(class_names(training)))
     checkpoint = find_checkpoint(name, identity(facts))
-    course = prepare(classifier, material, settings, inputs.backbone, hardware, checkpoint.activations)
+    material, classifier, course = make_ready(settings, inputs, hardware, checkpoint.activations)
     return Training(facts, material, classifier, course, hardware, checkpoint)
+
+
+def make_ready(settings: Settings, inputs: Inputs, hardware: Hardware, activations: Path) -> tuple[Material, Classifier, Course]:
+    """The material, the classifier as it begins, and what moves it, by settings without `auto`. Raises PipelineError.
+
+    `activations`: as of `prepare`.
+    """
+    material = gather(settings, inputs.train, inputs.val, inputs.manifest, inputs.embedding)
+    classifier = begin(settings, inputs.backbone, inputs.baseline, len(class_names(read_manifest(inputs.manifest, "train"))))
+    return material, classifier, prepare(classifier, material, settings, inputs.backbone, hardware, activations)
 
 
 def tell_facts(name: str, settings: Settings, inputs: Inputs, hardware: Hardware, code: str) -> dict[str, Any]:
@@ -137,7 +144,7 @@ def prepare(
     plan = make_plan(
         settings.regime, settings.stages, settings.batchnorm, int(settings.epochs), settings.layer_decay < 1, classifier.backbone, size
     )
-    kitchen = Kitchen(settings, settings.seed, settings.threads)
+    kitchen = Kitchen(settings)
     model: nn.Module
     if plan.has_front:
         hardware.place(classifier)

@@ -57,7 +57,7 @@ class SampleRun:
 
 @torch.inference_mode()
 def embed(backbone: Backbone, batches: Sequence[Array], hardware: Hardware) -> Array:
-    """Features in fp32, float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
+    """Features, float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
     hardware.place(backbone.eval())
     return np.concatenate([backbone(torch.from_numpy(pixels).to(hardware.device)).cpu().numpy() for pixels in batches])
 
@@ -75,7 +75,10 @@ def settle_norms(backbone: Backbone, batches: Sequence[Array], hardware: Hardwar
 
 
 def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_grid: Sequence[float], threads: int) -> Probe:
-    """Fit heads on the features of train pictures, then of val pictures, as the baseline is fitted."""
+    """Fit heads as the baseline is fitted: on features float32 (pictures, D) and labels int (pictures,), `count_train` of them of train.
+
+    `folds`: int (pictures,), as `out_of_fold_probs` takes them.
+    """
     train, val = (Examples(features[part], labels[part]) for part in (slice(count_train), slice(count_train, None)))
     head, history = choose_head(train, val, l2_grid, threads)
     l2 = min(history, key=lambda row: row["val_loss"])["l2"]
@@ -84,11 +87,12 @@ def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_gri
     return Probe(head, losses, probs.argmax(axis=1) != labels)
 
 
-def join(backbone: Backbone, head: Head) -> Classifier:
-    """A backbone under a head that was fitted on its features."""
+def join(backbone: Backbone, head: Head, start: str = "probe") -> Classifier:
+    """A backbone under a head that was fitted on its features, or, with `start` fresh, under a random one of the same form."""
     classes, num_features = head.weight.shape
     classifier = Classifier(backbone, num_features, classes)
-    classifier.head.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
+    if start == "probe":
+        classifier.head.load_state_dict({"weight": torch.from_numpy(head.weight), "bias": torch.from_numpy(head.bias)})
     return classifier
 
 

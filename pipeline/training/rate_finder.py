@@ -19,7 +19,7 @@ _LEAST = 10  # steps without which there is nothing to see
 
 @dataclass(frozen=True)
 class Curve:
-    """The highest learning rate of each step, and the smoothed loss after it."""
+    """The highest learning rate of each step, and the smoothed loss before it."""
 
     rates: list[float]
     losses: list[float]

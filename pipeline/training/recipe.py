@@ -87,8 +87,10 @@ class Recipe:
             raise DivergedError(
                 f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
             )
-        (loss / self.settings.accumulate).backward()  # type: ignore[no-untyped-call]
-        if number % self.settings.accumulate and number < self.batches:
+        together = self.settings.accumulate
+        begun = (number - 1) // together * together
+        (loss / min(together, self.batches - begun)).backward()  # type: ignore[no-untyped-call]
+        if number % together and number < self.batches:
             return
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,10 +35,22 @@ def choose_precision(wanted: str, device: "torch.device") -> str:
 
 
 def make_repeatable(seed: int, threads: int) -> None:
-    """Seed torch, fix its thread count, and refuse operations whose result changes from run to run."""
+    """Seed every generator, fix torch's thread count, and warn of operations whose result changes from run to run."""
+    import numpy as np
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+    random.seed(seed)
+    np.random.seed(seed)
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    mean_fp32()
+
+
+def mean_fp32() -> None:
+    """Let fp32 be fp32 on a GPU, whose convolutions else round to ten bits (TF32), and are chosen by trying."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True

@@ -115,7 +115,7 @@ class Proposal:
     monitor: str
 
     def is_hopeless(self, row: Row) -> bool:
-        """Whether the best epoch so far, this one included, is worse than the median of the trials before it at this epoch."""
+        """Whether the best epoch so far, this one included, is worse than the median of those that came to their end, at this epoch."""
         self.trial.report(row[self.monitor], int(row["epoch"]))
         return self.trial.should_prune()
 

@@ -10,11 +10,13 @@ from filelock import FileLock, Timeout
 from pipeline.errors import PipelineError
 from pipeline.files import cache_dir, sha256_of_json
 from pipeline.models.artifact import identity
+from pipeline.models.classifier import load_backbone
+from pipeline.models.regimes import make_plan
 from pipeline.training.checkpoint import key_here
 from pipeline.training.course import Inputs, choose_hardware, set_up, tell_facts
 from pipeline.training.recipe import DivergedError, Row
 from pipeline.training.settings import Settings
-from pipeline.training.space import Space
+from pipeline.training.space import Choices, Range, Space
 from pipeline.training.study import State, Study, Trial
 
 
@@ -27,8 +29,9 @@ def open_study(name: str, stated: Settings, space: Space, startup_trials: int, i
     """The study of an entry of `models`, with the trials that are over, for this process alone.
 
     Other inputs, code or packages, another seed, space or recipe are another study; what the entry says of the keys of the
-    space plays no part. Raises PipelineError where another process has it, or its file is damaged.
+    space plays no part. Raises PipelineError where another process has it, its file is damaged, or the space goes beyond the network.
     """
+    _check_stages(stated, space, inputs)
     facts = _facts(name, stated, space, startup_trials, inputs)
     key = key_here(sha256_of_json([identity(facts), version("optuna")]))
     facts["inputs_sha256"]["study"] = key
@@ -40,6 +43,21 @@ def open_study(name: str, stated: Settings, space: Space, startup_trials: int, i
         raise PipelineError(f"{path}: another `pipeline tune {name}` is running; wait for it") from None
     with lock:
         yield Study(facts, path, space, startup_trials, stated.seed, stated.monitor)
+
+
+def _check_stages(stated: Settings, space: Space, inputs: Inputs) -> None:
+    """Raise PipelineError where a trial could ask for more stages than there are, after hours of other trials."""
+    regimes = {stated.regime, *_all_of(space.get("regime"))}
+    if "stages" in space and "partial" in regimes:
+        size = inputs.embedding["preprocessing"]["image_size"]
+        make_plan("partial", max(_all_of(space["stages"])), "auto", 1, False, load_backbone(inputs.backbone)[0], size)
+
+
+def _all_of(varied: Range | Choices | None) -> list[Any]:
+    """The choices, or the ends of a range."""
+    if varied is None:
+        return []
+    return varied.choices if isinstance(varied, Choices) else [varied.low, varied.high]
 
 
 def run_trials(study: Study, stated: Settings, inputs: Inputs, count: int) -> Iterator[Trial]:
@@ -79,4 +97,5 @@ def _facts(name: str, stated: Settings, space: Space, startup_trials: int, input
     facts = tell_facts(f"tune {name}", stated, inputs, choose_hardware(stated), __name__)
     fixed = {key: value for key, value in facts["params"].items() if key not in space}
     params = {**fixed, "startup_trials": startup_trials, "space": {key: varied.model_dump() for key, varied in space.items()}}
-    return {**facts, "params": params, "inputs_sha256": {**facts["inputs_sha256"], "params": sha256_of_json(params)}}
+    hardware = {key: value for key, value in facts["hardware"].items() if key not in space}
+    return {**facts, "params": params, "hardware": hardware, "inputs_sha256": {**facts["inputs_sha256"], "params": sha256_of_json(params)}}

@@ -8,6 +8,7 @@ import pytest
 from pipeline.__main__ import main
 from pipeline.commands import advise, evidence
 from pipeline.params import parse_yaml
+from pipeline.training.course import choose_hardware
 from tests.commands.test_tune import enter, project  # noqa: F401 - a fixture
 
 FACTS = {
@@ -120,3 +121,19 @@ def test_what_is_missing_is_named(here, capsys):
     with pytest.raises(SystemExit):
         main(["advise"])
     assert "data/splits/train: is not there; run `dvc repro`" in capsys.readouterr().err
+
+
+def test_a_backbone_that_params_no_longer_name_is_no_ground_for_advice(here, capsys):
+    params = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(params.replace("test_resnet", "resnet18"))
+    with pytest.raises(SystemExit):
+        main(["advise"])
+    assert capsys.readouterr().err == "models/backbone: holds test_resnet, params.yaml names resnet18; run `dvc repro backbone`\n"
+
+
+def test_a_regime_is_tried_alike_whatever_was_tried_before(here):
+    recipe, pictures = evidence.read_section("recipe", evidence.Recipe), evidence.read_sample(here / "data/manifest.csv", 0)
+    look = evidence.look_at(here / "models/backbone", pictures, recipe, choose_hardware(recipe))
+    alone = evidence.try_regime("finetuned", look, pictures, recipe)
+    evidence.try_regime("frozen", look, pictures, recipe)
+    assert evidence.try_regime("finetuned", look, pictures, recipe).losses.tolist() == alone.losses.tolist()

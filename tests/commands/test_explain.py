@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from pipeline.__main__ import main
+from pipeline.files import sha256_of_file
 from pipeline.models.artifact import write_facts
 from pipeline.models.classifier import Classifier, WithProbs, load_backbone, save_classifier
 from pipeline.models.export import export_onnx
@@ -25,7 +26,8 @@ def write_model(root, network):
     folder = root / "models/small"
     folder.mkdir()
     save_classifier(classifier, folder / "model.safetensors")
-    facts = {"class_names": ["ants", "bees"], "preprocessing": PREPROCESSING}
+    sums = {"architecture": sha256_of_file(root / "models/backbone/backbone.json")}
+    facts = {"class_names": ["ants", "bees"], "preprocessing": PREPROCESSING, "inputs_sha256": sums}
     write_facts(folder, export_onnx(WithProbs(classifier, 1.0), 64, ["probs"]), facts, [{"epoch": 0, "val_loss": 0.5}])
 
 

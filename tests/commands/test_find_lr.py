@@ -25,3 +25,10 @@ def test_what_is_missing_or_wrong_is_one_line(arguments, fault, capsys):
         main(["find-lr", *arguments])
     assert end.value.code == 1
     assert capsys.readouterr() == ("", fault + "\n")
+
+
+def test_a_picture_of_another_kind_is_refused_before_anything_is_trained(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["find-lr", "--output", "curve.svg"])
+    assert end.value.code == 2
+    assert "'curve.svg' does not end in .png" in capsys.readouterr().err

@@ -14,6 +14,20 @@ def inside_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("models:\n  b:\n    kind: x   # b\n\nseed: 0\n", "models:\n  b:\n    kind: x   # b\n  a: {kind: y}\n\nseed: 0\n"),
+        ("models:\n  b:\n    list:\n      - 1\n      - 2\n", "models:\n  b:\n    list:\n      - 1\n      - 2\n  a: {kind: y}\n"),
+        ("models:\n  b: {kind: x}\n", "models:\n  b: {kind: x}\n  a: {kind: y}\n"),
+    ],
+)
+def test_an_entry_follows_the_last_one_however_that_is_written(before, after):
+    Path("params.yaml").write_text(before)
+    set_params({"models.a": {"kind": "y"}})
+    assert Path("params.yaml").read_text() == after
+
+
 def after_setting(text, **values):
     Path("params.yaml").write_bytes(text.encode())
     set_params({f"models.a.{key}": value for key, value in values.items()})

@@ -12,6 +12,7 @@ from pipeline.__main__ import main
 from pipeline.commands import seeds as command
 from pipeline.commands.seeds import run_seeds
 from pipeline.errors import PipelineError
+from pipeline.training import checkpoint
 from tests.evaluation.test_seeds import FIRST, SECOND, make_scores
 
 ACCURACY = {"baseline": FIRST, "finetuned": SECOND}
@@ -90,7 +91,7 @@ def test_what_decides_nothing_of_a_run_makes_no_experiment_old(dvc, changed):
     assert len(dvc.told) == 2
 
 
-@pytest.mark.parametrize("what", ["params", "settings", "dvc.yaml", "code"])
+@pytest.mark.parametrize("what", ["params", "settings", "dvc.yaml", "code", "package"])
 def test_what_changed_since_makes_an_experiment_old(dvc, what, monkeypatch):
     run_seeds([0, 1], [])
     if what == "params":
@@ -99,6 +100,8 @@ def test_what_changed_since_makes_an_experiment_old(dvc, what, monkeypatch):
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"split": {"cmd": "python3"}}}))
     if what == "code":
         monkeypatch.setattr(command, "code_digest", lambda module: "another")
+    if what == "package":
+        monkeypatch.setattr(checkpoint, "version", lambda package: "0.0")
     run_seeds([0, 1], ["split.test=0.2"] if what == "settings" else [])
     assert len(dvc.told) == 4
 

@@ -1,10 +1,12 @@
 """`pipeline summary` prints layers, shapes, sizes, and what is trained."""
 
+import shutil
+
 import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, sha256_of_file, write_json
 from pipeline.models.classifier import Classifier, load_backbone, save_classifier
 from pipeline.stages import backbone
 
@@ -20,7 +22,9 @@ def made(tmp_path_factory):
     (folder / "model.onnx").touch()
     body, num_features = load_backbone(root / "models/backbone")
     save_classifier(Classifier(body, num_features, 3), folder / "model.safetensors")
-    write_json(folder / "model.json", {"class_names": ["a", "b", "c"], "preprocessing": {"image_size": 64}, "params": {"l2_grid": [0.1]}})
+    facts = {"class_names": ["a", "b", "c"], "preprocessing": {"image_size": 64}, "params": {"l2_grid": [0.1]}}
+    sums = {"architecture": sha256_of_file(root / "models/backbone/backbone.json")}
+    write_json(folder / "model.json", {**facts, "inputs_sha256": sums})
     return root
 
 
@@ -111,6 +115,16 @@ def test_another_backbone_than_that_of_params_is_refused(capsys, tmp_path, monke
     (tmp_path / "params.yaml").write_text("backbone: {name: resnet18}\n")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     assert refusal(capsys) == "models/backbone: holds test_resnet, params.yaml names resnet18; run `dvc repro backbone`\n"
+
+
+def test_a_model_of_another_backbone_is_told_so(capsys, tmp_path, monkeypatch, made):
+    shutil.copytree(made, tmp_path / "project")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "project"))
+    (tmp_path / "project/params.yaml").write_text("backbone: {name: resnet18}\n")
+    shutil.rmtree(tmp_path / "project/models/backbone")
+    backbone.run(backbone.Params(seed=0, name="resnet18", weights="none", digest=None), tmp_path / "project/models/backbone")
+    fault = "models/small: was trained on another backbone than that in models/backbone; run `dvc repro`\n"
+    assert refusal(capsys, "--model", "small") == fault
 
 
 def test_a_project_without_a_backbone_is_told_so(capsys, tmp_path, monkeypatch):

@@ -325,3 +325,20 @@ def test_a_fault_of_the_recipe_ends_the_study_with_its_line(here, monkeypatch, c
     text = (here / "params.yaml").read_text()
     (here / "params.yaml").write_text(text.replace("weight_decay: {choices: [0.0, 0.1]}", "stages: {choices: [99]}"))
     assert "stages: 99 are more than the " in told(["partial"], capsys).splitlines()[-1]
+
+
+def test_more_stages_than_there_are_are_refused_before_the_first_trial(here, capsys):
+    text = (here / "params.yaml").read_text()
+    (here / "params.yaml").write_text(text.replace("weight_decay: {choices: [0.0, 0.1]}", "stages: {low: 1, high: 99, log: false}"))
+    assert told(["partial"], capsys).startswith("params.yaml: models: stages: 99 are more than the ")
+    assert list((here / ".cache/tune").rglob("*.json")) == []
+
+
+def test_a_key_of_the_space_decides_nothing_of_the_study_be_it_the_precision(here, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    text = (here / "params.yaml").read_text()
+    text = text.replace("weight_decay: {choices: [0.0, 0.1]}", "precision: {choices: [fp32, bf16]}").replace("1.0e+6", "1.0e-3")
+    for precision in ("fp32", "bf16"):
+        (here / "params.yaml").write_text(text.replace("regime: finetuned,", f"regime: finetuned, precision: {precision},"))
+        main(["tune", "finetuned", "--trials", "1"])
+    assert len(list((here / ".cache/tune/finetuned").glob("*.json"))) == 1

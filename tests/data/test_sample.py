@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from pipeline.data.manifest import Picture
-from pipeline.data.sample import draw_sample
+from pipeline.data.manifest import Picture, write_manifest
+from pipeline.data.sample import draw_sample, read_sample
 
 COUNTS = {"ant": 50, "bee": 5}
 PICTURES = [Picture(f"{name}/{number:03d}.png", "", "", name, "train", "", 8, 8) for name in COUNTS for number in range(COUNTS[name])]
@@ -26,3 +26,15 @@ def test_it_is_all_of_them_where_there_are_no_more():
 
 def test_the_seed_draws_it():
     assert draw_sample(PICTURES, 10, 0) == draw_sample(PICTURES, 10, 0) != draw_sample(PICTURES, 10, 1)
+
+
+def test_of_many_classes_two_pictures_each_are_looked_at(tmp_path):
+    pictures = [
+        Picture(f"{label:04d}/{split}{number}.png", "", "", f"{label:04d}", split, "", 8, 8)
+        for label in range(600) for split in ("train", "val") for number in range(3)
+    ]  # fmt: skip
+    write_manifest(tmp_path / "manifest.csv", pictures)
+    sample = read_sample(tmp_path / "manifest.csv", 0)
+    assert set(Counter(picture.label for picture in sample.train).values()) == {2}
+    assert set(Counter(picture.label for picture in sample.val).values()) == {2}
+    assert sample.labels(sample.val[:3]) == [0, 0, 1]

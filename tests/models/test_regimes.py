@@ -29,7 +29,7 @@ def plan_of(backbone, name, stages=2, batchnorm="auto", epochs=8, by_stage=False
         ("partial", 1, 4, True, "layer3"),
         ("partial", 2, 3, True, "layer2"),
         ("partial", 5, 0, False, None),  # all there are
-        ("frozen", 2, 5, True, None),  # the whole network
+        ("frozen", 2, 1, True, None),  # the whole network, as one stage
     ],
 )
 def test_a_regime_trains_from_a_stage_on_and_runs_what_is_before_it_once(backbone, name, stages, first, has_front, front_end):

@@ -100,3 +100,10 @@ def imported():
     """What a fresh Python holds after the import."""
     code = "import sys, pipeline.serving.predictor; print(*sys.modules)"
     return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+def test_any_number_of_pictures_is_answered_in_their_order(stored):
+    pictures = [draw_picture(seed) for seed in range(70)]
+    probs = stored.predictor.predict(pictures)
+    assert probs.shape == (70, 3)
+    np.testing.assert_allclose(probs[[0, 40, 69]], stored.predictor.predict([pictures[number] for number in (0, 40, 69)]), atol=1e-6)

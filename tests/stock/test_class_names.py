@@ -79,3 +79,9 @@ def test_a_torch_file_tells_none(tmp_path):
 
 def test_a_name_that_several_classes_have_is_numbered():
     assert distinct(["crane", "bee", "crane"]) == ["crane (0)", "bee", "crane (2)"]
+
+
+def test_a_number_makes_no_new_twins():
+    names = distinct(["a", "a", "a (0)", "b"])
+    assert len(set(names)) == 4
+    assert names[3] == "b"

@@ -51,3 +51,11 @@ def test_a_restored_average_is_where_it_was():
     nn.init.constant_(first.model.weight, 7)
     second.update(), first.update()
     assert torch.equal(first.judged.weight, second.judged.weight)
+
+
+def test_what_does_not_move_stays_exactly_as_it_is():
+    model = nn.Linear(100, 100)
+    average = Average(model, 0.9)
+    for _ in range(20):
+        average.update()
+    assert torch.equal(average.judged.weight, model.weight)

@@ -30,7 +30,7 @@ def material(tmp_path):
 
 
 def kitchen(seed=0, **changes):
-    return Kitchen(settings(batch_size=4, **changes), seed, 1)
+    return Kitchen(settings(batch_size=4, seed=seed, threads=1, **changes))
 
 
 def numbers(batches):
@@ -78,7 +78,7 @@ def test_balanced_sampling_follows_from_the_seed(material):
 
 
 def test_a_last_batch_of_one_is_left_out(material):
-    train, _ = Kitchen(settings(batch_size=11), 0, 1).from_pictures(material)
+    train, _ = Kitchen(settings(batch_size=11, seed=0, threads=1)).from_pictures(material)
     assert [len(labels) for _, labels in train] == [11]
 
 

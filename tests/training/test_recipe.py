@@ -87,6 +87,18 @@ def test_two_batches_that_make_one_step_move_as_one_of_both():
     assert not torch.equal(moved[0], build_small().head.weight)
 
 
+def test_a_batch_that_is_left_over_counts_as_much_as_a_step_of_its_own():
+    moved = []
+    for accumulate in (4, 1):
+        model = build_small()
+        recipe = recipe_of(model, 1, accumulate=accumulate, optimiser="sgd", schedule="constant", warmup=0.0)
+        recipe.begin_epoch(1)
+        recipe.step(recipe.loss(PIXELS, LABELS)[0], 1, "epoch 1/1")
+        moved.append(model.head.weight.detach())
+    assert torch.equal(*moved)
+    assert not torch.equal(moved[0], build_small().head.weight)
+
+
 def test_what_is_left_of_an_epoch_makes_a_step_too():
     model = build_small()
     recipe = recipe_of(model, 3, accumulate=2, epochs=1, schedule="constant")
@@ -160,7 +172,7 @@ def test_a_recipe_that_is_restored_goes_on_as_if_nothing_had_happened(changes):
     def steps(recipe, numbers):
         for number in numbers:
             recipe.begin_epoch(1)
-            recipe.step(recipe.loss(PIXELS, LABELS)[0], number, "epoch 1/3")
+            recipe.step(recipe.loss(PIXELS, LABELS)[0], (number - 1) % 4 + 1, "epoch 1/3")
             if number % 4 == 0:
                 recipe.end_epoch({"val_loss": 1.0 + number, "val_accuracy": 0.5})
 

@@ -1,7 +1,9 @@
 """Device, precision, threads and seeds."""
 
 import os
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +16,12 @@ def settings(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what is set in the test is taken back
     del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     yield
+    random.setstate(python_state)
+    np.random.set_state(numpy_state)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
@@ -62,7 +67,7 @@ def test_one_seed_draws_the_same_numbers_twice():
     draws = []
     for seed in (3, 3, 4):
         make_repeatable(seed, 1)
-        draws.append(torch.rand(4).tolist())
+        draws.append([*torch.rand(4).tolist(), random.random(), np.random.rand()])
     assert draws[0] == draws[1] != draws[2]
 
 

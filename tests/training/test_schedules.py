@@ -63,14 +63,23 @@ def test_one_cycle_serves_the_shortest_run(steps, warmup):
     assert len(rates(steps, warmup, kind="one_cycle")) == steps + 1
 
 
-def test_one_cycle_moves_the_momentum_the_other_way():
-    optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0, momentum=0.9)
+@pytest.mark.parametrize(("momentum", "least"), [(0.9, 0.8), (0.5, 0.4), (0.05, 0.0), (0.0, 0.0)])
+def test_one_cycle_moves_the_momentum_the_other_way_from_what_is_named(momentum, least):
+    optimiser = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0, momentum=momentum)
     schedule = make_schedule("one_cycle", optimiser, 10, 0.5, Plateau())
-    start = optimiser.param_groups[0]["momentum"]
-    for _ in range(5):
+    found = []
+    for _ in range(10):
+        found.append(optimiser.param_groups[0]["momentum"])
         optimiser.step()
         schedule.step()
-    assert optimiser.param_groups[0]["momentum"] < start
+    assert (found[0], max(found)) == pytest.approx((momentum, momentum))
+    assert min(found) == pytest.approx(least, abs=5e-3)
+
+
+def test_one_cycle_moves_the_first_beta_of_adam():
+    optimiser = torch.optim.AdamW(nn.Linear(1, 1).parameters(), lr=1.0)
+    make_schedule("one_cycle", optimiser, 10, 0.5, Plateau())
+    assert optimiser.param_groups[0]["betas"] == (0.9, 0.999)
 
 
 @pytest.mark.parametrize(

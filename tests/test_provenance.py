@@ -1,0 +1,14 @@
+"""The code that a module is made of."""
+
+import pytest
+
+from pipeline.provenance import code_digest, import_closure
+
+
+def test_a_module_that_is_misspelt_has_no_sum():
+    with pytest.raises(ValueError, match=r"pipeline\.stages\.trian: is no module of this project"):
+        code_digest("pipeline.stages.trian")
+
+
+def test_a_module_without_imports_of_ours_is_made_of_itself():
+    assert import_closure("pipeline.errors") == ["pipeline/errors.py"]
