@@ -7,7 +7,6 @@ The runs are those of two small models; with README_PICTURES=1 those of this che
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,17 +21,17 @@ from PIL import Image
 
 from pipeline.data.manifest import Picture, write_manifest
 from pipeline.files import read_json, sha256_of, sha256_of_file, write_json, write_table
+from tests.browsers import ARGUMENTS, CHROMIUM
 from tests.checkout import ROOT
 from tests.e2e.test_readme import answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_api.expect.set_options(timeout=60_000)  # the page is slow where two cores draw it and serve it
-CHROMIUM = shutil.which("chromium")
 OF_THIS_CHECKOUT = bool(os.environ.get("README_PICTURES"))
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of playwright's own connections
 ]
 
@@ -115,7 +114,7 @@ def address(root, files):
 @pytest.fixture(scope="module")
 def browser():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 

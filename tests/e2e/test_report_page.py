@@ -1,17 +1,14 @@
 """The report in a browser: no serious fault of access, nothing sideways on a phone, no request, readable without scripts."""
 
-import os
-import shutil
-
 import pytest
 
 from pipeline.evaluation import page
 from pipeline.evaluation.page import write_page
+from tests.browsers import ARGUMENTS, CHROMIUM
 from tests.reports import make_doubt, make_report
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe_playwright_python is not installed")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 LONG = "a_rather_long_name_of_a_class_without_a_place_to_break_it_at"
@@ -34,8 +31,7 @@ def address(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []  # as root Chromium has no sandbox
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
 
