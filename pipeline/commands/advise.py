@@ -27,7 +27,7 @@ def _main(parsed: argparse.Namespace) -> None:
     regimes = {name: read_section(f"models.{name}", Settings).regime for name in model_names()}
     facts = find_evidence()
     values = to_set(facts, regimes)
-    print(json.dumps(facts, indent=2) if parsed.json else show(facts, values))
+    print(json.dumps({**facts, "params": nested(values)}, indent=2) if parsed.json else show(facts, values))
     if parsed.write and values:
         set_params(values)
         print(f"Written: see `git diff {PARAMS}`.", file=sys.stderr)
@@ -46,6 +46,19 @@ def to_set(facts: Mapping[str, Any], regimes: Mapping[str, str]) -> dict[str, An
     return values
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`{"a.b": 1}` as `{a: {b: 1}}`, as params.yaml holds it."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return sections
+
+
+def _lines(keys: Mapping[str, Any]) -> list[str]:
+    return [f"  {key}: {spell(value)}" for key, value in keys.items()]
+
+
 def show(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """What `find_evidence` found, for people: the data, both tables, and what to set in params.yaml."""
     regime, seconds = facts["regime"], facts["seconds"]
@@ -59,7 +72,7 @@ def show(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
             "",
             f"Take {facts['network']}, {regime}: about {seconds[regime]:.0f} s a training on this machine.",
             *(["", f"To set in {PARAMS}, by hand or by --write:"] if values else [f"{PARAMS} has it already."]),
-            *(f"  {name}: {spell(value)}" for name, value in values.items()),
+            *(line for section, keys in nested(values).items() for line in (f"{section}:", *_lines(keys))),
         ]
     )
 

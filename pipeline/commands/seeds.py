@@ -138,6 +138,6 @@ def show(facts: dict[str, Any]) -> str:
         "",
         f"{pictures} test pictures; std between seeds; one run: half the {100 * facts['confidence']:g} % interval that a run states.",
     ]
-    lines += [noise(name, figures["top1_accuracy"]) for name, figures in facts["models"].items()]
+    lines += [noise(name, figures["top1_accuracy"], facts["confidence"]) for name, figures in facts["models"].items()]
     lines += [verdict(name, BASELINE, found, facts["confidence"]) for name, found in facts["differences"].items()]
     return "\n".join([*lines, f"Experiments: {', '.join(facts['experiments'])} (`dvc exp show`, `dvc exp apply NAME`)."])

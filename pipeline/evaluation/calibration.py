@@ -59,8 +59,8 @@ def ece_interval(labels: Array, probs: Array, counts: Array, confidence: float) 
     if unit == 0:
         return float("nan"), float("nan")
     truths = np.linspace(0, 1.5 * found + 3 * unit, _STEPS)
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    least, most = np.array([np.quantile(np.abs(truth / unit * spread + noise).sum(axis=1), tails) for truth in truths]).T
+    seen = np.abs(truths[:, None, None] / unit * spread + noise).sum(axis=2)
+    least, most = np.quantile(seen, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
     return float(np.interp(found, most, truths)), min(1.0, float(np.interp(found, least, truths)))
 
 

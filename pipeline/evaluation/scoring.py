@@ -12,6 +12,7 @@ from pipeline.evaluation.statistics import (
     Interval,
     draw_counts,
     f1_interval,
+    logit_interval,
     mean_interval,
     mean_of_proportions_interval,
     percentile_interval,
@@ -43,7 +44,7 @@ def score(labels: Array, probs: Array, class_names: Sequence[str], temperature: 
         "balanced_accuracy": _figure(metrics.balanced_accuracy(matrix), mean_of_proportions_interval(hits, support, confidence)),
         "macro_f1": _figure(float(metrics.macro_f1(matrix)), percentile_interval(f1_draws, confidence)),
         **{
-            name: _figure(macro(area)[0], percentile_interval(macro(draws), confidence))
+            name: _figure(macro(area)[0], logit_interval(macro(area)[0], macro(draws), confidence))
             for name, area, draws in zip(("roc_auc", "pr_auc"), areas, area_draws, strict=True)
         },
         **_of_probabilities(labels, probs, counts, confidence, ""),
@@ -95,7 +96,7 @@ def _classes(
             "recall": _figure(recalls[index], wilson_interval(right, int(support[index]), confidence)),
             "f1": _figure(f1_scores[index], f1_interval(right, misses, confidence)),
             **{
-                key: _figure(area[0, index], percentile_interval(draws[:, index], confidence))
+                key: _figure(area[0, index], logit_interval(area[0, index], draws[:, index], confidence))
                 for key, area, draws in zip(("roc_auc", "pr_auc"), areas, area_draws, strict=True)
             },
             "support": int(support[index]),

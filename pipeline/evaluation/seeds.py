@@ -64,8 +64,15 @@ def verdict(name: str, baseline: str, difference: Mapping[str, Any], confidence:
     )
 
 
-def noise(name: str, accuracy: Mapping[str, Any]) -> str:
-    """How far a model's accuracy moves with the seed, against what one run says of itself, in a sentence."""
-    std, half = 100 * accuracy["std"], 100 * accuracy["one_run"]
-    more = "more than" if std > half else "within"
-    return f"{name}: a seed moves the accuracy by {std:.1f} points (std), {more} the ± {half:.1f} points that one run states."
+def noise(name: str, accuracy: Mapping[str, Any], confidence: float) -> str:
+    """How far a model's accuracy moves with the seed, against what one run says of itself, in a sentence.
+
+    Both as half the width of an interval: of a normal distribution with the std of the seeds, and the mean of those of the runs.
+    """
+    from scipy import stats
+
+    moved, half = 100 * float(stats.norm.ppf((1 + confidence) / 2)) * accuracy["std"], 100 * accuracy["one_run"]
+    more = "more than" if moved > half else "within"
+    return (
+        f"{name}: a seed moves the accuracy by ± {moved:.1f} points ({100 * confidence:g} %), {more} the ± {half:.1f} that one run states."
+    )

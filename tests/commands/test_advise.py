@@ -48,10 +48,12 @@ finetuned  0.500         61       +0.030 [-0.020, +0.060]: not shown to be bette
 Take lite0, frozen: about 12 s a training on this machine.
 
 To set in params.yaml, by hand or by --write:
-  models.frozen: {regime: frozen}
-  backbone.name: lite0
-  backbone.weights: packaged
-  backbone.digest: null"""
+models:
+  frozen: {regime: frozen}
+backbone:
+  name: lite0
+  weights: packaged
+  digest: null"""
 
 
 @pytest.fixture
@@ -72,6 +74,15 @@ def ask(capsys, *arguments):
 
 def test_what_is_found_is_told():
     assert advise.show(FACTS, advise.to_set(FACTS, {"finetuned": "finetuned"})) == SAID
+
+
+def test_what_is_to_be_set_is_told_as_params_yaml_holds_it(here, capsys, monkeypatch):
+    monkeypatch.setattr(evidence, "find_evidence", lambda: FACTS)
+    main(["advise", "--write"])
+    written, told = parse_yaml((here / "params.yaml").read_text()), parse_yaml(capsys.readouterr().out.partition("--write:\n")[2])
+    assert {section: {key: written[section][key] for key in keys} for section, keys in told.items()} == told
+    main(["advise", "--json"])
+    assert json.loads(capsys.readouterr().out)["params"] == {section: told[section] for section in ("backbone",)}
 
 
 def test_an_entry_that_is_there_is_not_set_again():

@@ -35,7 +35,19 @@ def test_equal_answers_do_not_differ():
         "only_first_right": 0,
         "only_second_right": 0,
         "mcnemar_p": 1.0,
+        "is_shown": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "is_shown"),
+    [(0, 4, False), (0, 5, False), (1, 7, False), (0, 6, True), (6, 0, True), (1, 15, True), (10, 12, False)],
+)
+def test_a_difference_is_shown_where_the_interval_and_mcnemar_agree(only_first, only_second, is_shown):
+    # 2 · 0.5⁴ = 0.125, 2 · 0.5⁵ = 0.0625, 2 · (1 + 8) / 2⁸ = 0.0703, 2 · 0.5⁶ = 0.03125
+    both = "+" * 150
+    first, second = ("+" * only_first + "-" * only_second + both, "-" * only_first + "+" * only_second + both)
+    assert compare(make_rows(first), make_rows(second), 0.95, 0)["is_shown"] is is_shown
 
 
 def test_comparing_twice_gives_equal_figures():
@@ -56,16 +68,16 @@ def test_different_pictures_are_refused(second):
 
 
 @pytest.mark.parametrize(
-    ("difference", "low", "high", "sentence"),
+    ("difference", "low", "high", "is_shown", "sentence"),
     [
-        (0.0709, 0.0373, 0.1046, "finetuned is better by 7.1 points, interval +3.7 to +10.5: shown by these 268 pictures."),
-        (0.0709, -0.0123, 0.1046, "finetuned is better by 7.1 points, interval -1.2 to +10.5: not shown by these 268 pictures."),
-        (0.0709, 0.0, 0.1046, "finetuned is better by 7.1 points, interval +0.0 to +10.5: not shown by these 268 pictures."),
-        (-0.05, -0.08, -0.02, "finetuned is worse by 5.0 points, interval -8.0 to -2.0: shown by these 268 pictures."),
-        (-0.05, -0.08, 0.01, "finetuned is worse by 5.0 points, interval -8.0 to +1.0: not shown by these 268 pictures."),
-        (0.0, -0.02, 0.02, "finetuned and baseline are right equally often on these 268 pictures (interval -2.0 to +2.0 points)."),
+        (0.0709, 0.0373, 0.1046, True, "finetuned is better by 7.1 points, interval +3.7 to +10.5: shown by these 268 pictures."),
+        (0.0709, -0.0123, 0.1046, False, "finetuned is better by 7.1 points, interval -1.2 to +10.5: not shown by these 268 pictures."),
+        (0.0709, 0.0, 0.1046, False, "finetuned is better by 7.1 points, interval +0.0 to +10.5: not shown by these 268 pictures."),
+        (-0.05, -0.08, -0.02, True, "finetuned is worse by 5.0 points, interval -8.0 to -2.0: shown by these 268 pictures."),
+        (-0.05, -0.08, 0.01, False, "finetuned is worse by 5.0 points, interval -8.0 to +1.0: not shown by these 268 pictures."),
+        (0.0, -0.02, 0.02, False, "finetuned and baseline are right equally often on these 268 pictures (interval -2.0 to +2.0 points)."),
     ],
 )
-def test_the_verdict_is_a_sentence(difference, low, high, sentence):
+def test_the_verdict_is_a_sentence(difference, low, high, is_shown, sentence):
     facts = dict(zip([f"top1_accuracy_difference{end}" for end in ("", "_low", "_high")], (difference, low, high), strict=True))
-    assert verdict("finetuned", facts, 268) == sentence
+    assert verdict("finetuned", {**facts, "is_shown": is_shown}, 268) == sentence

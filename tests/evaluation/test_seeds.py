@@ -77,7 +77,7 @@ def test_the_verdict_on_a_difference_within_the_noise():
     )
 
 
-@pytest.mark.parametrize(("half", "words"), [(0.03, "within the ± 3.0 points"), (0.005, "more than the ± 0.5 points")])
+@pytest.mark.parametrize(("half", "words"), [(0.03, "within the ± 3.0"), (0.0195, "more than the ± 1.9"), (0.005, "more than the ± 0.5")])
 def test_the_noise_between_seeds_is_told_beside_what_one_run_states(half, words):
-    sentence = noise("baseline", {"std": 0.01, "one_run": half})
-    assert sentence == f"baseline: a seed moves the accuracy by 1.0 points (std), {words} that one run states."
+    sentence = noise("baseline", {"std": 0.01, "one_run": half}, 0.95)
+    assert sentence == f"baseline: a seed moves the accuracy by ± 2.0 points (95 %), {words} that one run states."
