@@ -99,15 +99,15 @@ def reliability(rows: Sequence[Mapping[str, str]], rows_before: Sequence[Mapping
     x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(0, 1, BOTTOM, TOP)
     right, before = ([(x.at(float(row["probability"])), y.at(float(row["accuracy"]))) for row in each] for each in (rows, rows_before))
     low, high = ([y.at(float(row[name])) for row in rows] for name in ("accuracy_low", "accuracy_high"))
-    most = max(int(row["pictures"]) for row in rows)
+    fullest = max(int(row["pictures"]) for row in rows)
     return Chart(
         title="Is it as sure as it is right?",
         x_label="probability of the answer",
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
         lines=[Line("before temperature scaling", "before", before), Line("right", "main", right, joined=False)],
-        whiskers=[(place, *ends) for (place, _), *ends in zip(right, low, high, strict=True)],
-        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / most) for row in rows],
+        whiskers=[(place, least, most) for (place, _), least, most in zip(right, low, high, strict=True)],
+        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / fullest) for row in rows],
         diagonal=True,
     )
 
