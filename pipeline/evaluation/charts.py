@@ -105,7 +105,7 @@ def reliability(rows: Sequence[Mapping[str, str]], rows_before: Sequence[Mapping
         x_label="probability of the answer",
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
-        lines=[Line("before temperature scaling", "before", before), Line("right", "main", right, joined=False)],
+        lines=[Line("right before", "before", before, joined=False), Line("right", "main", right, joined=False)],
         whiskers=[(place, least, most) for (place, _), least, most in zip(right, low, high, strict=True)],
         bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / fullest) for row in rows],
         diagonal=True,
