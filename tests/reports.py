@@ -82,7 +82,8 @@ def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, *
     confusion = [
         {"true/predicted": label, **dict(zip(class_names, row, strict=True))} for label, row in zip(class_names, rows, strict=True)
     ]
-    given = {"history": HISTORY, "reliability": [RELIABILITY], "coverage": COVERAGE, "galleries": make_gallery(class_names), **changes}
+    tables = {"history": HISTORY, "reliability": [RELIABILITY], "reliability_before": [RELIABILITY], "coverage": COVERAGE}
+    given = {**tables, "galleries": make_gallery(class_names), **changes}
     return Model(name=name, scores=scores, facts=facts, confusion=confusion, comparison=comparison, **given)
 
 

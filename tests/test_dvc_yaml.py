@@ -10,7 +10,8 @@ from pipeline.params import parse_yaml
 from pipeline.provenance import import_closure
 
 ROOT = Path(__file__).parent.parent
-ALL_STAGES = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]
+FLOW = parse_yaml((ROOT / "dvc.yaml").read_text())
+ALL_STAGES, PLOTS = FLOW["stages"], FLOW["plots"]
 STAGES = {name: stage for name, stage in ALL_STAGES.items() if name != "evaluate_baseline"}  # which repeats `evaluate`
 PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
 SECTIONS = {"train": ["recipe", "models.${item.model}"], "report": ["evaluate", "models"]}
@@ -91,3 +92,11 @@ def test_the_report_depends_on_its_templates():
 def test_no_stage_but_download_and_backbone_can_fetch(stage):
     fetches = "pipeline/data/fetch.py" in STAGES[stage]["deps"]
     assert not fetches or stage in ("download", "backbone")
+
+
+def test_every_plot_is_of_the_baseline_or_of_an_entry_of_models():
+    plots = [plot if isinstance(plot, str) else next(iter(plot.values())) for plot in PLOTS]
+    paths = [path for plot in plots for path in ([plot] if isinstance(plot, str) else plot["y"])]
+    shown = [path.split("/")[1] for path in paths if path.startswith(("models/", "results/"))]
+    assert len(shown) == len(paths) - 1  # but for report/curves.png, which shows all of them
+    assert set(shown) <= {"baseline", *PARAMS["models"]}

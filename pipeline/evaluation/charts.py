@@ -17,7 +17,7 @@ Tick = tuple[float, str]
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `style` is `main` or `other`."""
+    """A line through points; `style` is `main`, `other` or `before`."""
 
     name: str
     style: str
@@ -91,20 +91,23 @@ def _below(share: float) -> float:
     return max(0.0, floor(20 * share - 0.4) / 20)
 
 
-def reliability(rows: Sequence[Mapping[str, str]]) -> Chart:
-    """How right the answers are of which the model is so sure, with intervals; bars say how many they are. Rows of reliability.csv."""
+def reliability(rows: Sequence[Mapping[str, str]], rows_before: Sequence[Mapping[str, str]]) -> Chart:
+    """How right the answers are of which the model is so sure, with intervals, and without its temperature; bars say how many they are.
+
+    Rows of reliability.csv and of reliability_before.csv.
+    """
     x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(0, 1, BOTTOM, TOP)
-    places = [x.at(float(row["probability"])) for row in rows]
-    right, low, high = ([y.at(float(row[name])) for row in rows] for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    most = max(int(row["pictures"]) for row in rows)
+    right, before = ([(x.at(float(row["probability"])), y.at(float(row["accuracy"]))) for row in each] for each in (rows, rows_before))
+    low, high = ([y.at(float(row[name])) for row in rows] for name in ("accuracy_low", "accuracy_high"))
+    fullest = max(int(row["pictures"]) for row in rows)
     return Chart(
         title="Is it as sure as it is right?",
         x_label="probability of the answer",
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
-        lines=[Line("right", "main", list(zip(places, right, strict=True)), joined=False)],
-        whiskers=list(zip(places, low, high, strict=True)),
-        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / most) for row in rows],
+        lines=[Line("right before", "before", before, joined=False), Line("right", "main", right, joined=False)],
+        whiskers=[(place, least, most) for (place, _), least, most in zip(right, low, high, strict=True)],
+        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / fullest) for row in rows],
         diagonal=True,
     )
 

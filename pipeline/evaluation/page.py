@@ -50,6 +50,7 @@ class Model:
     history: Sequence[Row]
     confusion: Sequence[Row]
     reliability: Sequence[Row]
+    reliability_before: Sequence[Row]
     coverage: Sequence[Row]
     galleries: Facts
     comparison: Facts | None = None
@@ -62,7 +63,7 @@ class Model:
     @property
     def probability_charts(self) -> list[charts.Chart]:
         """What its probabilities are worth."""
-        return [charts.reliability(self.reliability), charts.coverage(self.coverage)]
+        return [charts.reliability(self.reliability, self.reliability_before), charts.coverage(self.coverage)]
 
     @cached_property
     def _counts(self) -> tuple[list[str], list[list[int]]]:

@@ -68,6 +68,7 @@ def write_results(folder: Path, model: str, labels: Array, probs: Array, scores:
     bins = reliability(labels, probs, params.confidence)
     bins_before = reliability(labels, without_temperature(probs, temperature), params.confidence)
     write_table(folder / "reliability.csv", list(bins[0]), bins)
+    write_table(folder / "reliability_before.csv", list(bins_before[0]), bins_before)
     covered = coverage(labels, probs, params.confidence)
     write_table(folder / "coverage.csv", list(covered[0]), covered)
     right = scores["figures"]["top1_accuracy"]["value"]

@@ -60,7 +60,7 @@ def read_model(name: str, models: Path, results: Path, comparison: Mapping[str, 
     folder = results / name
     scores = read_json(folder / "scores.json")
     told = comparison and {**comparison, "verdict": verdict(name, comparison, scores["test_pictures"])}
-    tables = {key: read_table(folder / f"{key}.csv") for key in ("reliability", "coverage")}
+    tables = {key: read_table(folder / f"{key}.csv") for key in ("reliability", "reliability_before", "coverage")}
     return page.Model(
         name, scores, read_json(models / name / "model.json"), read_table(models / name / "history.csv"),
         read_table(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"), comparison=told,

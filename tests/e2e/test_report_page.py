@@ -1,10 +1,14 @@
 """The report in a browser: no serious fault of access, nothing sideways on a phone, no request, readable without scripts."""
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 
 from pipeline.evaluation import page
 from pipeline.evaluation.page import write_page
 from tests.browsers import ARGUMENTS, CHROMIUM
+from tests.large_report import make_large_report
 from tests.reports import make_doubt, make_report
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe_playwright_python is not installed")
@@ -37,11 +41,11 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, address):
-    """Open the page; also what it asked for and what it complained of."""
+def open_page(browser):
+    """Open a page; also what it asked for and what it complained of."""
     contexts = []
 
-    def open_page(size="wide", **options):
+    def open_one(address, size="wide", **options):
         context = browser.new_context(viewport={"width": SIZES[size], "height": 800}, **options)
         contexts.append(context)
         view = context.new_page()
@@ -51,19 +55,29 @@ def visit(browser, address):
         view.goto(address)
         return view, asked, said
 
-    yield open_page
+    yield open_one
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(open_page, address):
+    """Open the report with long names."""
+    return partial(open_page, address)
+
+
+def serious_faults(view):
+    """What axe finds serious or critical in a page, all of it unfolded. The page is to be opened with `bypass_csp`: axe is a script."""
+    view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    found = axe.Axe().run(view).response["violations"]
+    return [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_axe_finds_no_serious_fault(visit, size, scheme):
-    view, _, _ = visit(size, color_scheme=scheme, bypass_csp=True)  # the checker is a script
-    view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
-    found = axe.Axe().run(view).response["violations"]
-    serious = [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")]
-    assert serious == []
+    view, _, _ = visit(size, color_scheme=scheme, bypass_csp=True)
+    assert serious_faults(view) == []
 
 
 def test_nothing_scrolls_sideways_on_a_phone(visit):
@@ -88,3 +102,51 @@ def test_dark_is_dark_and_light_is_light(visit):
         visit(color_scheme=scheme)[0].evaluate("getComputedStyle(document.documentElement).backgroundColor") for scheme in ("light", "dark")
     ]
     assert colours == ["rgb(255, 255, 255)", "rgb(18, 22, 27)"]
+
+
+def test_on_paper_all_is_unfolded(visit):
+    view, _, _ = visit()
+    folded = view.locator("details:not([open]) > :not(summary)")
+    count = folded.count()
+    assert (count > 0, [folded.nth(number).is_visible() for number in range(count)]) == (True, [False] * count)
+    view.emulate_media(media="print")
+    assert [folded.nth(number).is_visible() for number in range(count)] == [True] * count
+    assert min(folded.nth(number).bounding_box()["height"] for number in range(count)) > 10
+
+
+# 100 classes and 20,000 pictures
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """The report of as much as the stages are made for."""
+    folder = tmp_path_factory.mktemp("large")
+    write_page(folder / "report", make_large_report(folder))
+    return folder / "report" / "index.html"
+
+
+def test_a_large_report_is_under_ten_megabytes(large):
+    assert large.stat().st_size < 10e6
+
+
+def test_a_large_report_does_not_scroll_sideways_on_a_phone(large, open_page):
+    view, _, _ = open_page(large.as_uri(), "phone")
+    assert view.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_axe_finds_no_serious_fault_in_a_large_report(large, open_page):
+    view, _, _ = open_page(large.as_uri(), bypass_csp=True)
+    assert serious_faults(view) == []
+
+
+# What the pipeline writes of the default data
+
+
+def test_the_report_on_the_digits_is_under_five_megabytes(digits):
+    assert Path(digits[0], "report", "index.html").stat().st_size < 5e6
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_in_the_report_on_the_digits(digits, open_page, scheme):
+    view, _, _ = open_page(Path(digits[0], "report", "index.html").as_uri(), color_scheme=scheme, bypass_csp=True)
+    assert serious_faults(view) == []

@@ -53,14 +53,16 @@ def test_a_loss_of_nought_can_be_drawn():
 
 
 def test_a_bin_lies_at_its_probability_and_its_accuracy():
-    drawing = reliability([RELIABILITY])
-    assert drawing.lines[0].points == [(181.9, 101)]  # 46 + 0.45 · 302, 190 - 0.5 · 178
+    drawing = reliability([RELIABILITY], [{**RELIABILITY, "probability": "0.5", "accuracy": "0.25"}])
+    before, right = drawing.lines
+    assert right.points == [(181.9, 101)]  # 46 + 0.45 · 302, 190 - 0.5 · 178
+    assert (before.style, before.points) == ("before", [(197, 145.5)])
     assert drawing.whiskers == [(181.9, 163.3, 38.7)]
 
 
 def test_the_bars_of_a_bin_are_as_high_as_it_is_full():
     half = {**RELIABILITY, "from": "0.5", "to": "0.6", "pictures": "2"}
-    assert [bar[3] for bar in reliability([RELIABILITY, half]).bars] == [36, 18]
+    assert [bar[3] for bar in reliability([RELIABILITY, half], []).bars] == [36, 18]
 
 
 def test_the_axis_of_coverage_does_not_follow_the_first_few_pictures():

@@ -1,8 +1,11 @@
 """Pictures of results: the same bytes for the same figures, whatever the number of classes and their names."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.figure import Figure
+from PIL import Image, ImageChops
 
 from pipeline.evaluation.figures import plot_confusion_matrix, plot_coverage, plot_curves, plot_reliability
 
@@ -26,6 +29,14 @@ DRAWINGS = [
     pytest.param(lambda path: plot_reliability(path, BINS, BINS[1:], "title"), id="reliability"),
     pytest.param(lambda path: plot_coverage(path, COVERED, "title"), id="coverage"),
 ]
+
+
+@pytest.fixture
+def figures_drawn(monkeypatch):
+    """The figures that were saved, to be measured."""
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: (drawn.append(figure), save(figure, *args, **options)))
+    return drawn
 
 
 @pytest.mark.parametrize("draw", DRAWINGS)
@@ -53,6 +64,40 @@ def test_a_matrix_is_drawn_for_few_and_for_many_classes(num_classes, tmp_path):
 def test_a_matrix_with_a_class_without_pictures_is_drawn(tmp_path):
     plot_confusion_matrix(tmp_path / "matrix.png", np.array([[3, 1], [0, 0]]), ["ants", "bees"], "title")
     assert (tmp_path / "matrix.png").stat().st_size > 0
+
+
+def test_one_mistake_in_two_hundred_of_a_row_is_not_white(tmp_path):
+    right = 199 * np.eye(100, dtype=int)
+    for name, mistakes in (("none", 0), ("one", 1)):
+        matrix = right.copy()
+        matrix[20, 70] = mistakes
+        plot_confusion_matrix(tmp_path / f"{name}.png", matrix, [f"class {index}" for index in range(100)], "title")
+    with Image.open(tmp_path / "none.png") as without, Image.open(tmp_path / "one.png") as mistaken:
+        differences = ImageChops.difference(without.convert("RGB"), mistaken.convert("RGB"))
+    cell = np.asarray(differences.crop(differences.getbbox()))
+    assert cell.shape[0] > 10
+    assert np.median(cell.max(axis=2)) > 25  # of 255
+
+
+def test_the_colours_say_what_share_they_stand_for(figures_drawn, tmp_path):
+    plot_confusion_matrix(tmp_path / "matrix.png", np.array([[0.75, 0.25], [0.0, 1.0]]), ["ants", "bees"], "title")
+    axis, bar = figures_drawn[0].axes
+    marks = dict(zip([label.get_text() for label in bar.get_yticklabels()], bar.get_yticks(), strict=True))
+    assert marks == {f"{share:g}": share for share in (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)}
+    place = bar.transAxes.inverted().transform(bar.transData.transform((0, 0.25)))[1]
+    assert place == pytest.approx(0.5, abs=0.01)  # the root of a quarter
+    assert axis.images[0].norm(0.25) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("num_classes", [2, 6, 10, 30, 100])
+@pytest.mark.parametrize("name", ["{}", "class {}", "{}_a_rather_long_name_of_a_class"])
+def test_the_names_beside_a_matrix_do_not_overlap(name, num_classes, figures_drawn, tmp_path):
+    names = [name.format(index) for index in range(num_classes)]
+    plot_confusion_matrix(tmp_path / "matrix.png", np.eye(num_classes, dtype=int), names, "title")
+    for axis in figures_drawn[0].axes[0].xaxis, figures_drawn[0].axes[0].yaxis:
+        boxes = [label.get_window_extent() for label in axis.get_ticklabels()]
+        assert len(boxes) == num_classes
+        assert [pair for pair in pairwise(boxes) if pair[0].overlaps(pair[1])] == []
 
 
 def test_other_figures_give_another_picture(tmp_path):

@@ -34,6 +34,10 @@ def test_a_hundred_classes_have_small_cells_without_numbers():
     assert (drawing.side, drawing.numbers, drawing.turned, drawing.size) == (15, [], True, int(14 * 6.6) + 12 + 1500 + 4)
 
 
+def test_one_mistake_in_many_is_still_a_tenth_opaque():
+    assert [shade.opacity for shade in lay_out(["a", "b"], [[999, 1], [0, 1]]).shades] == [0.1, 1.0]
+
+
 def test_a_class_without_pictures_has_an_empty_row():
     assert len(lay_out(["a", "b"], [[0, 0], [0, 2]]).numbers) == 1
 

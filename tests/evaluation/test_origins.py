@@ -1,7 +1,10 @@
 """What a report was made from: every sum, every version, nothing of the machine."""
 
 import platform
+import re
+import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 from pipeline.evaluation.origins import LIBRARIES, library_versions, sums
 from pipeline.files import sha256_of, write_json
@@ -35,3 +38,8 @@ def test_the_versions_are_those_that_run():
     found = library_versions()
     assert list(found) == ["python", *LIBRARIES]
     assert (found["python"], found["numpy"]) == (platform.python_version(), version("numpy"))
+
+
+def test_the_libraries_are_all_that_the_project_depends_on():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert list(LIBRARIES) == [re.match(r"[\w-]+", each).group() for each in project["dependencies"]]

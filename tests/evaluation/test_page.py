@@ -170,8 +170,18 @@ def test_a_figure_that_is_not_defined_is_a_dash(write):
 
 
 def test_the_weakest_class_comes_first(write):
-    labels = re.findall(r'<tr><th scope="row">(ants|bees)</th><td>0\.\d+</td>', write(models=[make_model()]))
+    labels = re.findall(r'<tr><th scope="row">(ants|bees)</th><td>0\.\d+<small>', write(models=[make_model()]))
     assert labels == ["bees", "ants"]
+
+
+def test_each_figure_of_a_class_stands_with_its_interval(write):
+    (row,) = re.findall(r'<tr><th scope="row">ants</th><td>0\.900.*?</tr>', write(models=[make_model()]), re.DOTALL)
+    assert row.count("<td>0.900<small>0.250 to 0.750</small></td>") == 5
+
+
+def test_the_probabilities_are_shown_before_temperature_scaling_too(write):
+    html = write(models=[make_model()])
+    assert (html.count('<circle class="before"'), "before temperature scaling" in text_of(html)) == (1, True)
 
 
 def test_a_class_without_f1_comes_last():

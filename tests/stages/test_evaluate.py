@@ -88,9 +88,16 @@ def test_the_metrics_are_what_dvc_compares(evaluated):
 
 def test_the_results_hold_tables_and_pictures(evaluated):
     plots = ("confusion_matrix", "confusion_matrix_normalised", "coverage", "reliability")
-    tables = {f"{name}.csv" for name in ("classes", "predictions", *plots)}
+    tables = {f"{name}.csv" for name in ("classes", "predictions", "reliability_before", *plots)}
     pictures = {f"{name}.png" for name in (*plots, *(f"gallery_{kind}" for kind in TITLES))}
     assert {path.name for path in (evaluated / "results").iterdir()} == tables | pictures | {"scores.json", "galleries.json"}
+
+
+def test_the_probabilities_are_judged_with_and_without_the_temperature(evaluated):
+    stored, before = (read_table(evaluated / "results" / f"{name}.csv") for name in ("reliability", "reliability_before"))
+    assert list(stored[0]) == list(before[0])
+    # With T = 2 the surest answers, 0.8 of 0.8, 0.1, 0.1, were 0.64 of 0.64, 0.01, 0.01 before.
+    assert [float(rows[-1]["probability"]) for rows in (stored, before)] == pytest.approx([0.8, 0.64 / 0.66], abs=1e-6)
 
 
 def test_how_fast_it_was_is_kept_outside_the_results(evaluated):

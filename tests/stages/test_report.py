@@ -27,7 +27,7 @@ def project(tmp_path, monkeypatch):
     for name, answers in {"baseline": "+--+", "finetuned": "++++", "frozen": "+---"}.items():
         write_json(tmp_path / "results" / name / "scores.json", {**SCORES, "model": name})
         write_json(tmp_path / "results" / name / "galleries.json", {})
-        for table in ("confusion_matrix", "reliability", "coverage"):
+        for table in ("confusion_matrix", "reliability", "reliability_before", "coverage"):
             write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
         write_json(tmp_path / "models" / name / "model.json", {"model": name})
         write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "label", "predicted"], make_rows(answers))

@@ -1,0 +1,87 @@
+"""A large report: 100 classes and 20,000 test pictures, scored, written and read by the functions of the stages."""
+
+import dataclasses
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from pipeline.data.manifest import Picture
+from pipeline.evaluation import galleries
+from pipeline.evaluation.explain import overlay
+from pipeline.evaluation.montage import montage
+from pipeline.evaluation.predictions import write_predictions
+from pipeline.evaluation.scoring import score
+from pipeline.evaluation.sheet import SIDE
+from pipeline.files import read_table, write_json, write_table
+from pipeline.stages import evaluate, report
+from tests.reports import HISTORY, make_audit, make_doubt, make_model, make_report
+
+NAMES = [f"a_class_of_a_hundred_{number}" for number in range(100)]
+PARAMS = {"seed": 0, "confidence": 0.95}
+_COUNT, _PICTURES, _TEMPERATURE = 20_000, 10, 1.5
+
+
+def make_answers(generator):
+    """Labels, and probabilities that mean what they say: some four of five are right, the mistakes lie all over the matrix."""
+    labels = np.arange(_COUNT) % len(NAMES)
+    logits = generator.normal(0, 1, (_COUNT, len(NAMES))).astype(np.float32)
+    logits[np.arange(_COUNT), labels] += 3.5
+    raised = np.exp(3.5 * logits)  # what Bayes says of a class whose logit is shifted by 3.5
+    return labels, raised / raised.sum(axis=1, keepdims=True)
+
+
+def draw_pictures(folder, generator):
+    """Noise, of which a JPEG is as large as it can be."""
+    folder.mkdir(parents=True)
+    paths = [folder / f"{number}.png" for number in range(_PICTURES)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(path)
+    return paths
+
+
+def write_results(folder, model, pictures, labels, probs, paths):
+    """What the stage `evaluate` writes of a model, without asking a network."""
+    folder.mkdir(parents=True)
+    (model / "model.onnx").write_bytes(b"model")
+    params = evaluate.Params(**PARAMS, threads=1)
+    predictor = SimpleNamespace(facts={"temperature": _TEMPERATURE, "size": {"parameters": 10_000_000, "gflops": 0.5}})
+    scores = {
+        **evaluate.about(model, pictures, predictor),
+        "confidence": params.confidence,
+        **score(labels, probs, NAMES, _TEMPERATURE, params.confidence, params.seed),
+    }
+    chosen = galleries.choose(labels, probs, params.seed)
+    shown = [paths[number % len(paths)] for number in range(len(labels))]
+    overlays = {int(number): overlay(Image.open(shown[number]), np.eye(7)) for each in chosen.values() for number in each}
+    write_json(folder / "scores.json", scores)
+    write_predictions(folder / "predictions.csv", pictures, probs, NAMES)
+    evaluate.write_results(folder, model.name, labels, probs, scores, params)
+    galleries.write_galleries(folder, chosen, read_table(folder / "predictions.csv"), shown, overlays)
+
+
+def make_large_report(root):
+    """The report of a baseline, and of another model that answers alike: to score 20,000 answers once takes long enough."""
+    generator = np.random.default_rng(0)
+    models, results, names = root / "models", root / "results", ["baseline", "finetuned"]
+    paths = draw_pictures(root / "pictures", generator)
+    labels, probs = make_answers(generator)
+    pictures = [
+        Picture(f"{NAMES[label]}/{number}.png", paths[number % _PICTURES].name, "0" * 64, NAMES[label], "test", "", SIDE, SIDE)
+        for number, label in enumerate(labels)
+    ]
+    for name in names:
+        write_json(models / name / "model.json", make_model().facts)
+        write_table(models / name / "history.csv", list(HISTORY[0]), HISTORY)
+    write_results(results / names[0], models / names[0], pictures, labels, probs, paths)
+    shutil.copytree(results / names[0], results / names[1])
+    comparison = report.compare_all(names, models, results, report.Params(**PARAMS))
+    shown = [report.read_model(name, models, results, comparison.get(name)) for name in names]
+    return dataclasses.replace(
+        make_report(),
+        models=shown,
+        audit=make_audit(NAMES),
+        doubts=[make_doubt(f"{number}.png", NAMES[number]) for number in range(12)],
+        montage=montage(pictures, root / "pictures", 0),
+    )
