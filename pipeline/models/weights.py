@@ -38,8 +38,8 @@ def load_weights(
 ) -> Origin:
     """Fill the tensors of a network: all with a file, all but the head's with a model folder, none with `none`.
 
-    `weights`: packaged, pretrained, none, or a path from the project's root. The file is checked against `digest` where that is
-    given. Raises PipelineError.
+    `weights`: packaged, pretrained, none, or a path from the project's root. The file is checked against `digest`, which must
+    be given for a path. Raises PipelineError.
     """
     if weights == "none":
         return Origin("random", None, "none needed")
@@ -49,7 +49,7 @@ def load_weights(
     elif weights == "pretrained":
         path, name, licence = _published(architecture, digest)
     elif is_model:
-        path, name, licence = _model(weights)
+        path, name, licence = _model(weights, digest)
     else:
         path, name, licence = _own(weights, digest)
     sha256 = sha256_of_file(path)
@@ -132,15 +132,15 @@ def _own(weights: str, digest: str | None) -> tuple[Path, str, str]:
         raise PipelineError(
             f"params.yaml: backbone.weights: {weights!r} is neither a file nor a model folder; say packaged, pretrained, none or a path"
         )
-    if digest is None:
-        raise PipelineError(
-            f"params.yaml: backbone.digest: is not set for the file {path.name}; its sha256 is {sha256_of_file(path)}: write it there"
-        )
+    _demand(digest, f"the file {path.name}", sha256_of_file(path))
     return path, path.name, "unknown"
 
 
-def _model(weights: str) -> tuple[Path, str, str]:
-    """The weights of a model folder, checked against what its model.json tells of them."""
+def _model(weights: str, digest: str | None) -> tuple[Path, str, str]:
+    """The weights of a model folder, checked against what its model.json tells of them.
+
+    The digest is demanded, since DVC sees params.yaml and not the folder: other weights in it would change nothing.
+    """
     path, facts = (_at_root(weights) / name for name in ("model.safetensors", "model.json"))
     if not facts.is_file():
         raise PipelineError(f"params.yaml: backbone.weights: {weights!r} holds no model.json; name the whole folder of a model, or a file")
@@ -148,7 +148,14 @@ def _model(weights: str) -> tuple[Path, str, str]:
     if told.get("weights_sha256") != found:
         fault = f"model.json says {told.get('weights_sha256', 'nothing of it')}; train it anew, or name the file and set backbone.digest"
         raise PipelineError(f"{weights}/model.safetensors: its sha256 is {found}, {fault}")
+    _demand(digest, f"the file {weights}/model.safetensors", found)
     return path, f"model {told['model']}, model.onnx {told['model_sha256']}", "as of the weights it began with"
+
+
+def _demand(digest: str | None, file: str, sha256: str) -> None:
+    """Raise PipelineError, which tells the sha256 of a file, where params.yaml pins none."""
+    if digest is None:
+        raise PipelineError(f"params.yaml: backbone.digest: is not set for {file}; its sha256 is {sha256}: write it there")
 
 
 def _at_root(weights: str) -> Path:
