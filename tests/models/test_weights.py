@@ -380,6 +380,18 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
     )
 
 
+def test_published_weights_whose_name_tells_no_sha256_are_kept_and_their_digest_is_demanded(publisher, network, root):
+    url, sha256 = publisher.publish(lambda _: "tiny.pth")
+    for _ in range(2):
+        assert refusal(network, "pretrained") == (
+            f"params.yaml: backbone.digest: is not set for {url}, whose name holds no sha256; its sha256 is {sha256}: write it there"
+        )
+    assert sha256_of(root / ".cache" / "store" / sha256) == sha256
+    assert load_weights(network.state_dict(), TINY, "pretrained", sha256) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
+    assert torch.equal(network.weight, STATE["weight"])
+    assert len(publisher.requested) == 1
+
+
 @pytest.mark.parametrize("is_pinned", [True, False])
 def test_weights_are_fetched_once(publisher, network, is_pinned):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
@@ -416,6 +428,24 @@ def test_names_of_torchvisions_older_files_are_understood(old, new, root):
     save_file({old: torch.ones(2)}, root / "own.safetensors")
     load_weights(tensors, TINY, "own.safetensors", sha256_of(root / "own.safetensors"))
     assert torch.equal(tensors[new], torch.ones(2))
+
+
+_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("timm/resnet18.tv_in1k", "https://download.pytorch.org/models/resnet18-f37072fd.pth"),
+        ("tf_efficientnet_lite3.in1k", f"{_RELEASES}/v0.1-weights/tf_efficientnet_lite3-b733e338.pth"),
+        ("gcvit_tiny.in1k", f"{_RELEASES}/v0.1-weights-morevit/gcvit_tiny_224_nvidia-ac783954.pth"),  # at no other address
+        ("deit_tiny_patch16_224.fb_in1k", "https://huggingface.co/timm/deit_tiny_patch16_224.fb_in1k/resolve/main/model.safetensors"),
+        ("regnety_032.tv2_in1k", "https://huggingface.co/timm/regnety_032.tv2_in1k/resolve/main/model.safetensors"),
+        ("vgg16.tv_in1k", "https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors"),
+    ],
+)
+def test_an_address_whose_name_tells_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
+    assert published_source(zoo.find_architecture(name))[0] == url
 
 
 @pytest.mark.parametrize(("name", "licence"), [("vit_h_14", "CC-BY-NC-4.0 (SWAG)"), ("vit_b_16", "BSD-3-Clause (torchvision)")])
