@@ -122,13 +122,13 @@ def look_at(folder: Path, pictures: Sample, recipe: Recipe, hardware: "Hardware"
 
     facts, settings = read_json(folder / "backbone.json"), read_section("embed", embed.Params)
     architecture = facts["architecture"]
-    size = embed.resolve_image_size(settings.image_size, facts, pictures.training)
+    backbone, _ = load_backbone(folder, with_weights=not untrained)
+    size = embed.resolve_image_size(settings.image_size, facts, pictures.training, lambda side: embed.takes_size(backbone, side))
     preprocessing = Preprocessing(size, architecture["crop"], architecture["interpolation"])
     train, val = (
         list(square_batches([_SPLITS / part[0].split / picture.path for picture in part], preprocessing, _BATCH, recipe.threads, "advise"))
         for part in (pictures.train, pictures.val)
     )
-    backbone, _ = load_backbone(folder, with_weights=not untrained)
     if untrained:
         settle_norms(backbone, train, hardware)
     both = [*pictures.train, *pictures.val]

@@ -16,12 +16,17 @@ def package_of(name: str) -> str | None:
 
 
 def published_source(architecture: zoo.Architecture) -> tuple[str, str] | None:
-    """The URL and the licence of a model's best published weights, or None."""
+    """The URL and the licence of a model's best published weights, or None.
+
+    Of timm's two addresses that one whose name tells a sha256, if the file needs no translation to today's names of tensors.
+    """
     if architecture.library == "torchvision":
         weights = zoo.torchvision_weights(architecture.name)
         return weights.url, "CC-BY-NC-4.0 (SWAG)" if "license" in weights.meta else "BSD-3-Clause (torchvision)"
     published = zoo.timm_published(architecture.name)
-    url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors" if published.hf_hub_id else published.url
+    url = published.url
+    if published.hf_hub_id and not (url and digits_in_name(url) and zoo.timm_loads_as_is(architecture.name)):
+        url = f"https://huggingface.co/{published.hf_hub_id}/resolve/main/model.safetensors"
     return (url, published.license or "unknown (timm)") if url else None
 
 
@@ -45,7 +50,7 @@ def kept_file(url: str) -> Path | None:
 
 
 def digits_in_name(url: str) -> str | None:
-    """What the sha256 of a file begins with, where its name says so, as torchvision's do."""
+    """What the sha256 of a file begins with, where its name says so, as torchvision's and many of timm's do."""
     named = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     return named[1] if named else None
 

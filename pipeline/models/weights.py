@@ -38,8 +38,8 @@ def load_weights(
 ) -> Origin:
     """Fill the tensors of a network: all with a file, all but the head's with a model folder, none with `none`.
 
-    `weights`: packaged, pretrained, none, or a path from the project's root. The file is checked against `digest` where that is
-    given. Raises PipelineError.
+    `weights`: packaged, pretrained, none, or a path from the project's root. The file is checked against `digest`, which must
+    be given for a path, and for a published file whose name tells no sha256. Raises PipelineError.
     """
     if weights == "none":
         return Origin("random", None, "none needed")
@@ -49,7 +49,7 @@ def load_weights(
     elif weights == "pretrained":
         path, name, licence = _published(architecture, digest)
     elif is_model:
-        path, name, licence = _model(weights)
+        path, name, licence = _model(weights, digest)
     else:
         path, name, licence = _own(weights, digest)
     sha256 = sha256_of_file(path)
@@ -104,15 +104,20 @@ def packaged_file(package: str) -> Path:
 
 
 def _published(architecture: zoo.Architecture, digest: str | None) -> tuple[Path, str, str]:
-    """The publisher's file, whose sha256 must be the digest, or else begin as torchvision's file names say."""
+    """The publisher's file, whose sha256 must be the digest, or else begin as its name says. Where that says nothing, the digest is
+    demanded once the file lies in the store: what came first is trusted, and pinned.
+    """
     source = published_source(architecture)
     if source is None:
         raise PipelineError(f"params.yaml: backbone.weights: none are published for {architecture.name!r}; say none or a file")
-    return fetch_published(source[0], digest), *source
+    path = fetch_published(source[0], digest)
+    if digits_in_name(source[0]) is None:
+        _demand(digest, f"{source[0]}, whose name holds no sha256", path)
+    return path, *source
 
 
 def fetch_published(url: str, digest: str | None = None) -> Path:
-    """A publisher's file, from the store or the network, checked as above. Raises PipelineError."""
+    """A publisher's file, from the store or the network, checked against the digest or else its name. Raises PipelineError."""
     named = digits_in_name(url)
     pin = _pin_of_params(digest) if digest else _pin_of_name(named) if named else None
     return fetch(url, _BOUNDS, digest or store_key(url), pin)
@@ -132,15 +137,15 @@ def _own(weights: str, digest: str | None) -> tuple[Path, str, str]:
         raise PipelineError(
             f"params.yaml: backbone.weights: {weights!r} is neither a file nor a model folder; say packaged, pretrained, none or a path"
         )
-    if digest is None:
-        raise PipelineError(
-            f"params.yaml: backbone.digest: is not set for the file {path.name}; its sha256 is {sha256_of_file(path)}: write it there"
-        )
+    _demand(digest, f"the file {path.name}", path)
     return path, path.name, "unknown"
 
 
-def _model(weights: str) -> tuple[Path, str, str]:
-    """The weights of a model folder, checked against what its model.json tells of them."""
+def _model(weights: str, digest: str | None) -> tuple[Path, str, str]:
+    """The weights of a model folder, checked against what its model.json tells of them.
+
+    The digest is demanded, since DVC sees params.yaml and not the folder: other weights in it would change nothing.
+    """
     path, facts = (_at_root(weights) / name for name in ("model.safetensors", "model.json"))
     if not facts.is_file():
         raise PipelineError(f"params.yaml: backbone.weights: {weights!r} holds no model.json; name the whole folder of a model, or a file")
@@ -148,7 +153,14 @@ def _model(weights: str) -> tuple[Path, str, str]:
     if told.get("weights_sha256") != found:
         fault = f"model.json says {told.get('weights_sha256', 'nothing of it')}; train it anew, or name the file and set backbone.digest"
         raise PipelineError(f"{weights}/model.safetensors: its sha256 is {found}, {fault}")
+    _demand(digest, f"the file {weights}/model.safetensors", path)
     return path, f"model {told['model']}, model.onnx {told['model_sha256']}", "as of the weights it began with"
+
+
+def _demand(digest: str | None, name: str, path: Path) -> None:
+    """Raise PipelineError, which tells the sha256 of a file, where params.yaml pins none."""
+    if digest is None:
+        raise PipelineError(f"params.yaml: backbone.digest: is not set for {name}; its sha256 is {sha256_of_file(path)}: write it there")
 
 
 def _at_root(weights: str) -> Path:

@@ -1,6 +1,7 @@
 """Architectures of torchvision and timm by name: how they are built, what they expect, how their head is taken away."""
 
 import difflib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -153,6 +154,14 @@ def timm_published(name: str) -> Any:
     import timm
 
     return timm.get_pretrained_cfg(name.removeprefix("timm/"), allow_unregistered=False)
+
+
+def timm_loads_as_is(name: str) -> bool:
+    """Whether timm takes a model's older files as they are. Else its module has a function that translates them (`…filter_…`)."""
+    import timm
+
+    module = sys.modules[timm.model_entrypoint(name.removeprefix("timm/")).__module__]
+    return not any("filter_" in function for function in vars(module))
 
 
 def _torchvision_architecture(name: str) -> Architecture:

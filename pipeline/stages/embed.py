@@ -3,11 +3,12 @@
 import math
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import PositiveInt
@@ -26,8 +27,12 @@ from pipeline.params import Section
 from pipeline.provenance import code_digest
 from pipeline.training import runtime
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _STEP, _LEAST = 32, 64
 _EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+_REFUSALS = (RuntimeError, AssertionError, ValueError)  # as networks say that pictures are too small, or of another side than theirs
 _CHECKED = 8  # pictures on which the export is compared with torch
 
 
@@ -37,21 +42,34 @@ class Params(Section):  # section `embed` of params.yaml
     batch_size: PositiveInt
 
 
-def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture]) -> int:
-    """The side in pixels at which pictures enter the network.
+def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture], takes: Callable[[int], bool]) -> int:
+    """The side in pixels at which pictures enter the network. `takes`: whether it takes a side that is less than its own.
 
-    `auto`: what is useful, and at most the backbone's own size; a network of fixed input size takes its own.
+    `auto`: what is useful, and at most the backbone's own size; a network of fixed input size takes its own, and so does one that
+    refuses what is useful.
     """
     if isinstance(wanted, int):
         return wanted
-    own = int(backbone["architecture"]["image_size"])
-    return own if backbone["architecture"]["fixed_size"] else min(own, useful_size(pictures))
+    own, useful = int(backbone["architecture"]["image_size"]), useful_size(pictures)
+    return useful if not backbone["architecture"]["fixed_size"] and useful < own and takes(useful) else own
 
 
 def useful_size(pictures: list[Picture]) -> int:
     """Twice the median of the pictures' longer sides, rounded up to a multiple of 32, at least 64: more shows no more."""
     longer_side = median(max(picture.width, picture.height) for picture in pictures)
     return max(_LEAST, _STEP * math.ceil(2 * longer_side / _STEP))
+
+
+def takes_size(backbone: "nn.Module", side: int) -> bool:
+    """Whether a backbone takes pictures of that side: it is tried with a blank one."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            backbone(torch.zeros(1, side, side, 3, dtype=torch.uint8))
+    except _REFUSALS:
+        return False
+    return True
 
 
 def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any], threads: int) -> Path:
@@ -66,7 +84,7 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
         backbone, _ = load_backbone(folder)
         try:
             backbone(torch.from_numpy(pixels[:1]))
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except _REFUSALS as error:
             own = facts["architecture"]["image_size"]
             reason = str(error).partition("\n")[0].rstrip(".")
             raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say {own}") from None
@@ -98,7 +116,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     """Resolve the image size, export the backbone, embed the pictures, and write the folder `embeddings`."""
     facts = read_json(backbone / "backbone.json")
     training, validation = read_manifest(manifest, "train"), read_manifest(manifest, "val")
-    image_size = resolve_image_size(params.image_size, facts, training)
+    image_size = resolve_image_size(params.image_size, facts, training, lambda side: takes_size(load_backbone(backbone)[0], side))
     architecture = facts["architecture"]
     preprocessing = Preprocessing(image_size, architecture["crop"], architecture["interpolation"])
     pictures = [*training, *validation]

@@ -16,9 +16,9 @@ def root(tmp_path, monkeypatch):
 def test_a_search_gives_a_table(capsys):
     main(["models", "--search", "efficientnet_lite2"])
     assert capsys.readouterr().out == (
-        "name                   library  parameters  GFLOPs   px  licence     source       on disk\n"
-        "efficientnet_lite2     timm          6.1 M    0.86  260  -           -            -\n"
-        "tf_efficientnet_lite2  timm          6.1 M    0.86  260  apache-2.0  huggingface  packaged\n"
+        "name                   library  parameters  GFLOPs   px  licence     source  on disk\n"
+        "efficientnet_lite2     timm          6.1 M    0.86  260  -           -       -\n"
+        "tf_efficientnet_lite2  timm          6.1 M    0.86  260  apache-2.0  github  packaged\n"
         "\n"
         "2 models. GFLOPs: thousand millions of multiply-adds a picture. Take one: backbone.name in params.yaml.\n"
     )

@@ -43,7 +43,7 @@ def test_torchvision_tells_sizes_itself():
 
 def test_timms_are_counted():
     (entry,) = list_entries(["timm/resnet18"])
-    assert entry == Entry("timm/resnet18", "timm", 11689512, pytest.approx(1.814, abs=2e-3), 224, "apache-2.0", "huggingface", "-")
+    assert entry == Entry("timm/resnet18", "timm", 11689512, pytest.approx(1.814, abs=2e-3), 224, "apache-2.0", "github", "-")
 
 
 def test_many_of_timms_are_not_counted(monkeypatch):

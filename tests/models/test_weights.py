@@ -177,11 +177,12 @@ def test_a_file_of_another_digest_is_refused(root, network):
 
 
 def write_model(folder, tensors):
-    """A model folder as far as its weights are concerned."""
+    """A model folder as far as its weights are concerned, whose sha256 is returned."""
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
     facts = {"model": "finetuned", "model_sha256": "a" * 64, "weights_sha256": sha256_of(folder / "model.safetensors")}
     (folder / "model.json").write_text(json.dumps(facts))
+    return facts["weights_sha256"]
 
 
 BODY = {f"backbone.network.{key}": tensor for key, tensor in STATE.items()}
@@ -189,26 +190,24 @@ HEAD = {"head.weight": torch.zeros(5, 2), "head.bias": torch.zeros(5)}
 
 
 def test_a_model_fills_the_network_all_but_the_head(root, network):
-    write_model(root / "kept", {**BODY, **HEAD})
+    sha256 = write_model(root / "kept", {**BODY, **HEAD})
     tensors = {**network.state_dict(), "fc.weight": torch.tensor([3.0])}
-    origin = load_weights(tensors, TINY, "kept", None, ["fc.weight"])
-    sha256 = sha256_of(root / "kept" / "model.safetensors")
+    origin = load_weights(tensors, TINY, "kept", sha256, ["fc.weight"])
     assert origin == Origin(f"model finetuned, model.onnx {'a' * 64}", sha256, "as of the weights it began with")
     assert torch.equal(network.weight, STATE["weight"])
     assert tensors["fc.weight"] == 3.0
 
 
 def test_a_model_of_another_architecture_is_refused(root, network):
-    write_model(root / "kept", {"backbone.network.a": torch.zeros(1), "backbone.network.weight": torch.zeros(2, 4), **HEAD})
-    assert refusal(network, "kept") == (
+    sha256 = write_model(root / "kept", {"backbone.network.a": torch.zeros(1), "backbone.network.weight": torch.zeros(2, 4), **HEAD})
+    assert refusal(network, "kept", sha256) == (
         f"model finetuned, model.onnx {'a' * 64}: does not fit tiny: 3 of its tensors differ, first weight (2x4, not 2x3), "
         "bias (absent, not 2), a (1, not absent); name its own architecture"
     )
 
 
 def test_a_model_whose_weights_were_changed_is_refused(root, network):
-    write_model(root / "kept", {**BODY, **HEAD})
-    told = sha256_of(root / "kept" / "model.safetensors")
+    told = write_model(root / "kept", {**BODY, **HEAD})
     save_file(BODY, root / "kept" / "model.safetensors")
     assert refusal(network, "kept") == (
         f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json says {told}; "
@@ -216,9 +215,19 @@ def test_a_model_whose_weights_were_changed_is_refused(root, network):
     )
 
 
+def test_a_model_without_a_digest_is_refused_and_its_digest_told(root, network):
+    sha256 = write_model(root / "kept", BODY)
+    assert refusal(network, "kept") == (
+        f"params.yaml: backbone.digest: is not set for the file kept/model.safetensors; its sha256 is {sha256}: write it there"
+    )
+
+
 def test_a_model_of_another_digest_is_refused(root, network):
-    write_model(root / "kept", BODY)
-    assert refusal(network, "kept", "0" * 64).endswith(f"params.yaml pins backbone.digest {'0' * 64}; set the one you trust")
+    sha256 = write_model(root / "kept", BODY)
+    assert refusal(network, "kept", "0" * 64) == (
+        f"model finetuned, model.onnx {'a' * 64}: its sha256 is {sha256}, params.yaml pins backbone.digest {'0' * 64}; "
+        "set the one you trust"
+    )
 
 
 def test_weights_without_what_tells_of_them_are_no_model(root, network):
@@ -371,6 +380,18 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
     )
 
 
+def test_published_weights_whose_name_tells_no_sha256_are_kept_and_their_digest_is_demanded(publisher, network, root):
+    url, sha256 = publisher.publish(lambda _: "tiny.pth")
+    for _ in range(2):
+        assert refusal(network, "pretrained") == (
+            f"params.yaml: backbone.digest: is not set for {url}, whose name holds no sha256; its sha256 is {sha256}: write it there"
+        )
+    assert sha256_of(root / ".cache" / "store" / sha256) == sha256
+    assert load_weights(network.state_dict(), TINY, "pretrained", sha256) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
+    assert torch.equal(network.weight, STATE["weight"])
+    assert len(publisher.requested) == 1
+
+
 @pytest.mark.parametrize("is_pinned", [True, False])
 def test_weights_are_fetched_once(publisher, network, is_pinned):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
@@ -407,6 +428,24 @@ def test_names_of_torchvisions_older_files_are_understood(old, new, root):
     save_file({old: torch.ones(2)}, root / "own.safetensors")
     load_weights(tensors, TINY, "own.safetensors", sha256_of(root / "own.safetensors"))
     assert torch.equal(tensors[new], torch.ones(2))
+
+
+_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("timm/resnet18.tv_in1k", "https://download.pytorch.org/models/resnet18-f37072fd.pth"),
+        ("tf_efficientnet_lite3.in1k", f"{_RELEASES}/v0.1-weights/tf_efficientnet_lite3-b733e338.pth"),
+        ("gcvit_tiny.in1k", f"{_RELEASES}/v0.1-weights-morevit/gcvit_tiny_224_nvidia-ac783954.pth"),  # at no other address
+        ("deit_tiny_patch16_224.fb_in1k", "https://huggingface.co/timm/deit_tiny_patch16_224.fb_in1k/resolve/main/model.safetensors"),
+        ("regnety_032.tv2_in1k", "https://huggingface.co/timm/regnety_032.tv2_in1k/resolve/main/model.safetensors"),
+        ("vgg16.tv_in1k", "https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors"),
+    ],
+)
+def test_an_address_whose_name_tells_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
+    assert published_source(zoo.find_architecture(name))[0] == url
 
 
 @pytest.mark.parametrize(("name", "licence"), [("vit_h_14", "CC-BY-NC-4.0 (SWAG)"), ("vit_b_16", "BSD-3-Clause (torchvision)")])

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,8 +16,8 @@ from pipeline.params import read_section
 from pipeline.stages.backbone import Params, run
 
 
-def make_params(seed=0, name="mobilenet_v3_small", weights="none"):
-    return Params(seed=seed, name=name, weights=weights, digest=None)
+def make_params(seed=0, name="mobilenet_v3_small", weights="none", digest=None):
+    return Params(seed=seed, name=name, weights=weights, digest=digest)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def test_a_digest_is_64_hex_digits(tmp_path, monkeypatch):
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    """A project that keeps a model of two classes on a small network, and that network."""
+    """A project that keeps a model of two classes on a small network, and that network; `sha256`: of the model's weights."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     run(make_params(1, "test_resnet"), tmp_path / "old")
     classifier = Classifier(*load_backbone(tmp_path / "old"), 2)
@@ -101,19 +102,19 @@ def kept(tmp_path, monkeypatch):
     save_classifier(classifier, tmp_path / "kept" / "model.safetensors")
     sums = {"model_sha256": "a" * 64, "weights_sha256": sha256_of_file(tmp_path / "kept" / "model.safetensors")}
     write_json(tmp_path / "kept" / "model.json", {"model": "finetuned", **sums})
-    return classifier.backbone.network
+    return SimpleNamespace(network=classifier.backbone.network, sha256=sums["weights_sha256"])
 
 
 def test_a_kept_model_gives_the_backbone_its_weights(kept, tmp_path):
-    run(make_params(2, "test_resnet", "kept"), tmp_path / "new")
-    found, wanted = load_backbone(tmp_path / "new")[0].network.state_dict(), kept.state_dict()
+    run(make_params(2, "test_resnet", "kept", kept.sha256), tmp_path / "new")
+    found, wanted = load_backbone(tmp_path / "new")[0].network.state_dict(), kept.network.state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert read_json(tmp_path / "new" / "backbone.json")["weights"]["name"] == f"model finetuned, model.onnx {'a' * 64}"
 
 
 def test_a_kept_model_of_another_network_is_told_by_three_tensors(kept, tmp_path):
     with pytest.raises(PipelineError) as error:
-        run(make_params(2, "test_vit", "kept"), tmp_path / "new")
+        run(make_params(2, "test_vit", "kept", kept.sha256), tmp_path / "new")
     start, _, told = str(error.value).partition(" of its tensors differ, first ")
     assert re.fullmatch(rf"model finetuned, model\.onnx {'a' * 64}: does not fit test_vit: \d+", start)
     assert re.fullmatch(r"cls_token \(absent, not 1x1x64\), (\w|\.)+ \(.+\), (\w|\.)+ \(.+\); name its own architecture", told)
