@@ -50,9 +50,10 @@ def load_classifier(wanted: Wanted, device: "torch.device") -> ImageClassifier:
     """The classification network that is wanted. Raises PipelineError."""
     check_model("classify", wanted.model)
     architecture = zoo.find_architecture(wanted.model)
+    published = None if wanted.weights else published_names(architecture)  # before anything is fetched that has none
     source = published_source(architecture)
     file = find_weights(wanted, source[0] if source else None)
-    names = file.class_names or published_names(architecture)
+    names = file.class_names or published or published_names(architecture)
     network = fill(zoo.build(architecture, len(names)), file, wanted.model)
     return ImageClassifier(network.to(device), _published_transform(architecture), names, device)
 

@@ -32,6 +32,7 @@ def short(digits, tmp_path_factory, clone, type_in):
     shutil.copy(digits[0] / "dvc.lock", folder)
     type_in(folder, "dvc", "config", "cache.dir", str(digits[0] / ".dvc/cache"))
     type_in(folder, "dvc", "repro")
+    type_in(folder, "git", "commit", "-qam", "ran", "--allow-empty")
     params = folder / "params.yaml"
     params.write_text(re.sub(r"epochs: auto", "epochs: 1", params.read_text()))
     return folder, type_in(folder, "dvc", "repro")

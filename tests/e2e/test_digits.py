@@ -1,13 +1,19 @@
 """What a user does in a fresh clone with the default data: run, run again, change a line, compare, publish."""
 
 import json
+import re
 import sqlite3
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from pipeline.files import sha256_of_file
+from pipeline.data.manifest import read_manifest
+from pipeline.files import read_table, sha256_of_file
+from pipeline.models.classifier import WithProbs, load_classifier
+from pipeline.serving.predictor import Predictor
 from tests.e2e.conftest import stages_run
 
 pytestmark = pytest.mark.e2e
@@ -65,6 +71,23 @@ def test_another_number_of_epochs_reruns_that_stage_and_what_follows_it_alone(sh
     assert stages_run(short[1]) == ["train@finetuned", "evaluate@finetuned", "report"]
 
 
+def test_dvc_lays_the_curves_and_matrices_of_two_revisions_side_by_side(short, type_in):
+    folder = short[0]
+    type_in(folder, "dvc", "plots", "diff", "HEAD", "-o", "plots")
+    page = (folder / "plots/index.html").read_text()
+    for title in ("fine-tuning: loss", "finetuned: confusion matrix"):
+        (plot,) = [plot for plot in re.findall(r"var spec = ({.*});", page) if f'"{title}"' in plot]
+        assert {row["rev"] for row in json.loads(plot)["data"]["values"]} == {"HEAD", "workspace"}
+    drawn = [path.name for path in (folder / "plots/static").iterdir()]
+    assert {name.partition("_")[0] for name in drawn} == {"HEAD", "workspace"}
+
+
+def test_dvc_lists_experiments_in_120_columns(short, type_in):
+    listed = type_in(short[0], "dvc", "exp", "show", "--only-changed", "--drop", r".*/|^(models|results)$", COLUMNS="400")
+    assert "epochs" in listed
+    assert max(map(len, listed.splitlines())) <= 120
+
+
 def test_an_edited_training_loop_reruns_that_stage_and_what_follows_it_alone(short, type_in):
     with (short[0] / "pipeline/training/finetune.py").open("a") as loop:
         loop.write("# a changed line\n")
@@ -101,6 +124,28 @@ def test_the_logged_model_answers_like_the_stored_one_where_this_project_is_not_
     script += "sys.path = [p for p in sys.path if 'site-packages' in p or 'lib/python' in p]\n" + CHECK_LOGGED_MODEL
     type_in(tmp_path, sys.executable, "-c", script, "", location, str(folder / f"results/{name}/predictions.csv"),
             str(folder / "data/manifest.csv"), str(folder / "data/splits/test"), str(folder / "pipeline"))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["baseline", "finetuned"])
+def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(digits, type_in, tmp_path, name):
+    folder, answers = digits[0], tmp_path / "answers.csv"
+    wanted = {row["image_id"]: row for row in read_table(folder / f"results/{name}/predictions.csv")}
+    pictures = {f"data/splits/test/{picture.path}": picture.image_id for picture in read_manifest(folder / "data/manifest.csv", "test")}
+    type_in(folder, "pipeline", "predict", "data/splits/test", "--model", name, "--output", str(answers))
+    columns = [column for column in next(iter(wanted.values())) if column.startswith("prob_")]
+    told = {pictures[row["path"]]: row for row in read_table(answers)}
+    assert told.keys() == wanted.keys()
+
+    predictor = Predictor.load(folder / f"models/{name}/model.onnx", 2)
+    classifier = load_classifier(folder / "models/backbone", folder / f"models/{name}", len(predictor.class_names))
+    squares = np.stack([predictor.read(folder / path) for path in pictures])
+    with torch.inference_mode():
+        by_torch = WithProbs(classifier, predictor.facts["temperature"])(torch.from_numpy(squares)).numpy()
+    for image_id, probs in zip(pictures.values(), by_torch, strict=True):
+        for row in (told[image_id], dict(zip(columns, probs, strict=True))):
+            assert [float(row[column]) for column in columns] == pytest.approx(
+                [float(wanted[image_id][column]) for column in columns], abs=1e-4
+            )
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])

@@ -1,4 +1,7 @@
-"""Oxford 102 Flower: MATLAB files give each picture a class, 1 to 102, and each split its pictures, numbered from 1."""
+"""Oxford 102 Flower: MATLAB files give each picture a class, 1 to 102, and each split its pictures, numbered from 1.
+
+SciPy reads MATLAB's format, which is larger than what is needed of it, and nothing in it is run.
+"""
 
 import io
 
