@@ -16,7 +16,6 @@ from pipeline.models.artifact import append_head, verify, write_facts
 from pipeline.models.classifier import (
     Backbone,
     Classifier,
-    Regime,
     WithProbs,
     load_backbone,
     load_classifier,
@@ -24,17 +23,30 @@ from pipeline.models.classifier import (
     save_tensors,
 )
 from pipeline.models.export import check_parity
+from pipeline.models.halves import split_at
 from pipeline.models.maps import last_map, with_map
 from pipeline.models.published import package_of
+from pipeline.models.regimes import Plan, make_plan
 from pipeline.models.session import read_onnx
+from pipeline.models.side_heads import WithSideHeads, add_side_heads
 from pipeline.stages import backbone as backbone_stage
 from pipeline.stages.embed import export_backbone
+from pipeline.training.recipe import Recipe
+from pipeline.training.settings import Settings
 
 _SIDES = (64, 96, 128)  # the least that the network takes, else its own
 _LABELS = torch.arange(8) % 2
 _STEPS_TAKEN = 3
+_LARGE_ONES = 2  # pictures of the own side of a network with side heads
+_SIDE_HEADS = ("AuxLogits.", "aux1.", "aux2.")  # so torchvision calls them
 _TIMES = 4  # the pictures of which BatchNorm takes its statistics
-_RATES = (1e-4, 1e-3, 1e-5, 1e-6)  # of which one must lower the loss: random weights have features of any scale
+_RATES = (1e-5, 1e-4, 1e-3, 1e-6)  # of which one must lower the loss: random weights have features of any scale
+_SETTINGS = Settings(
+    seed=0, threads=1, regime="finetuned", stages=1, start="fresh", batchnorm="auto", epochs=1, batch_size=8, accumulate=1,
+    optimiser="adamw", learning_rate=1e-3, layer_decay=1, momentum=0.9, weight_decay=0.01, clip_norm=None, schedule="constant", warmup=0,
+    ema=0, label_smoothing=0, balance="none", dropout=0, min_crop_area=1, flip=False, augment="none", mixup=0, cutmix=0,
+    monitor="val_loss", patience=1, precision="fp32",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,13 +110,12 @@ def draw_pictures(labels: Tensor, side: int) -> np.ndarray:
 
 
 def keep_frozen(bench: Bench) -> str:
-    """A step of the head alone leaves the backbone as it was."""
+    """In the regime `frozen` the head alone learns, and the backbone stays as it was."""
     classifier = copy.deepcopy(bench.classifier)
-    classifier.backbone.requires_grad_(False)
-    _take_steps(classifier, bench, 1e-3)
+    _take_steps(classifier, classifier, _plan("frozen", bench), bench.inputs, bench.labels, 1e-3)
     before, after = bench.classifier.state_dict(), classifier.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
-    return _yes(changed == {"head.weight", "head.bias"}, "the backbone moved")
+    return _yes(changed == {"head.weight", "head.bias"}, "not the head alone moved")
 
 
 def embed(bench: Bench) -> str:
@@ -121,15 +132,36 @@ def embed(bench: Bench) -> str:
 
 
 def train(bench: Bench) -> str:
-    """A few steps of the whole network lower the loss."""
-    before = _final_loss(bench.classifier, bench)
-    for rate in _RATES:
+    """A few steps of the whole network, with the side heads that it has, lower the loss of its own head."""
+    inputs, labels = _pictures_to_train(bench)
+
+    def learns(rate: float) -> bool:
         classifier = copy.deepcopy(bench.classifier)
-        Regime().train_mode(classifier, classifier, 1)
-        _take_steps(classifier, bench, rate)
-        if _final_loss(classifier, bench) < before:
-            return "yes"
-    return "the loss does not fall"
+        model = add_side_heads(classifier, bench.folder / "backbone", True, inputs.shape[1])
+        if isinstance(model, WithSideHeads) != _has_side_heads(bench):
+            raise ValueError("its side heads are left out")
+        return _learns(model, classifier, _plan("finetuned", bench), inputs, labels, rate)
+
+    return _yes(any(map(learns, _RATES)), "the loss does not fall")
+
+
+def train_last_stage(bench: Bench) -> str:
+    """In the regime `partial` a few steps of the last stage lower the loss, and the front before it gives what it gave."""
+    plan, side = _plan("partial", bench), bench.pixels.shape[1]
+    if not plan.has_front:
+        return "yes"  # of one stage: the whole network is the last
+
+    def learns(rate: float) -> bool:
+        classifier = copy.deepcopy(bench.classifier)
+        model, front = split_at(classifier, plan.front_end, side)
+        run_front = torch.no_grad()(front)
+        activations = run_front(bench.inputs)
+        has_learnt = _learns(model, classifier, plan, activations, bench.labels, rate)
+        if not torch.equal(run_front(bench.inputs), activations):
+            raise ValueError("the front moved")
+        return has_learnt
+
+    return _yes(any(map(learns, _RATES)), "the loss does not fall")
 
 
 def store(bench: Bench) -> str:
@@ -155,6 +187,7 @@ STEPS: dict[str, Callable[[Bench], str]] = {
     "frozen": keep_frozen,
     "in ONNX": embed,
     "trained": train,
+    "last stage": train_last_stage,  # no column of docs/zoo.md
     "stored": store,
     "Grad-CAM": explain,
 }
@@ -188,22 +221,41 @@ def _least_side(body: nn.Module, architecture: zoo.Architecture) -> int:
     return architecture.image_size
 
 
-def _take_steps(classifier: Classifier, bench: Bench, rate: float) -> None:
-    trained = [tensor for tensor in classifier.parameters() if tensor.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=rate, fused=True)
-    for _ in range(_STEPS_TAKEN):
-        optimiser.zero_grad()
-        torch.autograd.backward(_loss(classifier, bench))
-        optimiser.step()
+def _plan(regime: str, bench: Bench) -> Plan:
+    return make_plan(regime, 1, "auto", 1, False, bench.classifier.backbone, bench.pixels.shape[1])
 
 
-def _loss(classifier: Classifier, bench: Bench) -> Tensor:
-    return nn.functional.cross_entropy(classifier(bench.inputs), bench.labels)
+def _has_side_heads(bench: Bench) -> bool:
+    return any(key.startswith(_SIDE_HEADS) for key in bench.facts["head_tensors"])
+
+
+def _pictures_to_train(bench: Bench) -> tuple[Tensor, Tensor]:
+    """Those on the bench; for side heads, which take no maps of small pictures, some of the network's own side."""
+    if not _has_side_heads(bench):
+        return bench.inputs, bench.labels
+    labels = bench.labels[:_LARGE_ONES]
+    return torch.from_numpy(draw_pictures(labels, bench.facts["architecture"]["image_size"])), labels
+
+
+def _learns(model: nn.Module, classifier: Classifier, plan: Plan, inputs: Tensor, labels: Tensor, rate: float) -> bool:
+    """Whether a few steps lower the loss, as it is in use."""
+    before = _final_loss(model, inputs, labels)
+    _take_steps(model, classifier, plan, inputs, labels, rate)
+    return _final_loss(model, inputs, labels) < before
+
+
+def _take_steps(model: nn.Module, classifier: Classifier, plan: Plan, inputs: Tensor, labels: Tensor, rate: float) -> None:
+    """Train `model`, which holds the classifier, for an epoch of the project's recipe."""
+    settings = _SETTINGS.model_copy(update={"learning_rate": rate})
+    recipe = Recipe(model, classifier, plan.regime, settings, _STEPS_TAKEN, labels.tolist())
+    recipe.begin_epoch(1)
+    for number in range(1, _STEPS_TAKEN + 1):
+        recipe.step(recipe.loss(inputs, labels)[0], number, f"rate {rate:g}")
 
 
 @torch.no_grad()
-def _final_loss(classifier: Classifier, bench: Bench) -> float:
-    return _loss(classifier.eval(), bench).item()
+def _final_loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
+    return nn.functional.cross_entropy(model.eval()(inputs), labels).item()
 
 
 def _yes(is_so: bool, otherwise: str) -> str:

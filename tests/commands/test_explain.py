@@ -14,11 +14,11 @@ from pipeline.models.classifier import Classifier, WithProbs, load_backbone, sav
 from pipeline.models.export import export_onnx
 from pipeline.stages import backbone
 
-PREPROCESSING = {"image_size": 64, "crop": 1.0, "interpolation": "bicubic"}
+PREPROCESSING = {"crop": 1.0, "interpolation": "bicubic"}
 
 
-def write_model(root, network):
-    """A backbone with random weights and a model of two classes on it."""
+def write_model(root, network, side=64):
+    """A backbone with random weights and a model of two classes on it, for pictures of that side."""
     backbone.run(backbone.Params(seed=0, name=network, weights="none", digest=None), root / "models/backbone")
     body, num_features = load_backbone(root / "models/backbone")
     torch.manual_seed(0)
@@ -27,8 +27,8 @@ def write_model(root, network):
     folder.mkdir()
     save_classifier(classifier, folder / "model.safetensors")
     sums = {"architecture": sha256_of_file(root / "models/backbone/backbone.json")}
-    facts = {"class_names": ["ants", "bees"], "preprocessing": PREPROCESSING, "inputs_sha256": sums}
-    write_facts(folder, export_onnx(WithProbs(classifier, 1.0), 64, ["probs"]), facts, [{"epoch": 0, "val_loss": 0.5}])
+    facts = {"class_names": ["ants", "bees"], "preprocessing": {**PREPROCESSING, "image_size": side}, "inputs_sha256": sums}
+    write_facts(folder, export_onnx(WithProbs(classifier, 1.0), side, ["probs"]), facts, [{"epoch": 0, "val_loss": 0.5}])
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +95,8 @@ def test_an_unknown_class_is_refused(project, tmp_path, capsys):
 
 def test_a_network_of_tokens_says_why_not(tmp_path, monkeypatch, capsys):
     (tmp_path / "params.yaml").write_text("threads: 1\n")
-    monkeypatch.setattr("pipeline.models.maps.last_map", lambda *_: None)
-    monkeypatch.setattr("pipeline.models.maps.find_feature_map", lambda *_: None)
-    write_model(tmp_path, "test_resnet")
+    write_model(tmp_path, "test_vit", 160)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     said = refused(capsys, tmp_path / "a.png", "--output", tmp_path / "sheet.png")
-    assert said == "test_resnet: gives no feature map, as transformers do not; Grad-CAM needs a convolutional network\n"
+    assert said == "test_vit: gives no feature map, as transformers do not; Grad-CAM needs a convolutional network\n"

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from pipeline.evaluation.figures import plot_confusion_matrix, plot_coverage, plot_curves, plot_reliability
+from pipeline.evaluation.figures import plot_confusion_matrix, plot_coverage, plot_curves, plot_rates, plot_reliability
 
 HISTORY = [
     {"epoch": "0", "train_loss": "", "train_accuracy": "", "val_loss": "0.9", "val_accuracy": "0.5"},
@@ -21,6 +21,7 @@ COVERED = [
     {"coverage": share, "threshold": 0.9, "accuracy": 1.0 - share / 5, "accuracy_low": 0.9 - share / 4, "accuracy_high": 1.0}
     for share in (0.25, 0.5, 0.75, 1.0)
 ]
+RATES = [1e-4, 1e-3, 1e-2, 1e-1]
 
 DRAWINGS = [
     pytest.param(lambda path: plot_confusion_matrix(path, np.array([[3, 1], [0, 2]]), ["ants", "bees"], "title"), id="matrix"),
@@ -28,6 +29,7 @@ DRAWINGS = [
     pytest.param(lambda path: plot_confusion_matrix(path, np.array([[0.75, 0.25], [0.0, 1.0]]), ["ants", "bees"], "title"), id="shares"),
     pytest.param(lambda path: plot_reliability(path, BINS, BINS[1:], "title"), id="reliability"),
     pytest.param(lambda path: plot_coverage(path, COVERED, "title"), id="coverage"),
+    pytest.param(lambda path: plot_rates(path, RATES, [0.7, 0.5, 0.4, 0.9], 1e-3, "title"), id="rates"),
 ]
 
 
@@ -115,3 +117,11 @@ def test_curves_have_a_row_for_each_model(tmp_path):
     plot_curves(tmp_path / "curves.png", {"baseline": HISTORY, "finetuned": HISTORY})
     with Image.open(tmp_path / "curves.png") as image:
         assert image.size == (9 * 120, round(2 * 3.2 * 120))
+
+
+def test_the_rate_to_take_is_a_line_in_the_curve_of_rates(tmp_path):
+    for rate in (1e-3, 1e-2):
+        plot_rates(tmp_path / f"{rate}.png", RATES, [0.7, 0.5, 0.4, 0.9], rate, "$title")
+    few, many = (np.asarray(Image.open(tmp_path / f"{rate}.png").convert("L")) for rate in (1e-3, 1e-2))
+    assert few.shape == (504, 780)
+    assert not np.array_equal(few, many)
