@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import signal
+import sys
 from collections.abc import Sequence
 
 from pipeline.commands import (
@@ -45,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         os.chdir(project_root())
         parsed.run(parsed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads stdout has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left as it ends
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except PipelineError as error:
         fail(error)
 

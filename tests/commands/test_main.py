@@ -1,10 +1,15 @@
 """`pipeline`: what the command line accepts, and how it ends."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from pipeline.__main__ import main
+from tests.conftest import ROOT
 
 LIMITS = "{fetch_gigabytes: 1, fetch_hours: 1, files: 9, gigabytes: 1, ratio: 9}"
 
@@ -85,3 +90,12 @@ def test_every_command_stands_in_the_help(command, capsys):
         main(["--help"])
     assert end.value.code == 0
     assert f"\n    {command} " in capsys.readouterr().out
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", "from pipeline.__main__ import main; main(['results'])"]
+    ended = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
