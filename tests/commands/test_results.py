@@ -21,7 +21,7 @@ def write(tmp_path):
 
     def write(mcnemar_p=0.000066, best_epoch=3, confidence=0.95):
         models = {"baseline": make_scores(0.5), "finetuned": make_scores(0.75)}
-        differences = {"finetuned": {**DIFFERENCE, "mcnemar_p": mcnemar_p, "best_epoch": best_epoch}}
+        differences = {"finetuned": {**DIFFERENCE, "mcnemar_p": mcnemar_p, "is_shown": mcnemar_p < 0.05, "best_epoch": best_epoch}}
         facts = {"test_pictures": 268, "confidence": confidence, "models": models, "differences": differences}
         write_json(tmp_path / "comparison.json", facts)
         return tmp_path / "comparison.json"
