@@ -20,11 +20,11 @@ from typing import Any
 import automata
 import yaml
 
-from pipeline.commands.dvc import run_dvc
-from pipeline.data.limits import Limits
-from pipeline.data.sources import find_source, measure_digest
-from pipeline.files import atomic_file
-from pipeline.params import read_section
+from pipeline.core.dvc import run_dvc
+from pipeline.core.files import atomic_file
+from pipeline.core.params import read_section
+from pipeline.sources.members import Limits
+from pipeline.sources.source import find_source, measure_digest
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/advice.md"

@@ -20,12 +20,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands.dvc import run_dvc
-from pipeline.data.limits import Limits
-from pipeline.data.sources import find_source, measure_digest
-from pipeline.evaluation.seeds import spread
-from pipeline.files import write_json
-from pipeline.params import read_section
+from pipeline.core.dvc import run_dvc
+from pipeline.core.files import write_json
+from pipeline.core.params import read_section
+from pipeline.search.seeds import spread
+from pipeline.sources.members import Limits
+from pipeline.sources.source import find_source, measure_digest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "dvc", "mlflow")

@@ -9,30 +9,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.gradcam import grad_cam
-from pipeline.files import read_json, sha256_of_file
-from pipeline.models import zoo
-from pipeline.models.artifact import append_head, verify, write_facts
-from pipeline.models.classifier import (
+from pipeline.core.files import read_json, sha256_of_file
+from pipeline.evaluation.galleries import grad_cam
+from pipeline.networks import zoo
+from pipeline.networks.artifact import append_head, verify_model, write_facts
+from pipeline.networks.classifier import (
     Backbone,
     Classifier,
     WithProbs,
+    last_map,
     load_backbone,
     load_classifier,
     save_classifier,
     save_tensors,
+    with_feature_map,
 )
-from pipeline.models.export import check_parity
-from pipeline.models.halves import split_at
-from pipeline.models.maps import last_map, with_map
-from pipeline.models.published import package_of
-from pipeline.models.regimes import Plan, make_plan
-from pipeline.models.session import read_onnx
-from pipeline.models.side_heads import WithSideHeads, add_side_heads
+from pipeline.networks.embedding import export_backbone
+from pipeline.networks.onnx_file import check_parity, read_onnx
+from pipeline.networks.regimes import RegimePlan, WithSideHeads, add_side_heads, make_plan
+from pipeline.networks.splitting import split_at
+from pipeline.networks.weights import package_of
 from pipeline.stages import backbone as backbone_stage
-from pipeline.stages.embed import export_backbone
+from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
-from pipeline.training.settings import Settings
 
 _SIDES = (64, 96, 128)  # the least that the network takes, else its own
 _LABELS = torch.arange(8) % 2
@@ -41,7 +40,7 @@ _LARGE_ONES = 2  # pictures of the own side of a network with side heads
 _SIDE_HEADS = ("AuxLogits.", "aux1.", "aux2.")  # so torchvision calls them
 _TIMES = 4  # the pictures of which BatchNorm takes its statistics
 _RATES = (1e-5, 1e-4, 1e-3, 1e-6)  # of which one must lower the loss: random weights have features of any scale
-_SETTINGS = Settings(
+_SETTINGS = Recipe(
     seed=0, threads=1, regime="finetuned", stages=1, start="fresh", batchnorm="auto", epochs=1, batch_size=8, accumulate=1,
     optimiser="adamw", learning_rate=1e-3, layer_decay=1, momentum=0.9, weight_decay=0.01, clip_norm=None, schedule="constant", warmup=0,
     ema=0, label_smoothing=0, balance="none", dropout=0, min_crop_area=1, flip=False, augment="none", mixup=0, cutmix=0,
@@ -126,8 +125,10 @@ def embed(bench: Bench) -> str:
     model.mkdir()
     weight, bias = (tensor.detach().numpy() for tensor in (head.weight, head.bias))
     write_facts(model, append_head(read_onnx(path), weight, bias, 1.0), {"class_names": ["left", "right"]}, [{"epoch": 0}])
-    verify(model)
-    check_parity(model / "model.onnx", with_map(WithProbs(bench.classifier, 1.0), body, bench.facts["feature_map"]), bench.pixels, 1)
+    verify_model(model)
+    check_parity(
+        model / "model.onnx", with_feature_map(WithProbs(bench.classifier, 1.0), body, bench.facts["feature_map"]), bench.pixels, 1
+    )
     return "yes"
 
 
@@ -221,7 +222,7 @@ def _least_side(body: nn.Module, architecture: zoo.Architecture) -> int:
     return architecture.image_size
 
 
-def _plan(regime: str, bench: Bench) -> Plan:
+def _plan(regime: str, bench: Bench) -> RegimePlan:
     return make_plan(regime, 1, "auto", 1, False, bench.classifier.backbone, bench.pixels.shape[1])
 
 
@@ -237,17 +238,17 @@ def _pictures_to_train(bench: Bench) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(draw_pictures(labels, bench.facts["architecture"]["image_size"])), labels
 
 
-def _learns(model: nn.Module, classifier: Classifier, plan: Plan, inputs: Tensor, labels: Tensor, rate: float) -> bool:
+def _learns(model: nn.Module, classifier: Classifier, plan: RegimePlan, inputs: Tensor, labels: Tensor, rate: float) -> bool:
     """Whether a few steps lower the loss, as it is in use."""
     before = _final_loss(model, inputs, labels)
     _take_steps(model, classifier, plan, inputs, labels, rate)
     return _final_loss(model, inputs, labels) < before
 
 
-def _take_steps(model: nn.Module, classifier: Classifier, plan: Plan, inputs: Tensor, labels: Tensor, rate: float) -> None:
+def _take_steps(model: nn.Module, classifier: Classifier, plan: RegimePlan, inputs: Tensor, labels: Tensor, rate: float) -> None:
     """Train `model`, which holds the classifier, for an epoch of the project's recipe."""
     settings = _SETTINGS.model_copy(update={"learning_rate": rate})
-    recipe = Recipe(model, classifier, plan.regime, settings, _STEPS_TAKEN, labels.tolist())
+    recipe = Trainer(model, classifier, plan.regime, settings, _STEPS_TAKEN, labels.tolist())
     recipe.begin_epoch(1)
     for number in range(1, _STEPS_TAKEN + 1):
         recipe.step(recipe.loss(inputs, labels)[0], number, f"rate {rate:g}")

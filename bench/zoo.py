@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.files import atomic_file
-from pipeline.models import zoo
+from pipeline.core.files import atomic_file
+from pipeline.networks import zoo
 
 ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "zoo.md"

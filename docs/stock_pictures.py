@@ -7,9 +7,8 @@ from PIL import Image
 from torchvision.transforms import functional
 from torchvision.transforms._presets import SemanticSegmentation
 
-from pipeline.stock.detect import Detector
 from pipeline.stock.drawing import draw_segments, draw_things
-from pipeline.stock.segment import Segmenter
+from pipeline.stock.tasks import Detector, Segmenter
 from tests import shapes
 
 DOCS = Path(__file__).parent

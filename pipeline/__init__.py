@@ -1,9 +1,21 @@
-"""From a folder of labelled pictures to a classifier that one can trust.
-
-The flow, a file in `stages/` for each step:
+"""From a folder of labelled pictures to a classifier you can trust.
 
     download → split → embed → train_baseline → train → evaluate → report
     backbone ─────────↗
 
-`dvc.yaml` wires the steps, `params.yaml` tunes them, `commands/` holds what a person types.
+`dvc.yaml` connects the stages, `params.yaml` sets their params. Each stage is one file in `stages/`; `commands/` is the command line.
+What they share is in rooms, one folder per subject, and a room imports only from the rooms before it in this list:
+
+    core        errors, files, params, what every stage shares, hardware, DVC
+    net         downloads, and the store that keeps them
+    sources     data sets, folders and archives → packed pictures
+    pictures    decode, audit and split pictures
+    networks    architectures, weights, ONNX files, model folders
+    training    recipe, batches, loop, linear head, checkpoint, temperature
+    evaluation  metrics, intervals, calibration, figures, galleries
+    report      the HTML page
+    tracking    MLflow
+    serving     predictions of a stored model
+    search      advise, tune, find-lr, seeds
+    stock       pretrained networks as they are
 """

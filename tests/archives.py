@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 
-from pipeline.data.limits import Limits
+from pipeline.sources.members import Limits
 
 
 def limits(**changes):

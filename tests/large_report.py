@@ -7,14 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from pipeline.data.manifest import Picture
+from pipeline.core.files import read_table, write_json, write_table
 from pipeline.evaluation import galleries
-from pipeline.evaluation.explain import overlay
-from pipeline.evaluation.montage import montage
-from pipeline.evaluation.predictions import write_predictions
-from pipeline.evaluation.scoring import score
-from pipeline.evaluation.sheet import SIDE
-from pipeline.files import read_table, write_json, write_table
+from pipeline.evaluation.galleries import SIDE, montage, overlay
+from pipeline.evaluation.scores import score, write_predictions
+from pipeline.pictures.manifest import Picture
 from pipeline.stages import evaluate, report
 from tests.reports import HISTORY, make_audit, make_doubt, make_model, make_report
 

@@ -1,8 +1,8 @@
 """A recipe without any extra, from which a test departs in what it is about."""
 
-from pipeline.models.classifier import Regime
+from pipeline.networks.regimes import Regime
+from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
-from pipeline.training.settings import Settings
 
 PLAIN = {
     "epochs": 3, "batch_size": 8, "accumulate": 1, "optimiser": "adamw", "learning_rate": 0.01, "layer_decay": 1.0, "momentum": 0.9,
@@ -14,9 +14,9 @@ PLAIN = {
 
 def settings(**changes):
     """The plain settings, changed."""
-    return Settings(**{"seed": 0, "threads": 1, "regime": "finetuned", **PLAIN, **changes})
+    return Recipe(**{"seed": 0, "threads": 1, "regime": "finetuned", **PLAIN, **changes})
 
 
 def recipe_of(model, batches=4, labels=(0, 1), regime=None, classifier=None, **changes):
     """The plain recipe, changed, for a model with that many batches an epoch."""
-    return Recipe(model, classifier or model, regime or Regime(), settings(**changes), batches, labels)
+    return Trainer(model, classifier or model, regime or Regime(), settings(**changes), batches, labels)

@@ -1,7 +1,7 @@
 """A small report: values as the stages write them, for the page's tests."""
 
-from pipeline.data.findings import KINDS
-from pipeline.evaluation.page import FIGURES, Model, Report
+from pipeline.pictures.audit import KINDS
+from pipeline.report.page import FIGURES, Model, Report
 
 # A JPEG of one grey pixel.
 PICTURE = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.files import sha256_of_file
+from pipeline.core.files import sha256_of_file
 from tests.checkout import user_environment
 
 WAYS = ("SIGKILL to all", "SIGTERM to all", "SIGKILL to dvc alone")

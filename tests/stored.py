@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.models.artifact import write_facts
+from pipeline.networks.artifact import write_facts
 
 SIZE = 8
 

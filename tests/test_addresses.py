@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.addresses import without_password
+from pipeline.core.errors import without_password
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.params import parse_yaml
-from pipeline.provenance import import_closure
+from pipeline.core.params import parse_yaml
+from pipeline.core.stage import import_closure
 
 ROOT = Path(__file__).parent.parent
 FLOW = parse_yaml((ROOT / "dvc.yaml").read_text())

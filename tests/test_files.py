@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from pipeline.files import (
+from pipeline.core.files import (
     atomic_dir,
     atomic_file,
     cache_dir,

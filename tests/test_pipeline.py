@@ -12,12 +12,12 @@ import yaml
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.commands.data import refresh
-from pipeline.data.images import read_square
-from pipeline.files import read_json, read_table, sha256_of_file
-from pipeline.models.artifact import verify
-from pipeline.models.classifier import WithProbs, load_classifier
-from pipeline.params import read_section
+from pipeline.commands.upkeep import refresh
+from pipeline.core.files import read_json, read_table, sha256_of_file
+from pipeline.core.params import read_section
+from pipeline.networks.artifact import verify_model
+from pipeline.networks.classifier import WithProbs, load_classifier
+from pipeline.pictures.images import read_square
 from pipeline.serving.predictor import Predictor
 from pipeline.serving.pyfunc import PictureModel
 from pipeline.stages import backbone, download, embed, evaluate, report, split, train, train_baseline
@@ -112,7 +112,7 @@ def test_no_out_names_the_folder_it_was_made_in(two_runs):
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
 def test_the_model_that_was_scored_is_the_one_that_is_stored(two_runs, name):
     folder = two_runs[2]
-    assert read_json(folder / f"results/{name}/scores.json")["model_sha256"] == verify(folder / "models" / name)
+    assert read_json(folder / f"results/{name}/scores.json")["model_sha256"] == verify_model(folder / "models" / name)
 
 
 @pytest.fixture(scope="module")

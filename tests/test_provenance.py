@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.provenance import code_digest, import_closure
+from pipeline.core.stage import code_digest, import_closure
 
 
 def test_a_module_that_is_misspelt_has_no_sum():
@@ -11,4 +11,4 @@ def test_a_module_that_is_misspelt_has_no_sum():
 
 
 def test_a_module_without_imports_of_ours_is_made_of_itself():
-    assert import_closure("pipeline.errors") == ["pipeline/errors.py"]
+    assert import_closure("pipeline.core.errors") == ["pipeline/errors.py"]

@@ -18,20 +18,21 @@ from google.protobuf.message import DecodeError
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
 from safetensors import SafetensorError
 
-from pipeline.commands import ui
-from pipeline.data.images import BrokenPicture, decode
-from pipeline.data.manifest import read_manifest
-from pipeline.data.store import stored
-from pipeline.errors import PipelineError
-from pipeline.files import sha256_of_file, write_json, write_table
-from pipeline.models import weights, zoo
-from pipeline.models.artifact import read_facts, verify
-from pipeline.models.classifier import load_backbone, load_classifier
-from pipeline.models.session import open_session
-from pipeline.params import parse_yaml, read_params, read_section
+from pipeline.commands import upkeep as ui
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256_of_file, write_json, write_table
+from pipeline.core.params import parse_yaml, read_params, read_section
+from pipeline.net.store import stored
+from pipeline.networks import embedding, weights, zoo
+from pipeline.networks.artifact import read_facts, verify_model
+from pipeline.networks.classifier import load_backbone, load_classifier
+from pipeline.networks.onnx_file import open_session
+from pipeline.pictures.images import BrokenPicture, decode
+from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
-from pipeline.stages import embed, split, train_baseline
-from pipeline.tracking import numbers
+from pipeline.stages import split, train_baseline
+from pipeline.tracking import contents as numbers
+from pipeline.training import head
 from pipeline.training.checkpoint import find_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -180,7 +181,7 @@ def test_the_page_of_mlflow_is_served_to_this_machine_alone(tmp_path, monkeypatc
     started = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
     parser = argparse.ArgumentParser()
-    ui.add_parser(parser.add_subparsers())
+    ui.add_ui(parser.add_subparsers())
     parsed = parser.parse_args(["ui"])
     parsed.run(parsed)
     [(program, command, environment)] = started
@@ -325,7 +326,7 @@ def test_a_pickle_in_place_of_the_features_is_not_run(plant):
     plant("data/embeddings/features.npy")
     write_table(Path("data/embeddings/image_ids.csv"), ["image_id"], [{"image_id": "a.png"}])
     with pytest.raises((ValueError, TypeError)):
-        train_baseline.read_examples(Path("data/embeddings"), [], [])
+        head.read_examples(Path("data/embeddings"), [], [])
 
 
 @pytest.mark.parametrize("name", ["data/embeddings/backbone.onnx", "models/finetuned/model.onnx"])
@@ -341,9 +342,9 @@ def test_a_pickle_in_place_of_a_graph_that_is_kept_is_not_run(plant, monkeypatch
     Path("models/backbone").mkdir(parents=True)
     Path("models/backbone/weights.safetensors").write_bytes(b"weights")
     write_json(Path("models/backbone/backbone.json"), backbone_facts())
-    monkeypatch.setattr(embed, "sha256_of_json", lambda _: "key")
+    monkeypatch.setattr(embedding, "sha256_of_json", lambda _: "key")
     path = plant(Path.cwd() / ".cache/onnx/key/backbone.onnx")
-    assert embed.export_backbone(Path("models/backbone"), 8, np.zeros((1, 8, 8, 3), np.uint8), 1) == path
+    assert embedding.export_backbone(Path("models/backbone"), 8, np.zeros((1, 8, 8, 3), np.uint8), 1) == path
     with pytest.raises(InvalidProtobuf):
         open_session(path, 1)
 
@@ -364,7 +365,7 @@ def test_a_pickle_in_place_of_a_picture_in_the_archive_is_not_run(plant):
 
 def test_a_pickle_in_place_of_the_weights_of_a_model_is_not_run(plant, monkeypatch):
     plant("models/finetuned/model.safetensors")
-    monkeypatch.setattr("pipeline.models.classifier.load_backbone", lambda _: (torch.nn.Flatten(), 3))
+    monkeypatch.setattr("pipeline.networks.classifier.load_backbone", lambda _: (torch.nn.Flatten(), 3))
     with pytest.raises(SafetensorError):
         load_classifier(Path("models/backbone"), Path("models/finetuned"), 2)
 
@@ -379,7 +380,7 @@ def test_a_pickle_in_place_of_a_graph_that_is_verified_is_not_run(plant):
     path = plant("models/finetuned/model.onnx")
     write_json(Path("models/finetuned/model.json"), {"model_sha256": sha256_of_file(path)})
     with pytest.raises(DecodeError):
-        verify(Path("models/finetuned"))
+        verify_model(Path("models/finetuned"))
 
 
 def test_a_pickle_in_place_of_the_manifest_is_not_run(plant):

@@ -15,10 +15,10 @@ import safetensors.numpy
 import torch
 from filelock import FileLock
 
-from pipeline import stage
-from pipeline.errors import PipelineError
-from pipeline.files import atomic_file
-from pipeline.params import Section
+from pipeline.core import stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_file
+from pipeline.core.params import Section
 
 ROOT = Path(__file__).parent.parent
 
@@ -125,7 +125,7 @@ def test_a_stage_waits_for_a_process_whose_number_is_not_known(monkeypatch, pid)
 
 def hold(*code):
     """A process that runs a stage on the same out, and what it has begun by now."""
-    lines = "import os, sys, time", "from pipeline import stage", "from pipeline.params import Section", *code
+    lines = "import os, sys, time", "from pipeline import stage", "from pipeline.core.params import Section", *code
     lines = *lines, "stage.main('embed', type('Params', (Section,), {'__annotations__': {'seed': int, 'count': int}}), run)"
     holder = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines), "in", "out"],

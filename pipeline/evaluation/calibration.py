@@ -1,14 +1,13 @@
-"""Whether probabilities mean what they say: reliability, its error, and what abstaining would bring."""
+"""Calibration: reliability, expected calibration error, accuracy by coverage."""
 
 from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.statistics import Interval, wilson_interval
+from pipeline.evaluation.intervals import Interval, wilson_interval
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Row = dict[str, float]
-
+TableRow = dict[str, float]
 BINS = 15
 _STEPS = 60  # at which the interval of the ECE is looked for
 
@@ -20,7 +19,7 @@ def without_temperature(probs: Array, temperature: float) -> Array:
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
-def reliability(labels: Array, probs: Array, confidence: float) -> list[Row]:
+def reliability(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
     """Of the pictures in each of 15 equal bins of the top probability: how many, how sure and how right on average.
 
     `accuracy` has Wilson's interval; bins without pictures are left out.
@@ -64,7 +63,7 @@ def ece_interval(labels: Array, probs: Array, counts: Array, confidence: float) 
     return float(np.interp(found, most, truths)), min(1.0, float(np.interp(found, least, truths)))
 
 
-def coverage(labels: Array, probs: Array, confidence: float) -> list[Row]:
+def coverage(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
     """What if the model answered only where it is surest: a row for each hundredth of the pictures, the surest first.
 
     `threshold` is the least top probability that is answered, `accuracy` (with Wilson's interval) that of what is answered.

@@ -1,12 +1,12 @@
-"""Two models on the same pictures: how far apart they are, and whether that is shown."""
+"""Two models on the same pictures: how far apart they are, and whether the difference is significant."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline.errors import PipelineError
-from pipeline.evaluation.statistics import mcnemar_p, paired_difference
+from pipeline.core.errors import PipelineError
+from pipeline.evaluation.intervals import mcnemar_p, paired_difference
 
 BASELINE = "baseline"
 

@@ -1,4 +1,4 @@
-"""Pictures of results: matrices, curves, calibration. PNG files that are the same for the same figures."""
+"""Plots of results as PNG files: the same bytes for the same figures."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-Row = Mapping[str, float]
-
+PlotRow = Mapping[str, float]
 _DPI = 120
 _LARGEST = 22.0  # inches, at which a hundred names can be read
 _READABLE_CELLS = 30  # beyond that many classes, numbers in the cells cannot be read
@@ -109,7 +107,7 @@ def _plot_quantity(axis: "Axes", name: str, rows: Sequence[Mapping[str, str]], q
     axis.legend()
 
 
-def plot_reliability(path: Path, rows: Sequence[Row], rows_before: Sequence[Row], title: str) -> None:
+def plot_reliability(path: Path, rows: Sequence[PlotRow], rows_before: Sequence[PlotRow], title: str) -> None:
     """How right the answers are of which the model is so sure, with intervals, and without its temperature; below, how many they are."""
     with _figure(path, 6, 5.4, 2, 1, heights=(4, 1)) as (_, axes):
         upper, lower = axes[:, 0]
@@ -123,7 +121,7 @@ def plot_reliability(path: Path, rows: Sequence[Row], rows_before: Sequence[Row]
         upper.grid(alpha=0.3)
 
 
-def plot_coverage(path: Path, rows: Sequence[Row], title: str) -> None:
+def plot_coverage(path: Path, rows: Sequence[PlotRow], title: str) -> None:
     """How right the model would be if it answered only the share of pictures of which it is surest."""
     with _figure(path, 6, 4) as (_, axes):
         axis = axes[0, 0]
@@ -136,14 +134,14 @@ def plot_coverage(path: Path, rows: Sequence[Row], title: str) -> None:
         axis.grid(alpha=0.3)
 
 
-def _with_intervals(axis: "Axes", rows: Sequence[Row], x: str, label: str) -> None:
+def _with_intervals(axis: "Axes", rows: Sequence[PlotRow], x: str, label: str) -> None:
     points, values = _columns(rows, x, "accuracy")
     low, high = _columns(rows, "accuracy_low", "accuracy_high")
     lengths = [np.subtract(values, low).clip(0), np.subtract(high, values).clip(0)]
     axis.errorbar(points, values, lengths, fmt="o-", color=_BLUE, capsize=2, label=label)
 
 
-def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
+def _columns(rows: Sequence[PlotRow], *names: str) -> list[list[float]]:
     return [[row[name] for row in rows] for name in names]
 
 

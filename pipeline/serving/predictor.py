@@ -1,4 +1,4 @@
-"""The one way to ask a stored model: ONNX Runtime in fp32, from the bytes of a picture to probabilities. No torch."""
+"""The one way to run a stored model: ONNX Runtime in fp32, from bytes of a picture to probabilities. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pipeline.data.images import Preprocessing, read_square
-from pipeline.models.session import open_session, read_facts
+from pipeline.core.errors import PipelineError
+from pipeline.networks.onnx_file import open_session, read_facts
+from pipeline.pictures.images import Preprocessing, read_square
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
 _BATCH = 32  # pictures that lie in memory at once
 
 
@@ -57,3 +57,13 @@ class Predictor:
         if len(self.session.get_outputs()) == 1:
             return None
         return np.asarray(self.session.run(["feature_map"], {"pixels": pixels})[0])
+
+
+def open_model(folder: Path, threads: int) -> "Predictor":
+    """Open a stored model. Raises PipelineError where the file is none of ours."""
+    from pipeline.networks.onnx_file import ORT_FAULTS
+
+    try:
+        return Predictor.load(folder / "model.onnx", threads)
+    except (*ORT_FAULTS, KeyError):
+        raise PipelineError(f"{folder}/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`") from None

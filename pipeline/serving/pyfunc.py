@@ -1,7 +1,6 @@
-"""MLflow's face of a stored model: a column of pictures' bytes in, classes and probabilities out.
+"""MLflow's pyfunc of a stored model: a column of picture bytes in, classes and probabilities out.
 
-MLflow runs this file as a script when it logs and when it loads the model, in place of a pickle.
-"""
+MLflow runs this file as a script when it logs and when it loads the model, in place of a pickle."""
 
 import os
 from pathlib import Path

@@ -1,15 +1,13 @@
-"""Bring the pretrained network: its weights as safetensors, and what it is in a table for people."""
+"""Fetch the pretrained network: its weights as safetensors, and a description of it."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import NonNegativeInt, StringConstraints
 
-from pipeline import stage
-from pipeline.files import atomic_dir, write_json
-from pipeline.models import weights, zoo
-from pipeline.params import Section
+from pipeline.core import stage
+from pipeline.core.params import Section
+from pipeline.networks.weights import write_backbone
 
 
 class Params(Section):  # section `backbone` of params.yaml
@@ -20,35 +18,8 @@ class Params(Section):  # section `backbone` of params.yaml
 
 
 def run(params: Params, backbone: Path) -> None:
-    """Build the architecture, fill it, and write the folder `backbone`."""
-    architecture = zoo.find_architecture(params.name)
-
-    import torch
-
-    from pipeline.models.classifier import fill, headless, save_tensors
-    from pipeline.models.maps import find_feature_map
-
-    torch.manual_seed(params.seed)
-    network = zoo.build(architecture)
-    parameters = sum(tensor.numel() for tensor in network.parameters())
-    tensors = network.state_dict()  # those of the head too, which the network is about to lose
-    body = headless(network, architecture).eval()
-    kept = network.state_dict()
-    head_tensors = [key for key in tensors if key not in kept]
-    origin = weights.load_weights(tensors, architecture, params.weights, params.digest, head_tensors)
-    fill(network, {key: tensors[key] for key in kept})
-    facts = {
-        "architecture": asdict(architecture),
-        "head": zoo.name_heads(head_tensors),
-        "head_tensors": head_tensors,
-        "num_features": zoo.count_features(body, architecture),
-        "parameters": parameters,
-        "feature_map": find_feature_map(body, architecture.image_size),
-        "weights": asdict(origin),
-    }
-    with atomic_dir(backbone) as partial:
-        save_tensors(tensors, partial / "weights.safetensors")
-        write_json(partial / "backbone.json", facts)
+    """Build the architecture, load its weights, and write the folder `backbone`."""
+    write_backbone(backbone, params.name, params.weights, params.digest, params.seed)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Download the pictures, or take them from where they lie, and pack them into one zip whose digest is pinned."""
+"""Download the pictures, or take them from where they are, and pack them into one zip whose digest is pinned."""
 
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from pipeline import stage
-from pipeline.data.archive import Members, pack
-from pipeline.data.layout import find_layout
-from pipeline.data.limits import Limits
-from pipeline.data.sources import Source, expect_digest, find_source, open_source
-from pipeline.errors import PipelineError
-from pipeline.files import atomic_file, sha256_of_file, write_json
-from pipeline.params import Section
+from pipeline.core import stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_file, sha256_of_file, write_json
+from pipeline.core.params import Section
+from pipeline.sources.archives import pack
+from pipeline.sources.layout import find_layout
+from pipeline.sources.members import Limits, Members
+from pipeline.sources.source import Source, expect_digest, find_source, open_source
 
 
 class Params(Section):  # section `download` of params.yaml
@@ -22,7 +22,7 @@ class Params(Section):  # section `download` of params.yaml
     limits: Limits  # what is more than this is refused
 
 
-def describe(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
+def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
     """What `data/source.json` says of the pictures and of the zip that holds them."""
     layout = find_layout(members, source.title)
     return {
@@ -47,7 +47,7 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
             content_digest = pack(members, partial)
             if source.pinned_by_content:
                 expect_digest(source, content_digest, params.digest)
-            facts = describe(source, members, partial, params.digest)
+            facts = describe_source(source, members, partial, params.digest)
         write_json(source_json, facts)
 
 

@@ -10,21 +10,16 @@ from PIL import Image
 from pydantic import Field, NonNegativeInt, PositiveInt
 from safetensors import safe_open
 
-from pipeline import stage
-from pipeline.data.images import read_square
-from pipeline.data.loading import square_batches
-from pipeline.data.manifest import Picture, read_manifest
-from pipeline.errors import PipelineError
-from pipeline.evaluation import figures, galleries, metrics
+from pipeline.core import stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
+from pipeline.core.params import Section
+from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.calibration import coverage, reliability, without_temperature
-from pipeline.evaluation.explain import class_activation, overlay
-from pipeline.evaluation.metrics import Array
-from pipeline.evaluation.predictions import write_predictions
-from pipeline.evaluation.scoring import score
-from pipeline.evaluation.sheet import SIDE
-from pipeline.evaluation.tables import shares, write_classes, write_matrix
-from pipeline.files import atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
-from pipeline.params import Section
+from pipeline.evaluation.galleries import SIDE, class_activation, overlay
+from pipeline.evaluation.scores import Array, confusion_matrix, score, shares, write_classes, write_matrix, write_predictions
+from pipeline.pictures.images import read_square, square_batches
+from pipeline.pictures.manifest import Picture, read_manifest
 from pipeline.serving.predictor import Predictor
 
 _BATCH = 32
@@ -61,7 +56,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path], probs:
 def write_results(folder: Path, model: str, labels: Array, probs: Array, scores: Mapping[str, Any], params: Params) -> None:
     """The tables and the figures of the answers."""
     names, temperature = list(scores["classes"]), scores["temperature"]
-    matrix = metrics.confusion_matrix(labels, probs.argmax(axis=1), len(names))
+    matrix = confusion_matrix(labels, probs.argmax(axis=1), len(names))
     write_matrix(folder / "confusion_matrix.csv", matrix, names)
     write_matrix(folder / "confusion_matrix_normalised.csv", shares(matrix), names)
     write_classes(folder / "classes.csv", scores["classes"])
@@ -88,7 +83,7 @@ def write_timing(model_sha256: str, pictures: int, seconds: float) -> None:
 def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, metrics_json: Path) -> None:
     """Ask the stored model about every test picture, score its answers, and write tables and pictures of them."""
     predictor = Predictor.load(model / "model.onnx", params.threads)
-    names, pictures = predictor.class_names, read_manifest(manifest, "test")
+    names, pictures = predictor.class_names, read_manifest(manifest).split("test")
     if unknown := sorted({picture.label for picture in pictures} - set(names)):
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
     paths = [test / picture.path for picture in pictures]

@@ -1,4 +1,4 @@
-"""Report: compare the models on the same pictures, show what was found in the data, make the page, and tell MLflow."""
+"""Report: compare the models on the same pictures, write the page, and publish to MLflow."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt
 
-from pipeline import stage
-from pipeline.data.audit import thumbnail_url
-from pipeline.data.manifest import Picture, read_manifest
-from pipeline.errors import PipelineError
-from pipeline.evaluation import origins, page
+from pipeline.core import stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, read_table, write_json
+from pipeline.core.params import Section, model_names
 from pipeline.evaluation.comparison import BASELINE, compare, verdict
-from pipeline.evaluation.montage import montage
-from pipeline.evaluation.predictions import most_doubted
-from pipeline.evaluation.scoring import flat
-from pipeline.files import read_json, read_table, write_json
-from pipeline.models.history import kept_row
-from pipeline.params import Section, model_names
+from pipeline.evaluation.galleries import montage
+from pipeline.evaluation.scores import flat, most_doubted
+from pipeline.networks.artifact import kept_row
+from pipeline.pictures.images import thumbnail_url
+from pipeline.pictures.manifest import Picture, read_manifest
+from pipeline.report import page
 from pipeline.tracking.publish import publish
 
 _SHOWN_DOUBTS = 12
@@ -29,9 +28,9 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
 
 
-def read_doubts(data: Path, out_of_fold: Path) -> list[Mapping[str, str]]:
+def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
     """The train and val pictures whose labels the baseline doubts most, each with a `thumbnail`."""
-    paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in read_manifest(data / "manifest.csv")}
+    paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in pictures}
     doubted = most_doubted(read_table(out_of_fold), _SHOWN_DOUBTS)
     return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
 
@@ -80,18 +79,18 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
         if not (results / name / "scores.json").is_file():
             raise PipelineError(f"{results / name}/scores.json: is not there; run `dvc repro`")
     comparison = compare_all(names, models, results, params)
-    pictures = read_manifest(data / "manifest.csv")
+    manifest = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
     shown = page.Report(
         models=[read_model(name, models, results, comparison.get(name)) for name in names],
         source=source,
         backbone=backbone,
         audit=read_json(data / "audit.json"),
-        sizes=extremes(pictures),
-        doubts=read_doubts(data, models / "out_of_fold.csv"),
-        montage=montage([picture for picture in pictures if picture.split == "train"], data / "splits" / "train", params.seed),
-        sums=origins.sums(source, backbone, data, {name: results / name for name in names}),
-        versions=origins.library_versions(),
+        sizes=extremes(manifest.pictures),
+        doubts=read_doubts(data, manifest.pictures, models / "out_of_fold.csv"),
+        montage=montage(manifest.train, data / "splits" / "train", params.seed),
+        sums=page.sums(source, backbone, data, {name: results / name for name in names}),
+        versions=page.library_versions(),
     )
     page.write_page(report, shown)
     write_json(comparison_json, summarise([model.scores for model in shown.models], comparison))

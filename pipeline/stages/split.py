@@ -7,20 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from pipeline import stage
-from pipeline.data import findings as found
-from pipeline.data.audit import audit, check_classes, check_every_class_everywhere, draw_thumbnails, quarantine_rows
-from pipeline.data.duplicates import Groups, exact_duplicates, near_duplicates
-from pipeline.data.findings import Finding
-from pipeline.data.groups import GroupTable, read_groups
-from pipeline.data.inspection import Look, inspect_all
-from pipeline.data.layout import Entry, Layout, choose_folders, find_layout
-from pipeline.data.manifest import write_manifest
-from pipeline.data.partition import deal
-from pipeline.data.trees import place, write_trees
-from pipeline.errors import PipelineError
-from pipeline.files import write_json, write_table
-from pipeline.params import Section
+from pipeline.core import stage
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import write_json, write_table
+from pipeline.core.params import Section
+from pipeline.pictures import audit
+from pipeline.pictures.audit import Finding, check_classes, check_every_class_everywhere, draw_thumbnails, quarantine_rows, summarise_audit
+from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, inspect_all, near_duplicates
+from pipeline.pictures.manifest import write_manifest
+from pipeline.pictures.splits import GroupTable, deal, place, read_groups, write_trees
+from pipeline.sources.layout import ClassFile, Layout, choose_folders, find_layout
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -42,11 +38,11 @@ def given_splits(layout: Layout, params: Params) -> dict[str, str]:
 
 
 def sort_out(
-    looks: Mapping[str, Look], labels: Mapping[str, str], given: Mapping[str, str], params: Params
+    looks: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], params: Params
 ) -> tuple[list[Finding], Groups]:
     """What is there twice, contradicts or leaks; and which pictures of the rest must stay together."""
     exact = exact_duplicates(looks)
-    conflicts = [*found.label_conflicts(exact, labels)]
+    conflicts = [*audit.label_conflicts(exact, labels)]
     contradicted = left_out(conflicts)
     rest = {name: look for name, look in looks.items() if name not in contradicted}
     near = near_duplicates(rest, params.similarity) if params.similarity else []
@@ -55,8 +51,13 @@ def sort_out(
     together, first = Groups(rest), dict[str, str]()
     for names in (*agreeing, *near, *((name, first.setdefault(group, name)) for name, group in user_groups.items())):
         together.join(names)
-    leaks = [*found.leaks({name: given.get(name, "train") for name in rest}, together, user_groups, rest)]
-    return [*conflicts, *leaks, *found.duplicates(agreeing, near, labels, left_out(leaks)), *found.ungrouped(rest, user_groups)], together
+    leaks = [*audit.leaks({name: given.get(name, "train") for name in rest}, together, user_groups, rest)]
+    return [
+        *conflicts,
+        *leaks,
+        *audit.duplicates(agreeing, near, labels, left_out(leaks)),
+        *audit.ungrouped(rest, user_groups),
+    ], together
 
 
 def left_out(findings: Iterable[Finding]) -> set[str]:
@@ -72,7 +73,7 @@ def refuse_leaks(findings: Sequence[Finding]) -> None:
         raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; mend the source, or say split.leak: repair")
 
 
-def assign(entries: list[Entry], given: Mapping[str, str], together: Groups, params: Params) -> dict[str, str]:
+def assign(entries: list[ClassFile], given: Mapping[str, str], together: Groups, params: Params) -> dict[str, str]:
     """Decide `image_id: split`: by the archive's own folders where it has them, by the dealt fractions elsewhere."""
     rest = {entry.name: entry.label for entry in entries if entry.name not in given}
     shares = {name: value for name, value in (("val", params.val), ("test", params.test)) if name not in given.values()}
@@ -94,7 +95,12 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         shared, together = sort_out(looks, {entry.name: entry.label for entry in layout.entries}, given, params)
         if params.leak == "fail":
             refuse_leaks(shared)
-        findings = [*found.misplaced(layout.outside), *found.broken(inspected), *shared, *found.oddities(looks)]
+        findings = [
+            *audit.misplaced(layout.outside),
+            *audit.broken(inspected),
+            *shared,
+            *audit.oddities(looks),
+        ]
         unused = left_out(findings)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
@@ -105,7 +111,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
     rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], rows)
-    write_json(audit_json, audit(pictures, findings, thumbnails))
+    write_json(audit_json, summarise_audit(pictures, findings, thumbnails))
     if rows:
         print(f"{len(rows)} of {len(pictures) + len(rows)} files were left out; {quarantine} says which and why")
 

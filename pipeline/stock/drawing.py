@@ -1,16 +1,133 @@
-"""What networks saw, drawn over the pictures: segments, boxes and masks in the colours of their classes, and a legend."""
+"""Draw segments, boxes, masks and legends over pictures."""
 
+import colorsys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from pipeline.data.loading import Array
-from pipeline.stock.captions import Box, Caption, draw_names, with_legend
-from pipeline.stock.colours import Colour, colour_of, is_background, palette
-from pipeline.stock.detect import Found
-from pipeline.stock.sizes import shrunk
+from pipeline.evaluation.galleries import fitting, font
+from pipeline.pictures.images import Array
+from pipeline.stock.tasks import Detection, shrunk
+
+Colour = tuple[int, int, int]
+_TURN = 0.618034  # of the circle of hues from a class to the next: the golden section, so that neighbours differ
+_TONES = ((0.85, 1.0), (0.55, 0.95), (1.0, 0.72))  # saturation and value, in turn
+
+
+def colour_of(label: int) -> Colour:
+    """The colour of the class with that number, red, green and blue from 0 to 255."""
+    saturation, value = _TONES[label % len(_TONES)]
+    red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * _TURN % 1, saturation, value))
+    return red, green, blue
+
+
+def is_background(name: str) -> bool:
+    """Whether a class is what is left over, which has no colour."""
+    return name.lower() == "background"
+
+
+def palette(class_names: Sequence[str]) -> Array:
+    """The colours of the classes, uint8 (classes, 3); the background is black."""
+    return np.array([(0, 0, 0) if is_background(name) else colour_of(label) for label, name in enumerate(class_names)], np.uint8)
+
+
+def with_palette(mask: Array, class_names: Sequence[str]) -> Image.Image:
+    """A picture whose pixels are the numbers of classes, uint8 (H, W), with the colours beside."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette(class_names).tobytes())
+    return picture
+
+
+Box = tuple[float, float, float, float]
+_LEAST = 320  # pixels that a legend is wide
+_MOST = 40  # entries of a legend
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text in its colour; on a box, or in a legend. Without a colour it has no swatch."""
+
+    text: str
+    colour: Colour | None
+
+
+def letters_for(canvas: Image.Image) -> ImageFont.FreeTypeFont:
+    """Letters that are read where the picture is seen whole."""
+    return font(max(14, max(canvas.size) // 50))
+
+
+def draw_names(canvas: Image.Image, captions: Sequence[tuple[Caption, Box]]) -> None:
+    """Write each text at its box, the first ones first; one that would hide another finds another corner or is left out."""
+    pen, letters = ImageDraw.Draw(canvas), letters_for(canvas)
+    taken: list[Box] = []
+    for caption, box in captions:
+        size = (letters.getlength(caption.text) + letters.size * 0.5, letters.size * 1.4)
+        free = (place for place in _places(box, size) if _is_free(place, canvas.size, taken))
+        if place := next(free, None):
+            taken.append(place)
+            pen.rectangle(place, fill=caption.colour, outline="black")
+            pen.text((place[0] + letters.size * 0.25, place[1] + letters.size * 0.1), caption.text, _ink(caption.colour), letters)
+
+
+def _places(box: Box, size: tuple[float, float]) -> Iterator[Box]:
+    """Where a text of that width and height may stand: above the box, in it, below it, from the left, then from the right."""
+    x0, y0, x1, y1 = box
+    for x in (x0, x1 - size[0]):
+        for y in (y0 - size[1], y0, y1, y1 - size[1]):
+            yield x, y, x + size[0], y + size[1]
+
+
+def _is_free(place: Box, size: tuple[int, int], taken: Sequence[Box]) -> bool:
+    x0, y0, x1, y1 = place
+    inside = x0 >= 0 and y0 >= 0 and x1 < size[0] and y1 < size[1]
+    return inside and not any(x0 <= other[2] and other[0] <= x1 and y0 <= other[3] and other[1] <= y1 for other in taken)
+
+
+def _ink(colour: Colour | None) -> str:
+    """Black or white, whichever is read better on a colour."""
+    red, green, blue = colour or (255, 255, 255)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
+
+
+def with_legend(picture: Image.Image, captions: Sequence[Caption]) -> Image.Image:
+    """The picture with a white strip below, in which each colour has its text."""
+    if len(captions) > _MOST:
+        captions = [*captions[:_MOST], Caption(f"and {len(captions) - _MOST} more", None)]
+    letters, width = letters_for(picture), max(_LEAST, picture.width)
+    line = round(letters.size * 1.5)
+    entries = list(_laid_out(captions, letters, width, line))
+    height = picture.height + max(y for _, _, y in entries) + line + line // 2
+    sheet = Image.new("RGB", (width, height), "white")
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    pen = ImageDraw.Draw(sheet)
+    for caption, x, y in entries:
+        _draw_entry(pen, caption, x, picture.height + y, letters)
+    return sheet
+
+
+def _laid_out(captions: Sequence[Caption], letters: ImageFont.FreeTypeFont, width: int, line: int) -> Iterator[tuple[Caption, int, int]]:
+    """Each text, cut to the width, and where its entry begins: x, and y below the picture."""
+    margin = line // 2
+    x, y = margin, margin
+    for caption in captions:
+        text = fitting(caption.text, width - 2 * margin - line, letters)
+        needed = round(letters.getlength(text)) + line * (2 if caption.colour else 1)
+        if x > margin and x + needed > width:
+            x, y = margin, y + line
+        yield Caption(text, caption.colour), x, y
+        x += needed
+
+
+def _draw_entry(pen: ImageDraw.ImageDraw, caption: Caption, x: int, y: int, letters: ImageFont.FreeTypeFont) -> None:
+    side = round(letters.size)
+    if caption.colour:
+        pen.rectangle((x, y + 1, x + side, y + 1 + side), fill=caption.colour, outline="black")
+        x += side + side // 3
+    pen.text((x, y), caption.text, "black", letters)
+
 
 _SMALLEST, _LARGEST = 512, 2048  # pixels of the longer side of what is drawn
 _OPACITY = 0.5
@@ -30,7 +147,7 @@ def draw_segments(image: Image.Image, mask: Array, class_names: Sequence[str]) -
     return with_legend(drawn, _shares(mask, class_names))
 
 
-def draw_things(image: Image.Image, things: Sequence[Found]) -> Image.Image:
+def draw_things(image: Image.Image, things: Sequence[Detection]) -> Image.Image:
     """The picture with a box and a name for each thing, the surest on top, masks in colours; below, how many there are of each class.
 
     Where names would hide each other, those of the less sure are left out.

@@ -1,4 +1,4 @@
-"""The way to MLflow: its address, its database, made once and whole, our experiment, and its faults in one line."""
+"""The connection to MLflow: its address, its database, our experiment, and which process owns a run."""
 
 import logging
 import os
@@ -8,15 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from pipeline.addresses import without_password
-from pipeline.errors import PipelineError
-from pipeline.files import atomic_file, cache_dir, project_root
+from pipeline.core.errors import PipelineError, without_password
+from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -113,3 +112,39 @@ def _upgrade(path: Path) -> None:
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         raise OSError(f"mlflow db upgrade: {(made.stderr.splitlines() or ['no word'])[-1]}")
+
+
+class OwnedByAnother(OSError):  # noqa: N818 - it says what the run is
+    """A process that is alive writes the run."""
+
+
+@contextmanager
+def own(key: str, kind: str = "runs") -> Iterator[None]:
+    """Own the run of that key on this server; runs of each `kind` are apart. To be begun under `one_at_a_time()`. Raises OwnedByAnother.
+
+    The lock's file stays where the block fails: the run is still to be closed.
+    """
+    # Named by the key, which is known before the run: a process that is killed while it makes the run leaves its name too.
+    path = cache_dir("locks") / kind / _server() / f"{key}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OwnedByAnother("another process writes this run") from None
+    try:
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        lock.release()
+
+
+def abandoned(kind: str = "runs") -> Iterator[str]:
+    """The keys of runs of a kind whose process is gone, each owned while it is looked at. To be asked under `one_at_a_time()`."""
+    for path in sorted((cache_dir("locks") / kind / _server()).glob("*.lock")):
+        with suppress(OwnedByAnother), own(path.stem, kind):
+            yield path.stem
+
+
+def _server() -> str:
+    return sha256_of(tracking_uri().encode())[:16]

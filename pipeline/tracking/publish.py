@@ -1,27 +1,88 @@
-"""Bring MLflow up to date from the files: every model's run as the outs say, whatever was there before."""
+"""Publish: bring MLflow up to date from the files."""
 
-from collections.abc import Mapping
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import cache_dir, read_json, sha256_of_file, sha256_of_json
+from pipeline.core.params import model_names
+from pipeline.core.stage import import_closure
 from pipeline.evaluation.comparison import BASELINE
-from pipeline.files import cache_dir, read_json, sha256_of_file, sha256_of_json
-from pipeline.models.artifact import identity, read_facts
-from pipeline.params import model_names
-from pipeline.tracking.connection import connect, mendable, one_at_a_time
-from pipeline.tracking.description import PUBLISHED, describe_run, predecessor
-from pipeline.tracking.logged_model import has_logged_model, log_model, logged_models
-from pipeline.tracking.numbers import contradicts_numbers, figures_of, wanted_metrics, wanted_params
-from pipeline.tracking.ownership import OwnedByAnother, own
-from pipeline.tracking.run_files import TAGS, contradicts_files, log_files
-from pipeline.tracking.run_inputs import contradicts_inputs, run_inputs
-from pipeline.tracking.runs import close_abandoned, create_run, find_runs, log_metrics
+from pipeline.networks.artifact import identity, read_facts
+from pipeline.networks.onnx_file import data_path
+from pipeline.tracking.connection import OwnedByAnother, connect, mendable, one_at_a_time, own, tracking_uri
+from pipeline.tracking.contents import (
+    PUBLISHED,
+    TAGS,
+    contradicts_files,
+    contradicts_inputs,
+    contradicts_numbers,
+    describe_run,
+    figures_of,
+    log_files,
+    predecessor,
+    run_inputs,
+    wanted_metrics,
+    wanted_params,
+)
+from pipeline.tracking.runs import KEY, close_abandoned, create_run, find_runs, log_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import DatasetInput, LoggedModel, Run
+
+_REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")
+
+
+def has_logged_model(client: "MlflowClient", experiment_id: str, run: "Run", facts: Mapping[str, Any]) -> bool:
+    """Whether the run has its logged model. What a publication that broke off left of others is deleted."""
+    found = logged_models(client, experiment_id, run)
+    whole = [logged for logged in found if logged.status == "READY" and logged.tags.get("model_sha256") == facts["model_sha256"]]
+    for logged in found:
+        if logged not in whole[:1]:
+            client.delete_logged_model(logged.model_id)
+    return bool(whole)
+
+
+def logged_models(client: "MlflowClient", experiment_id: str, run: "Run") -> Sequence["LoggedModel"]:
+    """What MLflow lists as logged models of a run, whole or not."""
+    return client.search_logged_models([experiment_id], f"source_run_id = '{run.info.run_id}'")
+
+
+def log_model(run_id: str, model: Path, facts: Mapping[str, Any]) -> None:
+    """Log the stored file as a pyfunc that carries the few modules of ours that it needs."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    probabilities = ColSpec(Array(DataType.double), "probabilities")
+    answer = Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), probabilities])
+    signature = ModelSignature(Schema([ColSpec(DataType.binary, "picture")]), answer)
+    root, graph = Path(__file__).parent.parent.parent, model / "model.onnx"
+    mlflow.set_tracking_uri(tracking_uri())
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*An input example was not provided")  # the signature is stated, not guessed
+        for name in import_closure("pipeline.serving.predictor"):
+            for path in (Path(name), *(parent / "__init__.py" for parent in Path(name).parents if parent.name)):
+                (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / path, Path(folder) / path)
+        mlflow.pyfunc.log_model(
+            name=facts["model"],
+            python_model=str(root / "pipeline/serving/pyfunc.py"),
+            artifacts={"model": str(graph), **({"tensors": str(data_path(graph))} if data_path(graph).is_file() else {})},
+            code_paths=[str(Path(folder) / "pipeline")],
+            signature=signature,
+            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            tags={"model_sha256": facts["model_sha256"], KEY: identity(facts)},
+        )
+
 
 _EDITION = 2  # of what a publication holds: raised where that changes, so that runs of before are completed
 

@@ -1,4 +1,4 @@
-"""MLflow runs: one a model and a set of inputs, found again by its key, logged to while a model trains."""
+"""MLflow runs of models and of studies: found by their key, logged to while training."""
 
 import subprocess
 import sys
@@ -6,23 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pipeline.addresses import without_password
-from pipeline.models.artifact import identity
-from pipeline.tracking.connection import connect, fault, is_served, one_at_a_time
-from pipeline.tracking.ownership import abandoned, own
+from pipeline.core.errors import without_password
+from pipeline.networks.artifact import identity
+from pipeline.tracking.connection import EXPERIMENT, abandoned, connect, fault, is_served, one_at_a_time, own
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
 KEY = "pipeline.key"
-
-Row = dict[str, float]  # its first column is the step
-
+StepMetrics = dict[str, float]  # its first column is the step
 _PARAM_LENGTH = 6000
 _AT_ONCE = 1000  # metrics that MLflow takes
+
 
 # Of a training that is over, for what MLflow has not taken yet. A server may hang; a database is written, however slow the machine.
 _PATIENCE_SECONDS = {"server": 3.5, "database": 60.0}
@@ -54,7 +52,7 @@ def close_abandoned(client: "MlflowClient", experiment_id: str, kind: str = "run
                 client.set_terminated(run.info.run_id, "KILLED")
 
 
-def metrics_of(row: Row, start: int) -> list["Metric"]:
+def metrics_of(row: StepMetrics, start: int) -> list["Metric"]:
     """A row as MLflow's metrics. Their times follow from the step alone, so that logging twice changes nothing."""
     from mlflow.entities import Metric
 
@@ -82,7 +80,7 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[Row], None]]:
+def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[StepMetrics], None]]:
     """A function that logs a row an epoch to the model's run while it trains, and never waits for MLflow.
 
     At the end MLflow has some time to take the rest: a server seconds, a database a minute. Where it does not take all, one
@@ -108,11 +106,11 @@ class _LiveLog(Thread):
     def __init__(self, facts: Mapping[str, Any]) -> None:
         super().__init__(name="live log", daemon=True)
         self.facts = facts
-        self.waiting: SimpleQueue[Row | str] = SimpleQueue()  # rows, then the status
+        self.waiting: SimpleQueue[StepMetrics | str] = SimpleQueue()  # rows, then the status
         self.fault: BaseException | None = None
         self.said = False
 
-    def write(self, row: Row) -> None:
+    def write(self, row: StepMetrics) -> None:
         """Queue a row."""
         self.waiting.put(row)
         self._say(self.fault)
@@ -172,3 +170,136 @@ def _git_tags() -> dict[str, str]:
     if commit is None:
         return {}
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+
+
+class Trial(Protocol):
+    """A trial of a study, see `pipeline.search.tuning`."""
+
+    number: int
+    params: dict[str, Any]
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    history: list[StepMetrics]
+
+
+class Study(Protocol):
+    """A study, see `pipeline.search.tuning`."""
+
+    facts: Mapping[str, Any]
+    monitor: str
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """The trials that have ended, in their order."""
+
+    @property
+    def ranking(self) -> Sequence[Trial]:
+        """The complete trials, the best first."""
+
+
+TUNING = f"{EXPERIMENT}-tuning"
+_KIND = "tuning"
+_OVER = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+
+
+@contextmanager
+def live_study(study: Study) -> Iterator["StudyLog"]:
+    """What tells MLflow of the study's trials as they end. Where MLflow does not answer, one line on stderr says so, once."""
+    log = StudyLog(study)
+    log.bring_up_to_date()
+    try:
+        yield log
+    except (SystemExit, KeyboardInterrupt):
+        log.close("KILLED")
+        raise
+    except BaseException:
+        log.close("FAILED")
+        raise
+    log.close("FINISHED")
+
+
+class StudyLog:
+    """Tells MLflow of a study, whose run it owns from when it was first reached."""
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.owned = study, ExitStack()
+        self.parent: Run | None = None
+        self.told = 0  # trials
+        self.said = False
+
+    def bring_up_to_date(self) -> None:
+        """Tell of the trials that MLflow has not been told of, and of the study. What goes wrong is said, and no reason to end it."""
+        with self._no_reason_to_end():
+            self._tell("RUNNING")
+
+    def close(self, status: str) -> None:
+        """End the study's run. Where that fails the lock's file stays, and the next process ends it."""
+        with self._no_reason_to_end(), self.owned:
+            self._tell(status)
+
+    @contextmanager
+    def _no_reason_to_end(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self.said:
+                self.said = True
+                print(f"{fault(error)}; tuning goes on, the same command brings MLflow up to date later", file=sys.stderr)
+
+    def _tell(self, status: str) -> None:
+        client, experiment_id = connect(TUNING)
+        parent = self.parent = self.parent or self._open(client, experiment_id)
+        for trial in self.study.trials[self.told :]:
+            _tell_trial(client, experiment_id, parent, self.study, trial)
+            self.told += 1
+        _tell_study(client, parent, self.study, status)
+
+    def _open(self, client: "MlflowClient", experiment_id: str) -> "Run":
+        with one_at_a_time():
+            close_abandoned(client, experiment_id, _KIND)
+        with ExitStack() as owned:
+            run = _find_or_create(client, experiment_id, self.study.facts, owned)
+            self.owned.push(owned.pop_all())
+        return run
+
+
+def _tell_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study: Study, trial: Trial) -> None:
+    """Make a trial's run equal to the trial, unless it is, and tell of its value in the study's run."""
+    params = {**{key: value for key, value in study.facts["params"].items() if key != "space"}, **trial.params}
+    facts = {**study.facts, "model": f"{study.facts['model']}, trial {trial.number}", "params": params}
+    with ExitStack() as owned:
+        run = _find_or_create(client, experiment_id, facts, owned, parent.info.run_id)
+        if run.info.status in _OVER.values():
+            return
+        client.log_batch(run.info.run_id, tags=_tags({"trial": trial.number, "state": trial.state}))
+        log_metrics(client, run, [metric for epoch in trial.history for metric in metrics_of(epoch, run.info.start_time)])
+        if trial.value is not None:
+            row = {"trial": trial.number, f"best_{study.monitor}": trial.value}
+            log_metrics(client, parent, metrics_of(row, parent.info.start_time))
+        client.set_terminated(run.info.run_id, _OVER[trial.state])
+
+
+def _tell_study(client: "MlflowClient", parent: "Run", study: Study, status: str) -> None:
+    """The best trial so far, and whether the study goes on."""
+    best = {f"best_{key}": value for trial in study.ranking[:1] for key, value in {"trial": trial.number, **trial.params}.items()}
+    client.log_batch(parent.info.run_id, tags=_tags({**best, "trials": len(study.trials)}))
+    if status == "RUNNING":
+        client.update_run(parent.info.run_id, status)
+    else:
+        client.set_terminated(parent.info.run_id, status)
+
+
+def _find_or_create(
+    client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], owned: ExitStack, parent: str | None = None
+) -> "Run":
+    """The run of these facts, which this process owns as long as `owned` is open."""
+    key = identity(facts)
+    with one_at_a_time():
+        owned.enter_context(own(key, _KIND))
+        return next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, facts, parent)
+
+
+def _tags(values: Mapping[str, object]) -> Sequence[Any]:
+    from mlflow.entities import RunTag
+
+    return [RunTag(name, str(value)) for name, value in values.items()]

@@ -1,95 +1,165 @@
-"""What the loop is fed with: pictures that vary, or what the frozen front of a network made of them once."""
+"""The data of a training run, and its batches: augmented pictures, or the activations of a frozen front."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
 
-from pipeline.data.images import Preprocessing
-from pipeline.data.loading import Array, TrainingPictures, square_batches
-from pipeline.files import atomic_file
-from pipeline.training.finetune import Batches, Hardware
-from pipeline.training.settings import Settings
-from pipeline.training.variation import class_weights, make_variation
+from pipeline.core.files import atomic_file, read_json
+from pipeline.core.hardware import Hardware
+from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
+from pipeline.pictures.manifest import read_manifest
+from pipeline.training.recipe import Recipe, class_weights, make_augmentation
+
+_MEMORY_BYTES = 2 << 30  # of decoded training pictures
+
+# Pixels uint8 (N, S, S, 3), or activations in their place, and class numbers int64 (N,).
+Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Material:
-    """What is learned from: paths of the training pictures, decoded val pictures (uint8 (batch, S, S, 3) each), class numbers.
+class TrainingData:
+    """Train and val pictures with their class numbers, and the outs of earlier stages that a training run reads.
 
-    `flip`: whether a picture's mirror image is one of the same kind.
+    `tiny`: whether the pictures are smaller than the backbone's input. `backbone`, `baseline`: folders. `inputs`: the files that decide
+    the trained weights, by name.
     """
 
-    paths: Sequence[Path]
-    labels: Sequence[int]
-    val_pixels: Sequence[Array]
+    train_paths: Sequence[Path]
+    train_labels: Sequence[int]
+    val_paths: Sequence[Path]
     val_labels: Sequence[int]
+    class_names: Sequence[str]
     preprocessing: Preprocessing
-    flip: bool
+    tiny: bool
+    backbone: Path
+    baseline: Path
+    inputs: Mapping[str, Path]
 
 
-@dataclass(frozen=True)
-class Kitchen:
-    """What makes batches of the material, by the recipe's settings."""
-
-    settings: Settings
-
-    def from_pictures(self, material: Material) -> tuple[Batches, Batches]:
-        """The training pictures, varied anew each time, and the val pictures as they are."""
-        size, settings = material.preprocessing.image_size, self.settings
-        variation = make_variation(size, material.preprocessing.interpolation, settings.min_crop_area, material.flip, settings.augment)
-        pictures = TrainingPictures(material.paths, material.labels, size, variation, settings.threads)
-        return self._deal(cast("Dataset[Any]", pictures), material.labels), _in_parts(material.val_pixels, material.val_labels)
-
-    def from_activations(
-        self, material: Material, front: Callable[[Tensor], Tensor], hardware: Hardware, path: Path
-    ) -> tuple[Batches, Batches]:
-        """What a front makes of the training pictures and of the val pictures, as they are; the former are kept in `path` (.npy)."""
-
-        def make(pixels: Array) -> Array:
-            with torch.no_grad(), hardware.autocast():
-                return front(torch.from_numpy(pixels).to(hardware.device)).float().cpu().numpy()
-
-        if not path.is_file():
-            batches = square_batches(material.paths, material.preprocessing, self.settings.batch_size, self.settings.threads, "front")
-            _keep(path, map(make, batches), len(material.paths))
-        train = torch.from_numpy(np.load(path, mmap_mode="c"))
-        examples = TensorDataset(train, torch.tensor(material.labels))
-        return self._deal(examples, material.labels), _in_parts([make(pixels) for pixels in material.val_pixels], material.val_labels)
-
-    def _deal(self, examples: "Dataset[Any]", labels: Sequence[int]) -> Batches:
-        """Examples in batches, shuffled anew each epoch; balanced, they are drawn so that each class comes equally often.
-
-        A last batch of one is left out: BatchNorm cannot learn from it.
-        """
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        size, sampler = self.settings.batch_size, None
-        if self.settings.balance == "sampling":
-            weights = class_weights(labels, max(labels) + 1)[torch.tensor(labels)]
-            sampler = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
-        is_one_left = len(labels) % size == 1 and len(labels) > 1
-        return DataLoader(examples, size, shuffle=sampler is None, sampler=sampler, generator=generator, drop_last=is_one_left)
+def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path) -> TrainingData:
+    """Read the manifest and the embedding's description. No picture is decoded."""
+    table, embedding = read_manifest(manifest), read_json(embeddings / "embedding.json")
+    inputs = {
+        "data": manifest,
+        "architecture": backbone / "backbone.json",
+        "embedding": embeddings / "embedding.json",
+        "baseline": baseline / "model.safetensors",
+    }
+    return TrainingData(
+        [train / picture.path for picture in table.train],
+        table.labels(table.train),
+        [val / picture.path for picture in table.val],
+        table.labels(table.val),
+        table.class_names,
+        Preprocessing(**embedding["preprocessing"]),
+        embedding["tiny"],
+        backbone,
+        baseline,
+        inputs,
+    )
 
 
-def _keep(path: Path, batches: "map[Array]", count: int) -> None:
-    """Write the rows of some batches as one array, `count` of them."""
+def decode_val(data: TrainingData, recipe: Recipe) -> list[Array]:
+    """The val pictures in batches: uint8 (batch, S, S, 3) each."""
+    return [*square_batches(data.val_paths, data.preprocessing, recipe.batch_size, recipe.threads, "decode")]
+
+
+def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe) -> tuple[Batches, Batches]:
+    """Batches of training pictures, augmented anew in each epoch, and of the val pictures as they are."""
+    flip = not data.tiny if recipe.flip == "auto" else recipe.flip
+    size, interpolation = data.preprocessing.image_size, data.preprocessing.interpolation
+    augment = make_augmentation(size, interpolation, recipe.min_crop_area, flip, recipe.augment)
+    pictures = TrainingPictures(data.train_paths, data.train_labels, size, augment, recipe.threads)
+    return _dataloader(cast("Dataset[Any]", pictures), data.train_labels, recipe), _in_batches(val_pixels, data.val_labels)
+
+
+def activation_batches(
+    data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, front: Callable[[Tensor], Tensor], hardware: Hardware, path: Path
+) -> tuple[Batches, Batches]:
+    """Batches of the front's activations on the training pictures, without augmentation, and on the val pictures.
+
+    The former are written to `path` (.npy) and read from there by a run that resumes.
+    """
+
+    def run_front(pixels: Array) -> Array:
+        with torch.no_grad(), hardware.autocast():
+            return front(torch.from_numpy(pixels).to(hardware.device)).float().cpu().numpy()
+
+    if not path.is_file():
+        batches = square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front")
+        _write_rows(path, map(run_front, batches), len(data.train_paths))
+    examples = TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")), torch.tensor(data.train_labels))
+    val = [run_front(pixels) for pixels in val_pixels]
+    return _dataloader(examples, data.train_labels, recipe), _in_batches(val, data.val_labels)
+
+
+class TrainingPictures:
+    """A map-style dataset of augmented training pictures: pixels uint8 (S, S, 3) and the class number.
+
+    Pictures are decoded once, to a shorter side of at most `2 * image_size`, and kept while they fit into memory.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], labels: Sequence[int], image_size: int, augment: Callable[[Image.Image], Image.Image], threads: int
+    ) -> None:
+        self.paths, self.labels, self.augment, self.side = paths, labels, augment, 2 * image_size
+        self.kept: dict[int, Image.Image] = {}
+        with ThreadPoolExecutor(threads) as pool:
+            used = 0
+            for index, image in enumerate(pool.map(self._read, paths)):
+                used += 3 * image.width * image.height
+                if used > _MEMORY_BYTES:
+                    break
+                self.kept[index] = image
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = self.kept.get(index) or self._read(self.paths[index])
+        return torch.from_numpy(np.array(self.augment(image))), self.labels[index]
+
+    def _read(self, path: Path) -> Image.Image:
+        image = decode(path, at_least=self.side)
+        scale = self.side / min(image.size)
+        if scale < 1:
+            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        return image
+
+
+def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe) -> DataLoader[Any]:
+    """Batches of examples, shuffled anew in each epoch; with `balance: sampling` each class is drawn equally often."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    size, sampler = recipe.batch_size, None
+    if recipe.balance == "sampling":
+        weights = class_weights(labels, max(labels) + 1)[torch.tensor(labels)]
+        sampler = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
+    is_one_left = len(labels) % size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
+    return DataLoader(examples, size, shuffle=sampler is None, sampler=sampler, generator=generator, drop_last=is_one_left)
+
+
+def _write_rows(path: Path, batches: Iterable[Array], count: int) -> None:
+    """Write the rows of all batches, `count` together, as one array that is never whole in memory."""
     with atomic_file(path) as partial:
-        first = next(batches)
-        kept = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *first.shape[1:]))
-        kept[: len(first)] = first
-        filled = len(first)
+        rows, filled = None, 0
         for batch in batches:
-            kept[filled : filled + len(batch)] = batch
+            if rows is None:
+                rows = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *batch.shape[1:]))
+            rows[filled : filled + len(batch)] = batch
             filled += len(batch)
-        kept.flush()
+        if rows is not None:
+            rows.flush()
 
 
-def _in_parts(arrays: Sequence[Array], labels: Sequence[int]) -> Batches:
-    """Arrays as they are, with their part of the labels."""
+def _in_batches(arrays: Sequence[Array], labels: Sequence[int]) -> Batches:
+    """Arrays as tensors, each with its part of the labels."""
     parts = torch.split(torch.tensor(labels), [len(array) for array in arrays])
     return list(zip(map(torch.from_numpy, arrays), parts, strict=True))

@@ -1,13 +1,29 @@
 """A linear head on frozen features: multinomial logistic regression, its L2 penalty chosen on val."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.special import log_softmax, softmax
 
+from pipeline.core.files import read_table
+from pipeline.core.params import Section
+from pipeline.pictures.manifest import Picture
+from pipeline.pictures.splits import deal
+
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class HeadParams(Section):
+    """Section `train_baseline` of params.yaml."""
+
+    seed: NonNegativeInt  # deals the folds
+    threads: PositiveInt
+    l2_grid: Annotated[list[PositiveFloat], Field(min_length=1)]  # tried in order; the lowest val loss wins
 
 
 @dataclass(frozen=True)
@@ -89,3 +105,27 @@ def _scores(name: str, head: Head, examples: Examples) -> dict[str, float]:
     logits = head.logits(examples.features).astype(np.float64)
     loss = -log_softmax(logits, axis=1)[np.arange(len(logits)), examples.labels].mean()
     return {f"{name}_loss": float(loss), f"{name}_accuracy": float((logits.argmax(axis=1) == examples.labels).mean())}
+
+
+_FOLDS = 5
+
+
+def read_examples(embeddings: Path, pictures: Sequence[Picture], labels: Sequence[int]) -> Examples:
+    """The features of some pictures, joined on image_id, with their class numbers."""
+    features = np.load(embeddings / "features.npy")
+    rows = {row["image_id"]: number for number, row in enumerate(read_table(embeddings / "image_ids.csv"))}
+    return Examples(features[[rows[picture.image_id] for picture in pictures]], np.array(labels))
+
+
+def deal_folds(pictures: list[Picture], seed: int) -> Array:
+    """The fold of each picture, int (pictures,): five, or as many as the class of the fewest groups has, two at least.
+
+    Groups stay whole.
+    """
+    groups: dict[str, set[str]] = defaultdict(set)
+    for picture in pictures:
+        groups[picture.label].add(picture.group)
+    count = max(2, min(_FOLDS, *map(len, groups.values())))
+    labels, in_groups = ({picture.image_id: getattr(picture, field) for picture in pictures} for field in ("label", "group"))
+    folds = deal(labels, in_groups, {str(fold): 1 / count for fold in range(count)}, seed)
+    return np.array([int(folds[picture.image_id]) for picture in pictures])

@@ -1,138 +1,267 @@
-"""What a training run is made of besides its loop: what is trained, how fast, on which loss, and when it is over."""
+"""The recipe of a training run: optimiser, learning-rate schedule, augmentation, weight averaging, early stopping."""
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
+from PIL import Image
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
+from torchvision.transforms import v2
 
-from pipeline.errors import PipelineError
-from pipeline.models.classifier import Classifier, Regime
-from pipeline.models.side_heads import main_logits
-from pipeline.training.averaging import Average
-from pipeline.training.schedules import Plateau, make_schedule
-from pipeline.training.settings import Settings
-from pipeline.training.variation import Mix, class_weights, make_mix
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import Section, nearest
 
-_SIDE_SHARE = 0.3  # of a side head's loss (Szegedy et al., 2015)
-
-Row = dict[str, float]
+EpochMetrics = dict[str, float]  # `epoch`, `learning_rate`, then losses (nats) and accuracies (fractions) on train and val
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DivergedError(PipelineError):
-    """A loss is no finite number: these settings lead nowhere, while others may."""
+    """The loss is not finite. Other settings may train well."""
+
+
+class Recipe(Section):
+    """Section `recipe` of params.yaml; an entry of `models` replaces its values one by one."""
+
+    seed: NonNegativeInt
+    threads: PositiveInt
+    regime: Literal["frozen", "finetuned", "partial", "gradual", "scratch"]
+    stages: PositiveInt  # regime partial: how many of the last stages are trained
+    start: Literal["probe", "fresh"]  # of the head: the baseline's (linear probing, then fine-tuning), or random
+    batchnorm: Literal["auto", "frozen", "training"]  # auto: frozen, except from scratch
+    epochs: Literal["auto"] | PositiveInt
+    batch_size: PositiveInt
+    accumulate: PositiveInt  # batches per optimiser step
+    optimiser: str  # any name of timm.optim.list_optimizers
+    learning_rate: Literal["auto"] | PositiveFloat
+    layer_decay: Annotated[float, Field(gt=0, le=1)]  # learning rate of a stage, as a fraction of the next stage's
+    momentum: Fraction  # of sgd and its kin
+    weight_decay: NonNegativeFloat
+    clip_norm: PositiveFloat | None
+    schedule: Literal["cosine", "one_cycle", "step", "plateau", "constant"]
+    warmup: Fraction  # of all steps
+    ema: Fraction  # decay of the averaged weights, which are then scored and stored; 0: the last weights
+    label_smoothing: Fraction
+    balance: Literal["none", "loss", "sampling"]
+    dropout: Fraction  # on the features, before the head
+    min_crop_area: Annotated[float, Field(gt=0, le=1)]  # smallest fraction of a picture that a random crop covers
+    flip: Literal["auto"] | bool  # auto: not for tiny pictures, such as scanned characters
+    augment: Literal["none", "trivial", "rand"]
+    mixup: Literal["auto"] | NonNegativeFloat  # alpha of its Beta distribution
+    cutmix: NonNegativeFloat
+    monitor: Literal["val_loss", "val_accuracy"]  # ranks the epochs
+    patience: PositiveInt  # epochs without a better one
+    precision: Literal["auto", "fp32", "bf16"]
+
+
+RecipeType = TypeVar("RecipeType", bound=Recipe)
+
+# By whether training is from scratch: pictures that a run sees in all its epochs, and the bounds of the number of epochs.
+_PICTURES_SEEN = {False: 5_000, True: 25_000}
+_EPOCHS = {False: (4, 12), True: (10, 50)}
+_RATES, _SGD_RATES = (3e-4, 1e-3), (3e-3, 3e-2)  # pretrained, from scratch
+_SGD = ("sgd", "momentum", "nesterov")
+_MANY = 20_000  # pictures from which on BiT uses MixUp
+
+
+def resolve_auto(recipe: RecipeType, pictures: int) -> RecipeType:
+    """The recipe with numbers in place of `auto`, for that many training pictures.
+
+    Follows BiT's hyper-rule (Kolesnikov et al., 2020): the number of epochs follows from the size of the data, and only large data get
+    MixUp (0.1).
+    """
+    from_scratch = recipe.regime == "scratch"
+    fewest, most = _EPOCHS[from_scratch]
+    resolved = {
+        "epochs": min(most, max(fewest, math.ceil(_PICTURES_SEEN[from_scratch] / pictures))),
+        "learning_rate": (_SGD_RATES if recipe.optimiser in _SGD else _RATES)[from_scratch],
+        "mixup": 0.1 if pictures >= _MANY else 0.0,
+    }
+    return recipe.model_copy(update={key: value for key, value in resolved.items() if getattr(recipe, key) == "auto"})
+
+
+def make_augmentation(
+    image_size: int, interpolation: str, min_crop_area: float, flip: bool, augment: str
+) -> Callable[[Image.Image], Image.Image]:
+    """RandomResizedCrop of at least that fraction of the picture, and with `flip` a random horizontal flip.
+
+    `augment` adds TrivialAugment (trivial: Müller and Hutter, 2021), RandAugment (rand: Cubuk et al., 2020), or nothing (none).
+    """
+    steps: list[nn.Module] = [v2.RandomResizedCrop(image_size, (min_crop_area, 1.0), interpolation=v2.InterpolationMode(interpolation))]
+    if flip:
+        steps.append(v2.RandomHorizontalFlip())
+    steps += {"none": [], "trivial": [v2.TrivialAugmentWide()], "rand": [v2.RandAugment()]}[augment]
+    augmentation: Callable[[Image.Image], Image.Image] = v2.Compose(steps)
+    return augmentation
+
+
+def make_mix(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """MixUp (Zhang et al., 2018), CutMix (Yun et al., 2019), or a random choice of both, with these alphas; 0 switches one off.
+
+    The function takes pixels uint8 (N, S, S, 3) and labels int64 (N,). It returns blended pixels and labels float32 (N, classes), or its
+    arguments when both alphas are 0 or the inputs are activations.
+    """
+    kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
+    blends = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
+    if not blends:
+        return lambda pixels, labels: (pixels, labels)
+    blend = v2.RandomChoice(blends)
+
+    def mix(pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if pixels.dtype != torch.uint8:
+            return pixels, labels
+        blended, soft_labels = blend(pixels.permute(0, 3, 1, 2).to(torch.float32), labels)
+        return blended.permute(0, 2, 3, 1), soft_labels
+
+    return mix
+
+
+def class_weights(labels: Sequence[int], num_classes: int) -> Tensor:
+    """Weights that balance the classes: mean pictures per class / pictures of this class. float32 (classes,)."""
+    counts = torch.bincount(torch.tensor(list(labels)), minlength=num_classes)
+    return len(labels) / num_classes / counts
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights (Polyak and Juditsky, 1992). With `decay` 0 it is the model itself.
+
+    The decay grows to `decay` over the first steps, so that a short run is not dominated by its start.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = model
+        self._averaged = AveragedModel(model, avg_fn=_moving_average(decay), use_buffers=True) if decay else None
+
+    @property
+    def scored(self) -> nn.Module:
+        """The model that is scored and stored."""
+        return self._averaged.module if self._averaged else self.model
+
+    def update(self) -> None:
+        """Add the model's current weights to the average."""
+        if self._averaged:
+            self._averaged.update_parameters(self.model)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs; nothing when nothing is averaged."""
+        return self._averaged.state_dict() if self._averaged else {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        if self._averaged:
+            self._averaged.load_state_dict(state)
+
+
+def _moving_average(decay: float) -> Any:
+    def blend(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        # This form leaves a frozen weight exactly as it is; kept * averaged + (1 - kept) * current would round it.
+        return (averaged + (current - averaged) * (1 - kept)).to(averaged.dtype)
+
+    return blend
+
+
+_DROP = 0.1
+_DROPS_AT = (0.3, 0.6, 0.9)  # fractions of all steps, as in BiT
+_PLATEAU_EPOCHS = 1  # epochs without a lower val loss that are tolerated
+_MOMENTUM_DIP = 0.1  # of one_cycle
+
+
+class Plateau:
+    """A factor of the learning rate that drops to a tenth after two epochs in a row without a lower val loss."""
+
+    def __init__(self) -> None:
+        self.factor, self.best, self.waited = 1.0, math.inf, 0
+
+    def see(self, val_loss: float) -> None:
+        """Take the val loss of an epoch into account."""
+        self.waited += 1
+        if val_loss < self.best:
+            self.best, self.waited = val_loss, 0
+        if self.waited > _PLATEAU_EPOCHS:
+            self.factor, self.waited = self.factor * _DROP, 0
+
+
+def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmup: float, plateau: Plateau) -> LRScheduler:
+    """The learning-rate schedule: a linear warm-up over the fraction `warmup` of all steps, then the decay that `kind` names.
+
+    cosine: to 0; step: to a tenth at 30, 60 and 90 %; plateau: see `Plateau`; constant. one_cycle (Smith and Topin, 2019): up and down
+    along cosines, while the momentum dips by 0.1.
+    """
+    if kind == "one_cycle":
+        rates = [group["lr"] for group in optimiser.param_groups]
+        total = max(4, steps + 1)  # torch divides by the length of each half
+        momentum = momentum_of(optimiser)
+        return OneCycleLR(
+            optimiser, rates, total_steps=total, pct_start=min(max(warmup, 2 / total), 1 - 1 / total),
+            cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - _MOMENTUM_DIP),
+        )  # fmt: skip
+    warmup_steps = max(1, round(warmup * steps))
+    decays: dict[str, Callable[[int], float]] = {
+        "cosine": lambda step: (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2,
+        "step": lambda step: _DROP ** sum(step >= fraction * steps for fraction in _DROPS_AT),
+        "plateau": lambda _: plateau.factor,
+        "constant": lambda _: 1.0,
+    }
+    return LambdaLR(optimiser, lambda step: (step + 1) / warmup_steps if step < warmup_steps else decays[kind](step))
+
+
+def momentum_of(optimiser: torch.optim.Optimizer) -> float:
+    """SGD's momentum, Adam's first beta, or 0 for an optimiser that has neither."""
+    group = optimiser.param_groups[0]
+    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
 @dataclass
-class BestEpoch:
-    """Keeps the weights of the epoch that `monitor` ranks first, and tells when no better one is to be hoped for."""
+class EarlyStopping:
+    """Keeps the weights of the best epoch by `monitor`, and stops after `patience` epochs without a better one."""
 
     patience: int
     monitor: str = "val_loss"
-    value: float = math.inf  # the lower the better
+    best: float = math.inf  # lower is better: an accuracy is negated
     waited: int = 0
-    state: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
 
-    def see(self, row: Row, model: nn.Module) -> None:
-        """Take the weights where the figure is the best so far."""
-        value = row[self.monitor] * (1 if self.monitor.endswith("loss") else -1)
+    def see(self, metrics: EpochMetrics, model: nn.Module) -> None:
+        """Keep the model's weights if this epoch is the best so far."""
+        value = metrics[self.monitor] * (1 if self.monitor.endswith("loss") else -1)
         self.waited += 1
-        if value < self.value:
-            self.value, self.waited = value, 0
-            self.state = copy.deepcopy(model.state_dict())
+        if value < self.best:
+            self.best, self.waited = value, 0
+            self.weights = copy.deepcopy(model.state_dict())
 
     @property
     def is_over(self) -> bool:
-        """Whether `patience` epochs went by without a better one."""
+        """Whether `patience` epochs have passed without a better one."""
         return self.waited >= self.patience
 
 
-class Recipe:
-    """How a model is trained: `settings`, which hold no `auto`, put to work on what the `regime` lets move."""
+def make_optimiser(stage_of: Mapping[nn.Parameter, int], stages: int, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimiser of that name, with parameter groups by stage: the head (stage `stages`) has the full learning rate.
 
-    def __init__(
-        self, model: nn.Module, classifier: Classifier, regime: Regime, settings: Settings, batches: int, labels: Sequence[int]
-    ) -> None:
-        """`model` holds the `classifier`; `batches`: how many an epoch has; `labels`: of the training pictures."""
-        self.model, self.classifier, self.regime, self.settings = model, classifier, regime, settings
-        self.epochs, self.batches = int(settings.epochs), batches
-        num_classes = classifier.head.out_features
-        self.weights = class_weights(labels, num_classes) if settings.balance == "loss" else None
-        steps = self.epochs * math.ceil(batches / settings.accumulate)
-        classifier.dropout.p = settings.dropout
-        self.plateau = Plateau()
-        self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, settings)
-        self.schedule = make_schedule(settings.schedule, self.optimiser, steps, settings.warmup, self.plateau)
-        self.average = Average(model, settings.ema)
-        self.best = BestEpoch(settings.patience, settings.monitor)
-        self._mix: Mix = make_mix(float(settings.mixup), settings.cutmix, num_classes)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Switch the model to training, as the regime wants it in this epoch."""
-        self.regime.train_mode(self.model, self.classifier, epoch)
-
-    def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss that is minimised on a batch, and the logits (N, classes)."""
-        inputs, targets = self._mix(inputs, labels)
-        logits, side_logits = main_logits(self.model(inputs))
-        return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
-
-    def step(self, loss: Tensor, number: int, title: str) -> None:
-        """Learn from the loss of batch `number` of an epoch, counted from 1. Raises DivergedError where it is no finite number."""
-        if not math.isfinite(float(loss.detach())):
-            raise DivergedError(
-                f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
-            )
-        together = self.settings.accumulate
-        begun = (number - 1) // together * together
-        (loss / min(together, self.batches - begun)).backward()  # type: ignore[no-untyped-call]
-        if number % together and number < self.batches:
-            return
-        if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.schedule.step()
-        self.average.update()
-
-    def end_epoch(self, row: Row) -> None:
-        """Look at the figures of an epoch: is it the best, is it time to slow down?"""
-        self.plateau.see(row["val_loss"])
-        self.best.see(row, self.average.judged)
-
-    def state(self) -> dict[str, Any]:
-        """All that `restore` brings back, of plain types and tensors."""
-        parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "average": self.average.state()}
-        return {**parts, "plateau": dict(vars(self.plateau)), "best": dict(vars(self.best))}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.average.restore(state["average"])
-        vars(self.plateau).update(state["plateau"])
-        vars(self.best).update(state["best"])
-
-    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=self.settings.label_smoothing)
-
-
-def make_optimiser(stage_of: dict[nn.Parameter, int], stages: int, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser of these parameters, whose rate falls by `layer_decay` with each stage before the head (at `stages`).
-
-    Biases and the weights of norms do not decay.
+    Biases and the weights of norms have no weight decay. Raises PipelineError if there is no such optimiser, or it does not run here.
     """
+    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter, stage in stage_of.items():
-        rate = float(settings.learning_rate) * settings.layer_decay ** (stages - stage)
-        groups.setdefault((rate, settings.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+        rate = float(recipe.learning_rate) * recipe.layer_decay ** (stages - stage)
+        groups.setdefault((rate, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     sorted_groups = sorted(groups.items(), key=lambda group: group[0], reverse=True)
     listed = [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in sorted_groups]
-    if settings.optimiser == "sgd":
-        return torch.optim.SGD(listed, momentum=settings.momentum, nesterov=settings.momentum > 0)
-    return torch.optim.Adam(listed) if settings.optimiser == "adam" else torch.optim.AdamW(listed)
+    where, name = "params.yaml: recipe.optimiser", recipe.optimiser
+    if name not in (known := [str(each) for each in list_optimizers()]):
+        raise PipelineError(f"{where}: {name!r} is no optimiser of timm{nearest(name, known)}")
+    if name == "adahessian":
+        raise PipelineError(f"{where}: {name!r} needs second derivatives, which the loop does not compute; take another")
+    # timm's sgd is Nesterov's, which torch refuses without a momentum.
+    name = "momentum" if name == "sgd" and recipe.momentum == 0 else name
+    try:
+        return create_optimizer_v2(listed, opt=name, lr=float(recipe.learning_rate), weight_decay=0.0, momentum=recipe.momentum)
+    except (AssertionError, ImportError) as error:  # its library or a GPU is missing
+        raise PipelineError(f"{where}: {name!r} does not run here: {error}; take another") from None

@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands import advise, evidence
-from pipeline.params import parse_yaml
-from pipeline.training.course import choose_hardware
+from pipeline.commands import search as advise
+from pipeline.core.hardware import choose_hardware
+from pipeline.core.params import parse_yaml
+from pipeline.search import advice as evidence
 from tests.commands.test_tune import enter, project  # noqa: F401 - a fixture
 
 FACTS = {
@@ -73,7 +74,7 @@ def ask(capsys, *arguments):
 
 
 def test_what_is_found_is_told():
-    assert advise.show(FACTS, advise.to_set(FACTS, {"finetuned": "finetuned"})) == SAID
+    assert advise.show_advice(FACTS, advise.to_set(FACTS, {"finetuned": "finetuned"})) == SAID
 
 
 def test_what_is_to_be_set_is_told_as_params_yaml_holds_it(here, capsys, monkeypatch):
@@ -88,7 +89,7 @@ def test_what_is_to_be_set_is_told_as_params_yaml_holds_it(here, capsys, monkeyp
 def test_an_entry_that_is_there_is_not_set_again():
     facts = {**FACTS, "network": "resnet18"}
     assert advise.to_set(facts, {"head": "frozen"}) == {}
-    assert advise.show(facts, {}).endswith("resnet18, frozen: about 12 s a training on this machine.\nparams.yaml has it already.")
+    assert advise.show_advice(facts, {}).endswith("resnet18, frozen: about 12 s a training on this machine.\nparams.yaml has it already.")
 
 
 def test_an_entry_of_another_regime_is_left_alone():
@@ -143,8 +144,8 @@ def test_a_backbone_that_params_no_longer_name_is_no_ground_for_advice(here, cap
 
 
 def test_a_regime_is_tried_alike_whatever_was_tried_before(here):
-    recipe, pictures = evidence.read_section("recipe", evidence.Recipe), evidence.read_sample(here / "data/manifest.csv", 0)
-    look = evidence.look_at(here / "models/backbone", pictures, recipe, choose_hardware(recipe))
+    recipe, pictures = evidence.read_section("recipe", evidence.AnyRegime), evidence.read_sample(here / "data/manifest.csv", 0)
+    look = evidence.probe_network(here / "models/backbone", pictures, recipe, choose_hardware(recipe))
     alone = evidence.try_regime("finetuned", look, pictures, recipe)
     evidence.try_regime("frozen", look, pictures, recipe)
     assert evidence.try_regime("finetuned", look, pictures, recipe).losses.tolist() == alone.losses.tolist()

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.commands.audit import describe
-from pipeline.errors import PipelineError
-from pipeline.files import write_json
+from pipeline.commands.show import audit_lines
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import write_json
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def show(tmp_path):
     def show(*findings, shown=None):
         facts = [dict(zip(("kind", "sentence"), finding, strict=True)) for finding in findings]
         write_json(tmp_path / "audit.json", {"pictures": 7, "quarantined": 2, "findings": facts})
-        return "\n".join(describe(tmp_path / "audit.json", shown))
+        return "\n".join(audit_lines(tmp_path / "audit.json", shown))
 
     return show
 
@@ -39,5 +39,5 @@ def test_what_is_not_shown_is_counted(show):
 
 def test_without_an_audit_it_says_what_to_run(tmp_path):
     with pytest.raises(PipelineError) as caught:
-        list(describe(tmp_path / "audit.json", None))
+        list(audit_lines(tmp_path / "audit.json", None))
     assert str(caught.value) == f"{tmp_path / 'audit.json'}: is not there; run `dvc repro`"

@@ -4,10 +4,10 @@ import hashlib
 
 import pytest
 
-from pipeline.commands.data import describe, refresh
-from pipeline.data.named.catalogue import NAMED
-from pipeline.errors import PipelineError
-from pipeline.params import parse_yaml
+from pipeline.commands.upkeep import refresh, refresh_line
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import parse_yaml
+from pipeline.sources.source import NAMED
 
 OLD = "ab" * 32
 LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, ratio: 10}"
@@ -138,8 +138,8 @@ def test_a_project_without_params_is_told_so():
 
 
 def test_a_change_is_described():
-    assert describe("aa", "bb") == "download.digest aa -> bb: see `git diff params.yaml`, then run `dvc repro`"
+    assert refresh_line("aa", "bb") == "download.digest aa -> bb: see `git diff params.yaml`, then run `dvc repro`"
 
 
 def test_no_change_is_described():
-    assert describe("aa", "aa") == "download.digest aa: nothing changed"
+    assert refresh_line("aa", "aa") == "download.digest aa: nothing changed"

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from pipeline.__main__ import main
-from pipeline.files import sha256_of_file
-from pipeline.models.artifact import write_facts
-from pipeline.models.classifier import Classifier, WithProbs, load_backbone, save_classifier
-from pipeline.models.export import export_onnx
+from pipeline.core.files import sha256_of_file
+from pipeline.networks.artifact import write_facts
+from pipeline.networks.classifier import Classifier, WithProbs, load_backbone, save_classifier
+from pipeline.networks.onnx_file import export_onnx
 from pipeline.stages import backbone
 
 PREPROCESSING = {"crop": 1.0, "interpolation": "bicubic"}

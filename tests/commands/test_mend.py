@@ -5,9 +5,10 @@ import subprocess
 
 import pytest
 
-from pipeline.commands import mend as command
-from pipeline.commands.mend import mend
-from pipeline.errors import PipelineError
+from pipeline.commands import upkeep
+from pipeline.core import dvc
+from pipeline.core.dvc import mend
+from pipeline.core.errors import PipelineError
 
 LOCK = "schema: '2.0'\nstages:\n  split:\n    cmd: python\n    deps:\n    - path: a\n      md5: b\n    outs:\n    - path: c\n      md5: d\n"
 RUNNING = json.dumps({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc repro"}]}})
@@ -17,7 +18,7 @@ RUNNING = json.dumps({"write": {}, "read": {"a": [{"pid": 1, "cmd": "dvc repro"}
 def root(tmp_path, monkeypatch):
     """A project whose DVC wrote its files whole, and whose dvc.lock git knows."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "_WRITE_SECONDS", 0)
+    monkeypatch.setattr(dvc, "_WRITE_SECONDS", 0)
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
     (tmp_path / ".dvc/tmp/rwlock").write_text(RUNNING)
     (tmp_path / "dvc.lock").write_text(LOCK)
@@ -71,5 +72,5 @@ def test_a_merge_that_conflicts_is_left_to_its_person(root):
 
 def test_a_file_that_is_whole_a_moment_later_was_only_being_written(root, monkeypatch):
     (root / "dvc.lock").write_text("stages: [")
-    monkeypatch.setattr(command.time, "sleep", lambda seconds: (root / "dvc.lock").write_text(LOCK))
+    monkeypatch.setattr(upkeep.time, "sleep", lambda seconds: (root / "dvc.lock").write_text(LOCK))
     assert mend() == []

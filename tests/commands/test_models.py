@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.models import catalogue
+from pipeline.stock import networks as catalogue
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pipeline.commands.results import show
-from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_json
+from pipeline.commands.show import show_results
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, write_json
 
 DIFFERENCE = {"top1_accuracy_difference": 0.25, "top1_accuracy_difference_low": 0.15, "top1_accuracy_difference_high": 0.35}
 
@@ -30,7 +30,7 @@ def write(tmp_path):
 
 
 def test_the_table_is_shown_whole(write):
-    assert show(write()) == (
+    assert show_results(write()) == (
         "model      top-1 accuracy        balanced accuracy     log loss              ECE\n"
         "baseline   0.500 [0.400, 0.600]  0.500 [0.400, 0.600]  0.250 [0.150, 0.350]  0.150 [0.050, 0.250]\n"
         "finetuned  0.750 [0.650, 0.850]  0.750 [0.650, 0.850]  0.250 [0.150, 0.350]  0.150 [0.050, 0.250]\n"
@@ -43,7 +43,7 @@ def test_the_table_is_shown_whole(write):
 
 
 def test_a_confidence_is_shown_without_rounding(write):
-    assert "in brackets 99.5 % intervals." in show(write(confidence=0.995))
+    assert "in brackets 99.5 % intervals." in show_results(write(confidence=0.995))
 
 
 def test_a_figure_without_an_interval_stands_alone(write):
@@ -51,15 +51,15 @@ def test_a_figure_without_an_interval_stands_alone(write):
     facts = read_json(path)
     facts["models"]["baseline"] |= {"ece": 0.0, "ece_low": None, "ece_high": None}
     write_json(path, facts)
-    assert "0.250 [0.150, 0.350]  0.000\n" in show(path)
+    assert "0.250 [0.150, 0.350]  0.000\n" in show_results(path)
 
 
 def test_a_model_that_kept_its_start_is_told_of(write):
-    told = show(write(mcnemar_p=1.0, best_epoch=0))
+    told = show_results(write(mcnemar_p=1.0, best_epoch=0))
     assert "\nNo epoch of finetuned was better on val than its start, whose weights it kept.\n" in told
 
 
 def test_a_project_that_never_ran_is_told_so(tmp_path):
     with pytest.raises(PipelineError) as error:
-        show(tmp_path / "metrics/comparison.json")
+        show_results(tmp_path / "metrics/comparison.json")
     assert str(error.value) == f"{tmp_path}/metrics/comparison.json: is not there; run `dvc repro`"

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.rewrite import set_params, spell
-from pipeline.errors import PipelineError
-from pipeline.params import parse_yaml
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import parse_yaml, set_params, spell
 
 
 @pytest.fixture(autouse=True)

@@ -9,9 +9,10 @@ import yaml
 from filelock import FileLock
 
 from pipeline.__main__ import main
-from pipeline.commands import seeds as command
-from pipeline.commands.seeds import run_seeds
-from pipeline.errors import PipelineError
+from pipeline.commands import search
+from pipeline.core.errors import PipelineError
+from pipeline.search import seeds
+from pipeline.search.seeds import run_seeds
 from pipeline.training import checkpoint
 from tests.evaluation.test_seeds import FIRST, SECOND, make_scores
 
@@ -48,9 +49,9 @@ def dvc(tmp_path, monkeypatch):
     fake = FakeDVC()
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr(command, "run_dvc", fake)
-    monkeypatch.setattr(command, "_find", fake.experiments.get)
-    monkeypatch.setattr(command, "_read", fake.read)
+    monkeypatch.setattr(search, "run_dvc", fake)
+    monkeypatch.setattr(seeds, "_find", fake.experiments.get)
+    monkeypatch.setattr(seeds, "_read", fake.read)
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"split": {"cmd": "python"}}}))
     write_params()
     return fake
@@ -99,7 +100,7 @@ def test_what_changed_since_makes_an_experiment_old(dvc, what, monkeypatch):
     if what == "dvc.yaml":
         Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {"split": {"cmd": "python3"}}}))
     if what == "code":
-        monkeypatch.setattr(command, "code_digest", lambda module: "another")
+        monkeypatch.setattr(search, "code_digest", lambda module: "another")
     if what == "package":
         monkeypatch.setattr(checkpoint, "version", lambda package: "0.0")
     run_seeds([0, 1], ["split.test=0.2"] if what == "settings" else [])
@@ -148,19 +149,19 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_an_experiment_is_found_by_its_name_in_git(repository):
-    assert command._find("seed-0-1234567") == repository
+    assert seeds._find("seed-0-1234567") == repository
 
 
 @pytest.mark.parametrize("name", ["0-1234567", "seed-0-123456", "seed-1-1234567"])
 def test_an_experiment_of_another_name_is_not_found(repository, name):
-    assert command._find(name) is None
+    assert seeds._find(name) is None
 
 
 def test_outside_of_git_it_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     with pytest.raises(PipelineError) as error:
-        command._find("seed-0-1234567")
+        seeds._find("seed-0-1234567")
     assert str(error.value).endswith("; experiments are kept in git: run in a clone")
 
 
@@ -203,7 +204,7 @@ def test_json_on_demand_is_all_that_is_printed_on_stdout(dvc, capsys):
 
 def test_seeds_that_tested_on_more_or_fewer_pictures_are_told_of(dvc, monkeypatch, capsys):
     monkeypatch.setattr(
-        command,
+        seeds,
         "_read",
         lambda path, commit: json.dumps({**make_comparison(int(commit)), "test_pictures": 100 + int(commit)}),
     )

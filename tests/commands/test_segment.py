@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.models import get_model
 
-from pipeline.models import zoo
+from pipeline.networks import zoo
 from tests.commands.conftest import NAMES
 from tests.data.conftest import serving
 

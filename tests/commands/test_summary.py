@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pipeline.__main__ import main
-from pipeline.files import read_json, sha256_of_file, write_json
-from pipeline.models.classifier import Classifier, load_backbone, save_classifier
+from pipeline.core.files import read_json, sha256_of_file, write_json
+from pipeline.networks.classifier import Classifier, load_backbone, save_classifier
 from pipeline.stages import backbone
 
 

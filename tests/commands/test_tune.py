@@ -14,12 +14,12 @@ import yaml
 from filelock import FileLock
 
 from pipeline.__main__ import main
-from pipeline.commands.data import refresh
-from pipeline.files import read_json, read_table
-from pipeline.params import parse_yaml
+from pipeline.commands.upkeep import refresh
+from pipeline.core.files import read_json, read_table
+from pipeline.core.params import parse_yaml
 from pipeline.stages import backbone, download, embed, split, train_baseline
 from pipeline.tracking.connection import connect
-from pipeline.tracking.trials import TUNING
+from pipeline.tracking.runs import TUNING
 from tests.checkout import ROOT
 from tests.stages.test_train import TREES, run, train_by
 from tests.test_pipeline import PARAMS
@@ -121,7 +121,7 @@ def runs_of_trials():
 BEGIN = """\
 import os, sys
 import optuna, torchvision, timm, mlflow.store.tracking.sqlalchemy_store, mlflow.store.db.utils
-import pipeline.training.tuning, pipeline.tracking.trials
+import pipeline.search.tuning, pipeline.tracking.runs
 from pipeline.__main__ import main
 for line in sys.stdin:
     process = os.fork()

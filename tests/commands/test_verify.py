@@ -3,10 +3,10 @@
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.commands.verify import verify_all
-from pipeline.errors import PipelineError
-from pipeline.files import sha256_of_file, write_json
-from pipeline.models.artifact import write_facts
+from pipeline.commands.show import verify_all
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256_of_file, write_json
+from pipeline.networks.artifact import write_facts
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from pipeline.data import fetch
+from pipeline.net import fetch
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import archive as archive_module
-from pipeline.data import members as members_module
-from pipeline.data.archive import digest_of, folder_members, is_archive, open_archive, pack
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources import archives as archive_module
+from pipeline.sources import members as members_module
+from pipeline.sources.archives import digest_of, folder_members, is_archive, open_archive, pack
 from tests.archives import ZipMember, limits, make_tar, make_zip, tar_bytes, tar_member, zip_bytes
 
 MAKERS = pytest.mark.parametrize("make", [make_zip, make_tar])

@@ -8,21 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import audit as room
-from pipeline.data.audit import audit, check_classes, check_every_class_everywhere, draw_thumbnails, quarantine_rows, thumbnail_url
-from pipeline.data.findings import KINDS, Finding
-from pipeline.data.inspection import Inspected
-from pipeline.data.layout import Entry
-from pipeline.data.manifest import Picture
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.pictures import summarise_audit as room
+from pipeline.pictures.audit import (
+    KINDS,
+    Finding,
+    check_classes,
+    check_every_class_everywhere,
+    draw_thumbnails,
+    quarantine_rows,
+    summarise_audit,
+)
+from pipeline.pictures.images import thumbnail_url
+from pipeline.pictures.inspection import Inspection
+from pipeline.pictures.manifest import Picture
+from pipeline.sources.layout import ClassFile
 
-GOOD, CUT = Inspected("0"), Inspected("0", fault="cut")
+GOOD, CUT = Inspection("0"), Inspection("0", fault="cut")
 
 
 def check(good, broken=(), apart=()):
     """Check classes by the names of their files: what is apart decodes, but may not stay."""
     inspected = {**dict.fromkeys((*good, *apart), GOOD), **dict.fromkeys(broken, CUT)}
-    entries = [Entry(name, name.split("/")[0], name.split("/")[1], None) for name in sorted(inspected)]
+    entries = [ClassFile(name, name.split("/")[0], name.split("/")[1], None) for name in sorted(inspected)]
     check_classes(entries, inspected, {*broken, *apart})
 
 
@@ -128,7 +136,7 @@ def test_what_was_left_out_is_listed_by_its_name():
 
 
 def test_pictures_are_counted():
-    assert audit(EVERYWHERE, [], {})["pictures"] == 6
+    assert summarise_audit(EVERYWHERE, [], {})["pictures"] == 6
 
 
 def test_pictures_that_were_left_out_are_counted():
@@ -137,30 +145,32 @@ def test_pictures_that_were_left_out_are_counted():
         Finding("leak", ("c", "d"), "", ("c",)),
         Finding("one_colour", ("e",), ""),
     ]
-    assert audit(EVERYWHERE, found, {})["quarantined"] == 3
+    assert summarise_audit(EVERYWHERE, found, {})["quarantined"] == 3
 
 
 def test_the_median_of_the_sizes_is_told():
     sizes = [(1, 10), (2, 20), (9, 90), (4, 10)]
-    found = audit([picture("cats", "train", *size) for size in sizes], [], {})
+    found = summarise_audit([picture("cats", "train", *size) for size in sizes], [], {})
     assert (found["median_width"], found["median_height"]) == (3, 15)  # (2 + 4) / 2, (10 + 20) / 2
 
 
 def test_pictures_are_counted_by_class_and_split():
     pictures = [picture("dogs", "val"), picture("cats", "train"), picture("cats", "train")]
-    assert audit(pictures, [], {})["classes"] == {
+    assert summarise_audit(pictures, [], {})["classes"] == {
         "cats": {"train": 2, "val": 0, "test": 0}, "dogs": {"train": 0, "val": 1, "test": 0},
     }  # fmt: skip
 
 
 def test_findings_are_counted_by_their_kind_and_none_is_0():
-    found = audit(EVERYWHERE, [Finding("broken", ("a",), ""), Finding("leak", ("b",), ""), Finding("broken", ("c",), "")], {})["found"]
+    found = summarise_audit(EVERYWHERE, [Finding("broken", ("a",), ""), Finding("leak", ("b",), ""), Finding("broken", ("c",), "")], {})[
+        "found"
+    ]
     assert found == {**dict.fromkeys(KINDS, 0), "broken": 2, "leak": 1}
 
 
 def test_findings_are_told_in_full():
     found = Finding("leak", ("a", "b"), "looks like 'b' in test", ("a",))
-    assert audit(EVERYWHERE, [found], {})["findings"] == [
+    assert summarise_audit(EVERYWHERE, [found], {})["findings"] == [
         {
             "kind": "leak", "image_ids": ("a", "b"), "detail": "looks like 'b' in test", "left_out": ("a",),
             "sentence": "'a': looks like 'b' in test",
@@ -169,7 +179,7 @@ def test_findings_are_told_in_full():
 
 
 def test_thumbnails_are_passed_on():
-    assert audit(EVERYWHERE, [], {"a": "data:"})["thumbnails"] == {"a": "data:"}
+    assert summarise_audit(EVERYWHERE, [], {"a": "data:"})["thumbnails"] == {"a": "data:"}
 
 
 def png(width=200, height=100):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import duplicates
-from pipeline.data.duplicates import Groups, exact_duplicates, near_duplicates
-from pipeline.data.inspection import inspect
+from pipeline.pictures import inspection as duplicates
+from pipeline.pictures.inspection import Groups, exact_duplicates, inspect, near_duplicates
 
 
 def photograph(number, width=120, height=90):

@@ -9,11 +9,11 @@ import threading
 
 import pytest
 
-from pipeline.data import fetch as module
-from pipeline.data import store, transfer
-from pipeline.data.fetch import Pin, fetch
-from pipeline.data.transfer import Bounds
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.net import fetch as module
+from pipeline.net import fetch as transfer
+from pipeline.net import store
+from pipeline.net.fetch import Bounds, Pin, fetch
 from tests.conftest import ROOT
 from tests.data.conftest import drip, offer, pour, reset, stall
 
@@ -66,7 +66,7 @@ def elsewhere(root):
 
     def start(url, key=None):
         code = (
-            "import sys; from pipeline.data.fetch import fetch; from pipeline.data.transfer import Bounds; "
+            "import sys; from pipeline.net.fetch import fetch; from pipeline.net.fetch import Bounds; "
             "print(fetch(sys.argv[1], Bounds(1, 1), sys.argv[2] or None).name)"
         )
         process = subprocess.Popen(

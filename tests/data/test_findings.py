@@ -3,17 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.data.duplicates import Groups
-from pipeline.data.findings import KINDS, Finding, broken, duplicates, label_conflicts, leaks, misplaced, oddities, ungrouped
-from pipeline.data.images import Traits
-from pipeline.data.inspection import Inspected, Look
+from pipeline.pictures.audit import KINDS, Finding, broken, duplicates, label_conflicts, leaks, misplaced, oddities, ungrouped
+from pipeline.pictures.images import Traits
+from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
 
 PLAIN = Traits("PNG", True, ())
 LABELS = {"a": "cats", "b": "cats", "c": "dogs", "d": "fish"}
 
 
 def look(pixels="", traits=PLAIN, is_one_colour=False):
-    return Look(8, 6, traits, pixels, 0, np.zeros((32, 32, 3), np.uint8), is_one_colour)
+    return PictureInfo(8, 6, traits, pixels, 0, np.zeros((32, 32, 3), np.uint8), is_one_colour)
 
 
 def test_files_in_no_class_are_left_out():
@@ -24,7 +23,7 @@ def test_files_in_no_class_are_left_out():
 
 
 def test_files_that_do_not_decode_are_left_out_with_the_fault():
-    inspected = {"b": Inspected("0", fault="cut"), "c": Inspected("1", look()), "a": Inspected("2", fault="empty")}
+    inspected = {"b": Inspection("0", fault="cut"), "c": Inspection("1", look()), "a": Inspection("2", fault="empty")}
     assert [*broken(inspected)] == [Finding("broken", ("a",), "empty", ("a",)), Finding("broken", ("b",), "cut", ("b",))]
 
 
@@ -192,7 +191,7 @@ def test_where_nothing_has_a_group_no_picture_lacks_one():
 def test_every_kind_that_is_found_has_its_title_and_fate():
     changed = look(traits=Traits("GIF", True, ("turned",)), is_one_colour=True)
     found = [
-        *misplaced("a"), *broken({"a": Inspected("0", fault="cut")}), *oddities({"a.png": changed}), *label_conflicts(["ac"], LABELS),
+        *misplaced("a"), *broken({"a": Inspection("0", fault="cut")}), *oddities({"a.png": changed}), *label_conflicts(["ac"], LABELS),
         *duplicates(["ab"], ["ab", "bc"], LABELS, set()), *ungrouped("ab", {"a": "g"}), *found_leaks({"a": "train", "b": "test"}, ["ab"]),
     ]  # fmt: skip
     assert {finding.kind for finding in found} == set(KINDS)

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from pipeline.data.groups import GroupTable, read_groups
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.pictures.splits import GroupTable, read_groups
 
 NAMES = ["a/p1_x.png", "a/p1_y.png", "b/p2.png", "b/other.png"]
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from pipeline.data.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
+from pipeline.pictures.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data import inspection
-from pipeline.data.images import FORMATS
-from pipeline.data.inspection import Inspected, inspect, inspect_all, perceptual_hash, wrong_suffix
+from pipeline.pictures import inspection
+from pipeline.pictures.images import FORMATS
+from pipeline.pictures.inspection import Inspection, inspect, inspect_all, perceptual_hash, wrong_suffix
 
 
 def encoded(image, kind="PNG", **options):
@@ -33,7 +33,7 @@ def test_a_file_has_the_sum_of_its_bytes():
 
 
 def test_a_broken_file_has_its_sum_and_what_is_wrong():
-    assert inspect(b"hello") == Inspected(hashlib.sha256(b"hello").hexdigest(), None, "not a picture")
+    assert inspect(b"hello") == Inspection(hashlib.sha256(b"hello").hexdigest(), None, "not a picture")
 
 
 def test_a_picture_has_no_fault():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.data.layout import Entry, find_layout, split_of
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.layout import ClassFile, find_layout, split_of
 
 CURE = "those are splits; name the folder that holds the classes"
 
@@ -31,15 +31,15 @@ def test_a_lone_folder_of_files_is_a_class():
 
 
 def test_an_entry_keeps_its_path_in_the_class():
-    assert find_layout(["a/cats/day/1.png", "a/dogs/2.png"], "pics").entries[0] == Entry("a/cats/day/1.png", "cats", "day/1.png", None)
+    assert find_layout(["a/cats/day/1.png", "a/dogs/2.png"], "pics").entries[0] == ClassFile("a/cats/day/1.png", "cats", "day/1.png", None)
 
 
 def test_folders_named_like_splits_stand_above_the_classes():
     layout = find_layout(["a/train/cats/1.png", "a/train/dogs/2.png", "a/val/cats/3.png"], "pics")
     assert layout.entries == [
-        Entry("a/train/cats/1.png", "cats", "1.png", "train"),
-        Entry("a/train/dogs/2.png", "dogs", "2.png", "train"),
-        Entry("a/val/cats/3.png", "cats", "3.png", "val"),
+        ClassFile("a/train/cats/1.png", "cats", "1.png", "train"),
+        ClassFile("a/train/dogs/2.png", "dogs", "2.png", "train"),
+        ClassFile("a/val/cats/3.png", "cats", "3.png", "val"),
     ]
 
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data import loading
-from pipeline.data.images import BrokenPicture, Preprocessing, read_square
-from pipeline.data.loading import TrainingPictures, square_batches
+from pipeline.pictures.images import BrokenPicture, Preprocessing, read_square, square_batches
+from pipeline.training import batches as loading
+from pipeline.training.batches import TrainingPictures
 
 SQUARE = Preprocessing(4, 1.0, "bilinear")
 

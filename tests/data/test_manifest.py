@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.data.manifest import SPLITS, Picture, class_names, read_manifest, write_manifest
+from pipeline.pictures.manifest import SPLITS, Picture, class_names, read_manifest, write_manifest
 
 CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6)
 DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)

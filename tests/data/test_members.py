@@ -4,14 +4,14 @@ import errno
 
 import pytest
 
-from pipeline.data.members import Budget, Entry, choose_members, damage_named, is_junk, name_fault, shown
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.members import ArchiveEntry, Budget, choose_members, damage_named, is_junk, name_fault, shown
 from tests.archives import limits
 
 
 def choose(*names):
     """The members of an archive of these names, of which those with a slash at the end are folders."""
-    entries = [Entry(name, name.endswith("/"), lambda: iter([b"x"])) for name in names]
+    entries = [ArchiveEntry(name, name.endswith("/"), lambda: iter([b"x"])) for name in names]
     return list(choose_members(entries, Budget("pics", limits())))
 
 

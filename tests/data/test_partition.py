@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import partition
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.pictures import splits as partition
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 often = settings(derandomize=True, deadline=None, max_examples=100)
@@ -176,7 +176,7 @@ def test_groups_of_two_classes_that_leave_too_few_for_every_split_are_dealt_out_
 
 def test_the_order_in_which_python_keeps_sets_does_not_matter():
     code = (
-        "from pipeline.data.partition import deal; "
+        "from pipeline.pictures.splits import deal; "
         "groups = {f'{label}/{number}': f'{label}{number // 5}' for label in 'ab' for number in range(20)}; "
         "print(deal({name: name[0] for name in groups}, groups, {'train': 0.7, 'val': 0.15, 'test': 0.15}, 0))"
     )

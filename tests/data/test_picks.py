@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from pipeline.data.picks import Pick, file_fault, find_pictures, read_list
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.serving.answers import PictureFile, file_fault, find_pictures, read_list
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_links_to_pictures_are_pictures_and_links_to_folders_are_passed_by(here)
 
 @pytest.mark.parametrize("name", ["", "x" * 5000])
 def test_a_name_that_no_folder_has_is_left_to_the_reading(here, name):
-    assert list(find_pictures([name], here)) == [Pick(name)]
+    assert list(find_pictures([name], here)) == [PictureFile(name)]
 
 
 @pytest.mark.parametrize(

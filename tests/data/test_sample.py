@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.data.sample import draw_sample, read_sample
+from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.search.probing import draw_sample, read_sample
 
 COUNTS = {"ant": 50, "bee": 5}
 PICTURES = [Picture(f"{name}/{number:03d}.png", "", "", name, "train", "", 8, 8) for name in COUNTS for number in range(COUNTS[name])]

@@ -6,13 +6,13 @@ import zipfile
 
 import pytest
 
-from pipeline.data import sources, store
-from pipeline.data.archive import digest_of, open_archive
-from pipeline.data.limits import Limits
-from pipeline.data.named.catalogue import NAMED, NamedSource
-from pipeline.data.named.published import PublishedFile
-from pipeline.data.sources import expect_digest, find_source, measure_digest, open_source
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.net import store
+from pipeline.sources import source as sources
+from pipeline.sources.archives import digest_of, open_archive
+from pipeline.sources.formats import PublishedFile
+from pipeline.sources.members import Limits
+from pipeline.sources.source import NAMED, NamedSource, expect_digest, find_source, measure_digest, open_source
 from tests.conftest import HYMENOPTERA
 from tests.data.conftest import drip, offer
 

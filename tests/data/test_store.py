@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.data.store import Partial, alias, forget, keep, stored
+from pipeline.net.store import Partial, alias, forget, keep, stored
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256 of "abc"
 URL = "http://host/a"

@@ -6,9 +6,9 @@ import tracemalloc
 
 import pytest
 
-from pipeline.data import tar_entries as tar_module
-from pipeline.data.archive import open_archive
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources import archives as tar_module
+from pipeline.sources.archives import open_archive
 from tests.archives import limits, make_tar, pax, tar_bytes, tar_member
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

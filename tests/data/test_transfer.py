@@ -9,9 +9,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from pipeline.data import transfer
-from pipeline.data.store import Partial
-from pipeline.data.transfer import Bounds, Interrupted, Refused, Session, receive
+from pipeline.net import fetch as transfer
+from pipeline.net.fetch import Bounds, Interrupted, Refused, Session, receive
+from pipeline.net.store import Partial
 from tests.data.conftest import drip, offer, pour, reset, send, stall
 
 BODY = b"0123456789"

@@ -7,16 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.duplicates import Groups
-from pipeline.data.images import Traits
-from pipeline.data.inspection import Inspected, Look
-from pipeline.data.layout import Entry
-from pipeline.data.manifest import Picture
-from pipeline.data.trees import alike, as_png, fitting, is_kept, place, write_trees
+from pipeline.pictures.images import Traits
+from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
+from pipeline.pictures.manifest import Picture
+from pipeline.pictures.splits import alike, as_png, fitting, is_kept, place, write_trees
+from pipeline.sources.layout import ClassFile
 
 
 def look(plain=True):
-    return Look(8, 6, Traits("PNG", plain, ()), "", 0, np.zeros((32, 32, 3), np.uint8), False)
+    return PictureInfo(8, 6, Traits("PNG", plain, ()), "", 0, np.zeros((32, 32, 3), np.uint8), False)
 
 
 def encoded(image, kind="PNG"):
@@ -28,8 +27,8 @@ def encoded(image, kind="PNG"):
 def placed(names, splits=None, deep=(), groups=None):
     """The rows of pictures with these paths in the archive, the first part of which is the class."""
     names = sorted(names)
-    entries = [Entry(name, *name.split("/", 1), None) for name in names]
-    inspected = {name: Inspected(f"sum of {name}") for name in names}
+    entries = [ClassFile(name, *name.split("/", 1), None) for name in names]
+    inspected = {name: Inspection(f"sum of {name}") for name in names}
     looks = {name: look(name not in deep) for name in names}
     return place(entries, inspected, looks, splits or dict.fromkeys(names, "train"), groups or Groups(names))
 

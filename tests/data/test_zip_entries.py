@@ -8,9 +8,9 @@ import zlib
 
 import pytest
 
-from pipeline.data import zip_entries as zip_module
-from pipeline.data.archive import open_archive
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources import archives as zip_module
+from pipeline.sources.archives import open_archive
 from tests.archives import ZipMember, limits, make_zip, zip_bytes
 
 GOOD = ZipMember(b"cats/1", b"one")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.manifest import read_manifest
-from pipeline.files import read_table, sha256_of_file
-from pipeline.models.classifier import WithProbs, load_classifier
+from pipeline.core.files import read_table, sha256_of_file
+from pipeline.networks.classifier import WithProbs, load_classifier
+from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
 from tests.e2e.conftest import stages_run
 

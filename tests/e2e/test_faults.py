@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.files import read_json, read_table
+from pipeline.core.files import read_json, read_table
 from tests.conftest import HYMENOPTERA, ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not HYMENOPTERA.is_file(), reason="the pictures are not there")]

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from pipeline.files import read_table
+from pipeline.core.files import read_table
 from tests.conftest import HYMENOPTERA, ROOT
 
 pytestmark = [

@@ -19,8 +19,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.files import read_json, sha256_of, sha256_of_file, write_json, write_table
+from pipeline.core.files import read_json, sha256_of, sha256_of_file, write_json, write_table
+from pipeline.pictures.manifest import Picture, write_manifest
 from tests.browsers import ARGUMENTS, CHROMIUM
 from tests.checkout import ROOT
 from tests.e2e.test_readme import answers

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from pipeline.commands.results import show
+from pipeline.commands.show import show_results
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -75,7 +75,7 @@ def answers(url: str, patience_seconds: float = 60) -> int | None:
 
 
 def test_the_table_of_the_readme_is_what_the_committed_metrics_say():
-    assert f"```text\n{show(ROOT / 'metrics/comparison.json')}\n```" in README
+    assert f"```text\n{show_results(ROOT / 'metrics/comparison.json')}\n```" in README
 
 
 def test_the_results_of_the_readme_are_those_of_the_benchmark():

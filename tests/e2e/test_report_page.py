@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.evaluation import page
-from pipeline.evaluation.page import write_page
+from pipeline.report import page
+from pipeline.report.page import write_page
 from tests.browsers import ARGUMENTS, CHROMIUM
 from tests.large_report import make_large_report
 from tests.reports import make_doubt, make_report

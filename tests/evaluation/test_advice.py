@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.advice import SKETCH, corner, distance, favour
+from pipeline.search.advice import SKETCH, corner, distance, favour
 
 NOISE = np.random.default_rng(0).normal(0, 0.3, 200)
 

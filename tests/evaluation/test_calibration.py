@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from pipeline.evaluation.calibration import coverage, ece_interval, expected_calibration_error, reliability, without_temperature
-from pipeline.evaluation.statistics import draw_counts, wilson_interval
+from pipeline.evaluation.intervals import draw_counts, wilson_interval
 
 LABELS = np.array([0, 1, 1, 1])
 PROBS = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])

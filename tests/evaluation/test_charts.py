@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.evaluation.charts import coverage, curves, nice_ticks, percent_along, reliability, whisker_scale
+from pipeline.report.charts import coverage, curves, nice_ticks, percent_along, reliability, whisker_scale
 from tests.reports import COVERAGE, HISTORY, RELIABILITY
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
 from pipeline.evaluation.comparison import compare, verdict
 
 

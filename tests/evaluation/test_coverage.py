@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from pipeline.evaluation import metrics, statistics
+from pipeline.evaluation import intervals as statistics
+from pipeline.evaluation import scores as metrics
 from pipeline.evaluation.calibration import ece_interval, expected_calibration_error
-from pipeline.evaluation.ranking import macro, ranking_areas
-from pipeline.evaluation.scoring import drawn_matrices
-from pipeline.evaluation.statistics import (
+from pipeline.evaluation.intervals import (
     draw_counts,
     f1_interval,
     logit_interval,
@@ -23,6 +22,7 @@ from pipeline.evaluation.statistics import (
     percentile_interval,
     wilson_interval,
 )
+from pipeline.evaluation.scores import drawn_matrices, macro, ranking_areas
 
 DRAWS, PICTURES, MANY = 2000, 250, 400_000
 
@@ -64,7 +64,7 @@ def test_the_interval_of_balanced_accuracy(shares, counts):
 
 def test_the_interval_of_a_classs_f1():
     labels, probs = draw_world(np.random.default_rng(0), MANY)
-    truth = metrics.f1_scores(metrics.confusion_matrix(labels, probs.argmax(axis=1), 3))[0]
+    truth = metrics.f1_per_class(metrics.confusion_matrix(labels, probs.argmax(axis=1), 3))[0]
 
     def interval(labels, probs, _):
         is_class, answered = labels == 0, probs.argmax(axis=1) == 0

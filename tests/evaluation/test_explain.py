@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.explain import class_activation, overlay, scaled
+from pipeline.evaluation.galleries import class_activation, overlay, scaled
 
 FEATURES = np.array([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 2.0], [0.0, 0.0]]])  # one channel speaks above left, one above right
 WEIGHT = np.array([[3.0, 1.0], [1.0, 3.0]])

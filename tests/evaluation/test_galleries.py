@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.core.files import read_json
 from pipeline.evaluation.galleries import TITLES, choose, likely_mislabelled, write_galleries
-from pipeline.files import read_json
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 PROBS = np.array([[0.9, 0.1], [0.6, 0.4], [0.05, 0.95], [0.45, 0.55], [0.3, 0.7], [0.55, 0.45]])

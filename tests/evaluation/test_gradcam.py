@@ -6,10 +6,8 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.evaluation.explain import class_activation
-from pipeline.evaluation.gradcam import grad_cam
-from pipeline.models.classifier import Backbone, Classifier
-from pipeline.models.maps import WithMap, find_feature_map, last_map
+from pipeline.evaluation.galleries import class_activation, grad_cam
+from pipeline.networks.classifier import Backbone, Classifier, WithFeatureMap, find_feature_map, last_map
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -28,7 +26,7 @@ def pixels():
 @pytest.mark.parametrize("index", [0, 1, 2])
 def test_it_is_cam_where_the_head_is_linear_on_the_pooled_map(classifier, pixels, index):
     layer = find_feature_map(classifier.backbone, 96)
-    shown = WithMap(classifier, classifier.backbone.network.get_submodule(layer["layer"]), layer["channel_axis"])
+    shown = WithFeatureMap(classifier, classifier.backbone.network.get_submodule(layer["layer"]), layer["channel_axis"])
     with torch.no_grad():
         maps = shown(torch.tensor(pixels[None]))[1][0].numpy()
     wanted = class_activation(maps, classifier.head.weight.detach().numpy(), index)

@@ -1,6 +1,6 @@
 """Texts cut to a width."""
 
-from pipeline.evaluation.lettering import fitting, font
+from pipeline.evaluation.galleries import fitting, font
 
 
 def test_a_text_that_fits_stays():

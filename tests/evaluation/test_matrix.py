@@ -1,6 +1,6 @@
 """The confusion matrix as a drawing, and the pairs that are mistaken."""
 
-from pipeline.evaluation.matrix import Confusion, Number, Shade, lay_out, most_confused, read_counts
+from pipeline.report.charts import Confusion, Number, Shade, lay_out, most_confused, read_counts
 
 COUNTS = [[3, 1], [0, 2]]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as oracle
 
-from pipeline.evaluation import metrics
+from pipeline.evaluation import scores as metrics
 
 
 def draw_case(seed, num_classes=4, count=60, never_predicted=None):
@@ -53,7 +53,9 @@ def test_balanced_accuracy_is_scikit_learns(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("formula", "column"), [(metrics.precisions, 0), (metrics.recalls, 1), (metrics.f1_scores, 2)])
+@pytest.mark.parametrize(
+    ("formula", "column"), [(metrics.precision_per_class, 0), (metrics.recall_per_class, 1), (metrics.f1_per_class, 2)]
+)
 def test_a_figure_of_each_class_is_scikit_learns(case, formula, column):
     labels, probs, num_classes = case
     wanted = oracle.precision_recall_fscore_support(labels, probs.argmax(axis=1), labels=range(num_classes), zero_division=np.nan)
@@ -80,7 +82,7 @@ def test_a_sure_right_answer_loses_nothing():
     assert metrics.log_losses(np.array([0]), np.array([[1, 0]], dtype=np.float32)).tolist() == [0.0]
 
 
-@pytest.mark.parametrize("formula", [metrics.precisions, metrics.recalls, metrics.f1_scores])
+@pytest.mark.parametrize("formula", [metrics.precision_per_class, metrics.recall_per_class, metrics.f1_per_class])
 def test_a_class_that_is_neither_there_nor_answered_has_no_figure(formula):
     np.testing.assert_array_equal(np.isnan(formula(np.array([[3, 0], [0, 0]]))), [False, True])
 

@@ -6,8 +6,8 @@ import io
 import pytest
 from PIL import Image
 
-from pipeline.data.manifest import Picture
-from pipeline.evaluation.montage import draw, montage
+from pipeline.evaluation.galleries import draw, montage
+from pipeline.pictures.manifest import Picture
 
 
 def make_pictures(classes, each):

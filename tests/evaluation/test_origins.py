@@ -6,8 +6,8 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
-from pipeline.evaluation.origins import LIBRARIES, library_versions, sums
-from pipeline.files import sha256_of, write_json
+from pipeline.core.files import sha256_of, write_json
+from pipeline.report.page import LIBRARIES, library_versions, sums
 
 SOURCE = {"digest": "a" * 64, "raw_sha256": "b" * 64}
 

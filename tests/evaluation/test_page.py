@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.evaluation import page
-from pipeline.evaluation.page import interval, points, share, three, write_page
+from pipeline.report import page
+from pipeline.report.page import interval, points, share, three, write_page
 from tests.reports import PICTURE, make_audit, make_doubt, make_figure, make_gallery, make_model, make_report
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "it's <b>bold</b>", "{{ 7 * 7 }}"]

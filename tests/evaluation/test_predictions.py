@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.data.manifest import Picture
-from pipeline.evaluation.predictions import most_doubted, write_predictions
+from pipeline.evaluation.scores import most_doubted, write_predictions
+from pipeline.pictures.manifest import Picture
 
 
 def make_picture(image_id, label):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import sklearn.metrics as oracle
 
-from pipeline.evaluation import ranking
-from pipeline.evaluation.ranking import macro, ranking_areas
-from pipeline.evaluation.statistics import draw_counts
+from pipeline.evaluation import scores as ranking
+from pipeline.evaluation.intervals import draw_counts
+from pipeline.evaluation.scores import macro, ranking_areas
 
 
 def draw_case(seed, num_classes=3, count=60, places=3):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import sklearn.metrics as oracle
 
-from pipeline.evaluation.scoring import flat, score
-from pipeline.evaluation.statistics import f1_interval, wilson_interval
+from pipeline.evaluation.intervals import f1_interval, wilson_interval
+from pipeline.evaluation.scores import flat, score
 
 NAMES = ["ants", "bees", "wasps"]
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])

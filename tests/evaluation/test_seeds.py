@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.seeds import noise, paired_spread, spread, summarise, verdict
+from pipeline.search.seeds import noise, paired_spread, seeds_verdict, spread, summarise
 
 FIRST, SECOND = [0.90, 0.91, 0.92], [0.93, 0.96, 0.99]
 
@@ -65,13 +65,13 @@ def test_the_seeds_and_their_test_pictures_are_named(facts):
 
 
 def test_the_verdict_on_a_difference_beyond_the_noise(facts):
-    assert verdict("finetuned", "baseline", facts["differences"]["finetuned"], 0.95) == (
+    assert seeds_verdict("finetuned", "baseline", facts["differences"]["finetuned"], 0.95) == (
         "finetuned - baseline, paired within a seed: +5.0 ± 2.0 points, 95 % t interval +0.0 to +10.0: beyond the noise between 3 seeds."
     )
 
 
 def test_the_verdict_on_a_difference_within_the_noise():
-    assert verdict("finetuned", "baseline", paired_spread(FIRST, [0.90, 0.96, 0.92], 0.9), 0.9) == (
+    assert seeds_verdict("finetuned", "baseline", paired_spread(FIRST, [0.90, 0.96, 0.92], 0.9), 0.9) == (
         "finetuned - baseline, paired within a seed: +1.7 ± 2.9 points, 90 % t interval -3.2 to +6.5: "
         "not shown beyond the noise between 3 seeds."
     )

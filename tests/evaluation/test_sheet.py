@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.sheet import Cell, draw_sheet, thumbnail
+from pipeline.evaluation.galleries import Cell, draw_sheet, thumbnail
 
 STEP, TOP, ROW = 188, 44, 228  # pixels from a picture to the next, to the first row, from row to row
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from pipeline.evaluation import statistics
-from pipeline.evaluation.statistics import (
+from pipeline.evaluation import intervals as statistics
+from pipeline.evaluation.intervals import (
     draw_counts,
     f1_interval,
     mcnemar_p,

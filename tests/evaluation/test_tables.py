@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.evaluation.tables import shares, write_classes, write_matrix
-from pipeline.files import read_table
+from pipeline.core.files import read_table
+from pipeline.evaluation.scores import shares, write_classes, write_matrix
 
 MATRIX = np.array([[3, 1], [0, 2]])
 

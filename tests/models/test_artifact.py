@@ -8,12 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from pipeline.data.images import Preprocessing
-from pipeline.errors import PipelineError
-from pipeline.files import sha256_of_file
-from pipeline.models import session
-from pipeline.models.artifact import append_head, describe, identity, read_facts, verify, write_facts, write_onnx
-from pipeline.models.session import METADATA_KEY, open_session, read_onnx
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256_of_file
+from pipeline.networks import onnx_file as session
+from pipeline.networks.artifact import append_head, describe_model, identity, read_facts, verify_model, write_facts
+from pipeline.networks.onnx_file import METADATA_KEY, open_session, read_onnx, write_onnx
+from pipeline.pictures.images import Preprocessing
 from pipeline.stages.train_baseline import Params
 
 FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
@@ -48,7 +48,7 @@ def folder(tmp_path):
 
 def refusal(folder):
     with pytest.raises(PipelineError) as error:
-        verify(folder)
+        verify_model(folder)
     return str(error.value)
 
 
@@ -100,7 +100,9 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
 def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
     params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
-    found = describe("baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE)
+    found = describe_model(
+        "baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE
+    )
     code = found["inputs_sha256"].pop("code")
     assert found == {
         "model": "baseline",
@@ -120,7 +122,7 @@ def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_pa
 
 
 def test_a_folder_that_agrees_with_itself_gives_its_sha256(folder):
-    assert verify(folder) == sha256_of_file(folder / "model.onnx")
+    assert verify_model(folder) == sha256_of_file(folder / "model.onnx")
 
 
 def test_a_changed_model_file_is_refused(folder):
@@ -212,7 +214,7 @@ def test_a_large_graph_answers_as_a_small_one(large):
 def test_a_large_graph_may_be_moved_with_its_tensors(large):
     moved = large.rename(large.parent / "moved")
     assert open_session(moved / "model.onnx", 1).get_inputs()[0].name == "pixels"
-    assert verify(moved) == sha256_of_file(moved / "model.onnx")
+    assert verify_model(moved) == sha256_of_file(moved / "model.onnx")
 
 
 def test_the_sum_of_the_tensors_stands_in_the_graph_and_in_model_json(large):
@@ -264,6 +266,6 @@ def test_missing_tensors_are_refused(large):
 def test_changed_weights_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     write_facts(tmp_path, build_model(), FACTS, HISTORY)
-    assert len(verify(tmp_path)) == 64
+    assert len(verify_model(tmp_path)) == 64
     (tmp_path / "model.safetensors").write_bytes(b"others")
     assert refusal(tmp_path).startswith(f"{tmp_path}/model.safetensors: its sha256 is ")

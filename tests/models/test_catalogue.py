@@ -2,8 +2,9 @@
 
 import pytest
 
-from pipeline.models import catalogue, zoo
-from pipeline.models.catalogue import Entry, find_names, list_entries
+from pipeline.networks import zoo
+from pipeline.stock import networks as catalogue
+from pipeline.stock.networks import ModelListing, find_names, list_entries
 
 
 @pytest.fixture(autouse=True)
@@ -37,13 +38,13 @@ def test_every_name_of_timms_that_torchvision_has_too_asks_timm():
 
 def test_torchvision_tells_sizes_itself():
     assert list(list_entries(["resnet18"])) == [
-        Entry("resnet18", "torchvision", 11689512, 1.814, 224, "BSD-3-Clause", "pytorch", "-"),
+        ModelListing("resnet18", "torchvision", 11689512, 1.814, 224, "BSD-3-Clause", "pytorch", "-"),
     ]
 
 
 def test_timms_are_counted():
     (entry,) = list_entries(["timm/resnet18"])
-    assert entry == Entry("timm/resnet18", "timm", 11689512, pytest.approx(1.814, abs=2e-3), 224, "apache-2.0", "github", "-")
+    assert entry == ModelListing("timm/resnet18", "timm", 11689512, pytest.approx(1.814, abs=2e-3), 224, "apache-2.0", "github", "-")
 
 
 def test_many_of_timms_are_not_counted(monkeypatch):

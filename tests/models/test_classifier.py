@@ -6,11 +6,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms import v2
 
-from pipeline.models import zoo
-from pipeline.models.classifier import (
+from pipeline.networks import zoo
+from pipeline.networks.classifier import (
     Backbone,
     Classifier,
-    Regime,
     WithProbs,
     fill,
     headless,
@@ -19,6 +18,7 @@ from pipeline.models.classifier import (
     save_classifier,
     save_tensors,
 )
+from pipeline.networks.regimes import Regime
 from pipeline.stages import backbone as backbone_stage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

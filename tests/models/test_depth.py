@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models import depth, zoo
-from pipeline.models.classifier import Backbone, Classifier, Regime, headless
-from pipeline.models.halves import Rear, run_front, split_at
+from pipeline.networks import splitting as depth
+from pipeline.networks import zoo
+from pipeline.networks.classifier import Backbone, Classifier, headless
+from pipeline.networks.regimes import Regime
+from pipeline.networks.splitting import Rear, run_front, split_at
 
 
 def build(name):

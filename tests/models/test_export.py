@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import PipelineError
-from pipeline.models import export, zoo
-from pipeline.models.artifact import write_onnx
-from pipeline.models.classifier import Backbone, headless
-from pipeline.models.export import check_parity, export_onnx
-from pipeline.models.session import open_session
+from pipeline.core.errors import PipelineError
+from pipeline.networks import onnx_file as export
+from pipeline.networks import zoo
+from pipeline.networks.classifier import Backbone, headless
+from pipeline.networks.onnx_file import check_parity, export_onnx, open_session, write_onnx
 
 SIDE = 64
 

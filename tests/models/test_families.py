@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from bench.trial import STEPS, try_out
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.networks.embedding import export_backbone
 from pipeline.stages import backbone
-from pipeline.stages.embed import export_backbone
 
 CONVOLUTIONAL = (
     "alexnet",

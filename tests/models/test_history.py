@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.models.history import kept_row
+from pipeline.networks.artifact import kept_row
 
 
 def write(folder, rows, monitor=None):

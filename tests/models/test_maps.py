@@ -5,10 +5,9 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.models.classifier import Backbone, headless
-from pipeline.models.export import count_work
-from pipeline.models.maps import WithMap, find_feature_map, with_map
-from pipeline.models.zoo import build, find_architecture
+from pipeline.networks.classifier import Backbone, WithFeatureMap, find_feature_map, headless, with_feature_map
+from pipeline.networks.onnx_file import count_work
+from pipeline.networks.zoo import build, find_architecture
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 
@@ -48,7 +47,7 @@ def test_channels_may_come_last():
     backbone = Backbone(ChannelsLast(), *HALF)
     layer = find_feature_map(backbone, 8)
     assert layer == {"layer": "permute", "channel_axis": 3}
-    features, maps = with_map(backbone, backbone, layer)(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+    features, maps = with_feature_map(backbone, backbone, layer)(torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
     assert maps.shape == (2, 5, 6, 6)
     torch.testing.assert_close(maps.mean(dim=(2, 3)), features)
 
@@ -60,14 +59,14 @@ def test_a_map_of_one_place_is_none():
 
 def test_a_network_without_a_map_stays_as_it_is():
     backbone = Backbone(nn.Flatten(), *HALF)
-    assert with_map(backbone, backbone, None) is backbone
+    assert with_feature_map(backbone, backbone, None) is backbone
 
 
 def test_the_answer_beside_a_map_is_the_same():
     backbone = Backbone(timm.create_model("test_resnet", num_classes=0), *HALF).eval()
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
-        answer, maps = WithMap(backbone, backbone.network.layer4, 1)(pixels)
+        answer, maps = WithFeatureMap(backbone, backbone.network.layer4, 1)(pixels)
         torch.testing.assert_close(answer, backbone(pixels))
     assert maps.shape[:2] == (2, 96)
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.models.classifier import headless
-from pipeline.models.regimes import make_plan
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.networks.classifier import headless
+from pipeline.networks.regimes import make_plan
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.models.classifier import Classifier, Regime, load_backbone
-from pipeline.models.side_heads import WithSideHeads, add_side_heads
+from pipeline.networks.classifier import Classifier, load_backbone
+from pipeline.networks.regimes import Regime, WithSideHeads, add_side_heads
 from pipeline.stages import backbone as backbone_stage
 
 

@@ -18,10 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.models.published import published_source, whereabouts
-from pipeline.models.weights import Origin, load_weights, read_state
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.networks.weights import Origin, load_weights, published_source, read_state, whereabouts
 
 TINY = zoo.Architecture("tiny", "torchvision", 8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic", 1.0, False)
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.models.classifier import headless
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.networks.classifier import headless
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

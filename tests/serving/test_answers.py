@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.picks import Pick
-from pipeline.serving.answers import Answer, Broken, answer_all, judge, plain
+from pipeline.serving.answers import BrokenFile, PictureFile, Prediction, judge, plain, predict_all
 from pipeline.serving.predictor import Predictor
 from tests.stored import write_model
 
@@ -56,8 +55,8 @@ def here(tmp_path):
 
 
 def answers(predictor, here, *names, abstain_below=0.0, threads=2):
-    picks = [name if isinstance(name, Pick) else Pick(name) for name in names]
-    return [found for batch in answer_all(predictor, picks, here, abstain_below, 32, threads, None) for found in batch]
+    picks = [name if isinstance(name, PictureFile) else PictureFile(name) for name in names]
+    return [found for batch in predict_all(predictor, picks, here, abstain_below, 32, threads, None) for found in batch]
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -85,18 +84,20 @@ def test_probabilities_stand_in_the_order_of_the_classes(predictor, here):
 def test_broken_pictures_are_told_in_their_place_and_the_rest_goes_on(predictor, here):
     (here / "cut.png").write_bytes(PICTURES["plain.png"][:-40])
     (here / "text.png").write_text("hello")
-    found = answers(predictor, here, "text.png", "plain.png", "nothing.png", Pick("empty", "holds no pictures"), "cut.png", "grey.gif")
+    found = answers(
+        predictor, here, "text.png", "plain.png", "nothing.png", PictureFile("empty", "holds no pictures"), "cut.png", "grey.gif"
+    )
     assert [(each.path, each.outcome) for each in found] == [
         ("text.png", "broken"), ("plain.png", "answered"), ("nothing.png", "broken"),
         ("empty", "broken"), ("cut.png", "broken"), ("grey.gif", "answered"),
     ]  # fmt: skip
-    assert found[0] == Broken("text.png", "not a picture")
-    assert found[2] == Broken("nothing.png", "is not there")
-    assert found[3] == Broken("empty", "holds no pictures")
+    assert found[0] == BrokenFile("text.png", "not a picture")
+    assert found[2] == BrokenFile("nothing.png", "is not there")
+    assert found[3] == BrokenFile("empty", "holds no pictures")
 
 
 def test_a_batch_of_broken_pictures_alone_is_told(predictor, here):
-    assert answers(predictor, here, "nothing.png") == [Broken("nothing.png", "is not there")]
+    assert answers(predictor, here, "nothing.png") == [BrokenFile("nothing.png", "is not there")]
 
 
 def test_nothing_to_answer_is_no_answer(predictor, here):
@@ -110,12 +111,12 @@ def test_more_pictures_than_a_batch_holds_are_answered_in_their_order(predictor,
     found = answers(predictor, here, *names, threads=threads)
     assert [each.path for each in found] == names
     for each in found:
-        if isinstance(each, Answer):
+        if isinstance(each, Prediction):
             assert list(each.probs.values()) == pytest.approx(list(one[each.path].probs.values()), abs=2e-6)
 
 
 def test_batches_are_bounded(predictor, here):
-    batches = answer_all(predictor, [Pick("plain.png")] * 70, here, 0.0, 32, 1, None)
+    batches = predict_all(predictor, [PictureFile("plain.png")] * 70, here, 0.0, 32, 1, None)
     assert [len(batch) for batch in batches] == [32, 32, 6]
 
 
@@ -127,7 +128,7 @@ def test_an_absolute_path_does_not_start_at_here(predictor, here, tmp_path_facto
 @pytest.mark.parametrize(("abstain_below", "predicted"), [(0.0, "bees"), (0.7, "bees"), (0.700001, None), (1.0, None)])
 def test_below_the_threshold_no_class_is_predicted(abstain_below, predicted):
     answer = judge("a.png", np.array([0.1, 0.7, 0.2], np.float32), NAMES, abstain_below)  # 0.7 as float32 is a little less
-    assert answer == Answer("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
+    assert answer == Prediction("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
 
 
 def test_of_equals_the_first_class_is_predicted():
@@ -135,9 +136,9 @@ def test_of_equals_the_first_class_is_predicted():
 
 
 def test_an_answer_has_words_for_a_person():
-    assert Answer("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).words == "bees (0.70)"
-    assert Answer("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).words == "abstained: bees (0.70)"
-    assert Broken("a.png", "not a picture").words == "broken: not a picture"
+    assert Prediction("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).words == "bees (0.70)"
+    assert Prediction("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).words == "abstained: bees (0.70)"
+    assert BrokenFile("a.png", "not a picture").words == "broken: not a picture"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 import onnx
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.serving.choice import best_model, find_model, open_model
+from pipeline.core.errors import PipelineError
+from pipeline.networks.artifact import best_model, find_model
+from pipeline.serving.predictor import open_model
 from tests.stored import write_model
 
 

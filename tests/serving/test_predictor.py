@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pipeline.data.images import BrokenPicture, Preprocessing, read_square
-from pipeline.models.artifact import write_facts
-from pipeline.models.classifier import Backbone, Classifier, WithProbs
-from pipeline.models.export import export_onnx
+from pipeline.networks.artifact import write_facts
+from pipeline.networks.classifier import Backbone, Classifier, WithProbs
+from pipeline.networks.onnx_file import export_onnx
+from pipeline.pictures.images import BrokenPicture, Preprocessing, read_square
 from pipeline.serving.predictor import Predictor
 
 PREPROCESSING = Preprocessing(8, 0.875, "bicubic")

@@ -6,70 +6,70 @@ import json
 
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.serving.answers import Answer
-from pipeline.serving.rows import header, line, row_stream, target, writing
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import output_path, row_stream, writing
+from pipeline.serving.answers import Prediction, row_line, rows_header
 
 NAMES = ["ants", "bees", "wasps"]
-ANSWER = Answer("in/a.png", "bees", 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2})
-ABSTAINED = Answer("in/a.png", None, 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2})
+ANSWER = Prediction("in/a.png", "bees", 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2})
+ABSTAINED = Prediction("in/a.png", None, 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2})
 HARD = ["a,b.png", 'a "b".png', "a\nb.png", "a\rb.png", "-a.png", "🐝 Käfer.png", " a ", "\u2028.png", "\udcff.png"]
 
 
 def test_csv_has_a_column_for_each_class():
-    text = header("csv", NAMES, None) + line(ANSWER, "csv", None)
+    text = rows_header("csv", NAMES, None) + row_line(ANSWER, "csv", None)
     assert text == "path,predicted,probability,prob_ants,prob_bees,prob_wasps\nin/a.png,bees,0.700000,0.100000,0.700000,0.200000\n"
 
 
 def test_csv_of_the_most_probable_has_their_classes_and_probabilities():
-    text = header("csv", NAMES, 2) + line(ANSWER, "csv", 2)
+    text = rows_header("csv", NAMES, 2) + row_line(ANSWER, "csv", 2)
     assert text == ("path,predicted,probability,top_1,top_1_prob,top_2,top_2_prob\nin/a.png,bees,0.700000,bees,0.700000,wasps,0.200000\n")
 
 
 def test_there_are_no_more_of_the_most_probable_than_classes():
-    text = header("csv", NAMES, 9) + line(ANSWER, "csv", 9)
+    text = rows_header("csv", NAMES, 9) + row_line(ANSWER, "csv", 9)
     rows = list(csv.reader(io.StringIO(text)))
     assert (rows[0][-1], rows[1][-2:]) == ("top_3_prob", ["ants", "0.100000"])
 
 
 def test_equals_stand_in_the_order_of_the_classes():
-    equals = Answer("a", "ants", 0.4, {"ants": 0.4, "bees": 0.2, "wasps": 0.4})
-    assert line(equals, "csv", 2) == "a,ants,0.400000,ants,0.400000,wasps,0.400000\n"
+    equals = Prediction("a", "ants", 0.4, {"ants": 0.4, "bees": 0.2, "wasps": 0.4})
+    assert row_line(equals, "csv", 2) == "a,ants,0.400000,ants,0.400000,wasps,0.400000\n"
 
 
 def test_in_csv_an_abstention_is_an_empty_cell():
-    assert line(ABSTAINED, "csv", 1) == "in/a.png,,0.700000,bees,0.700000\n"
+    assert row_line(ABSTAINED, "csv", 1) == "in/a.png,,0.700000,bees,0.700000\n"
 
 
 def test_a_json_line_has_its_four_keys():
-    assert line(ANSWER, "jsonl", None) == (
+    assert row_line(ANSWER, "jsonl", None) == (
         '{"path": "in/a.png", "predicted": "bees", "probability": 0.7, "probs": {"ants": 0.1, "bees": 0.7, "wasps": 0.2}}\n'
     )
 
 
 def test_a_json_line_of_the_most_probable_begins_with_the_likeliest():
-    assert list(json.loads(line(ANSWER, "jsonl", 2))["probs"].items()) == [("bees", 0.7), ("wasps", 0.2)]
+    assert list(json.loads(row_line(ANSWER, "jsonl", 2))["probs"].items()) == [("bees", 0.7), ("wasps", 0.2)]
 
 
 def test_in_json_an_abstention_is_null():
-    assert json.loads(line(ABSTAINED, "jsonl", None))["predicted"] is None
+    assert json.loads(row_line(ABSTAINED, "jsonl", None))["predicted"] is None
 
 
 def test_json_lines_have_no_header():
-    assert header("jsonl", NAMES, None) == ""
+    assert rows_header("jsonl", NAMES, None) == ""
 
 
 @pytest.mark.parametrize("path", HARD)
 def test_a_hard_name_survives_csv_in_a_file(path, tmp_path):
     with row_stream(tmp_path / "a.csv") as stream:
-        stream.write(line(Answer(path, "bees", 1.0, {"bees": 1.0}), "csv", None))
+        stream.write(row_line(Prediction(path, "bees", 1.0, {"bees": 1.0}), "csv", None))
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert list(csv.reader(file)) == [[path, "bees", "1.000000", "1.000000"]]
 
 
 @pytest.mark.parametrize("path", HARD)
 def test_a_hard_name_survives_json_in_one_line_of_ascii(path):
-    text = line(Answer(path, "bees", 1.0, {"bees": 1.0}), "jsonl", None)
+    text = row_line(Prediction(path, "bees", 1.0, {"bees": 1.0}), "jsonl", None)
     assert text.isascii()
     assert len(text.splitlines()) == 1
     assert json.loads(text)["path"] == path
@@ -77,7 +77,7 @@ def test_a_hard_name_survives_json_in_one_line_of_ascii(path):
 
 def test_a_name_that_is_no_utf8_keeps_its_bytes_in_csv(capfdbinary):
     with row_stream(None) as stream:
-        stream.write(line(Answer("\udcff.png", "bees", 1.0, {"bees": 1.0}), "csv", None))
+        stream.write(row_line(Prediction("\udcff.png", "bees", 1.0, {"bees": 1.0}), "csv", None))
     assert capfdbinary.readouterr().out == b"\xff.png,bees,1.000000,1.000000\n"
 
 
@@ -105,9 +105,9 @@ def test_a_reader_that_left_is_no_fault_of_the_target():
 def test_what_is_no_ordinary_file_is_not_replaced(tmp_path, named):
     (tmp_path / "folder").mkdir()
     with pytest.raises(PipelineError) as error:
-        target(tmp_path, named)
+        output_path(tmp_path, named)
     assert str(error.value) == f"{named}: is no ordinary file; name another"
 
 
 def test_a_file_is_written_where_the_user_stands(tmp_path):
-    assert target(tmp_path, "new/a.csv") == tmp_path / "new" / "a.csv"
+    assert output_path(tmp_path, "new/a.csv") == tmp_path / "new" / "a.csv"

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import PipelineError
-from pipeline.files import read_json, sha256_of_file, write_json
-from pipeline.models import zoo
-from pipeline.models.classifier import Classifier, load_backbone, save_classifier
-from pipeline.params import read_section
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, sha256_of_file, write_json
+from pipeline.core.params import read_section
+from pipeline.networks import zoo
+from pipeline.networks.classifier import Classifier, load_backbone, save_classifier
 from pipeline.stages.backbone import Params, run
 
 

@@ -8,9 +8,9 @@ import zipfile
 
 import pytest
 
-from pipeline.data.archive import digest_of, folder_members
-from pipeline.data.limits import Limits
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.archives import digest_of, folder_members
+from pipeline.sources.members import Limits
 from pipeline.stages.download import Params, run
 
 WRONG = "0" * 64

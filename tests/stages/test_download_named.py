@@ -12,12 +12,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline import files
-from pipeline.commands.data import refresh
-from pipeline.data.limits import Limits
-from pipeline.data.named.catalogue import NAMED
-from pipeline.data.named.published import PublishedFile
-from pipeline.errors import PipelineError
+from pipeline.commands.upkeep import refresh
+from pipeline.core import files
+from pipeline.core.errors import PipelineError
+from pipeline.sources.formats import PublishedFile
+from pipeline.sources.members import Limits
+from pipeline.sources.source import NAMED
 from pipeline.stages import download, split
 from tests.data.conftest import serving
 from tests.published_sets import SETS

@@ -11,15 +11,16 @@ from PIL import Image
 from torch import nn
 from torchvision.models import inception_v3
 
-from pipeline.data.images import Preprocessing, read_square
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.errors import PipelineError
-from pipeline.files import read_table
-from pipeline.models import session
-from pipeline.models.classifier import Backbone
-from pipeline.models.export import export_onnx
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_table
+from pipeline.networks import onnx_file as session
+from pipeline.networks.classifier import Backbone
+from pipeline.networks.embedding import export_backbone, resolve_image_size, takes_size
+from pipeline.networks.onnx_file import export_onnx
+from pipeline.pictures.images import Preprocessing, read_square
+from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages import embed as stage
-from pipeline.stages.embed import Params, export_backbone, resolve_image_size, run, takes_size
+from pipeline.stages.embed import Params, run
 
 
 def make_picture(width, height, image_id="a.png", split="train"):

@@ -8,13 +8,14 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from pipeline.data.images import Preprocessing
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, read_table, sha256_of_file
 from pipeline.evaluation.galleries import TITLES
-from pipeline.evaluation.scoring import score
-from pipeline.files import read_json, read_table, sha256_of_file
-from pipeline.stages.evaluate import Params, Predictor, run
+from pipeline.evaluation.scores import score
+from pipeline.pictures.images import Preprocessing
+from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.serving.predictor import Predictor
+from pipeline.stages.evaluate import Params, run
 
 PARAMS = Params(seed=0, threads=1, confidence=0.9)
 NAMES = ["ants", "bees", "wasps"]

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.data.limits import Limits
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.members import Limits
 from pipeline.stages.download import Params, run
 from tests.archives import ZipMember, deflated, pax, tar_bytes, tar_member, zip_bytes
 

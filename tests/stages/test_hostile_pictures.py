@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import files
-from pipeline.files import read_table
+from pipeline.core import files
+from pipeline.core.files import read_table
 from pipeline.stages.split import Params, run
 
 

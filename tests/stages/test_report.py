@@ -6,9 +6,9 @@ import io
 import pytest
 from PIL import Image
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.errors import PipelineError
-from pipeline.files import read_json, write_json, write_table
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, write_json, write_table
+from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages import report
 from pipeline.stages.report import Params, extremes, read_doubts, run
 from tests.evaluation.test_comparison import make_rows

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from pipeline import files
-from pipeline.data.groups import GroupTable
-from pipeline.errors import PipelineError
-from pipeline.params import read_section
+from pipeline.core import files
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import read_section
+from pipeline.pictures.splits import GroupTable
 from pipeline.stages.split import Params, run
 
 SPLITS = ("train", "val", "test")

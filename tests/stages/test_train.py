@@ -5,11 +5,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.commands.data import refresh
-from pipeline.errors import PipelineError
-from pipeline.files import read_json, read_table
-from pipeline.models.artifact import verify
-from pipeline.params import read_section
+from pipeline.commands.upkeep import refresh
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, read_table
+from pipeline.core.params import read_section
+from pipeline.networks.artifact import verify_model
 from pipeline.stages import backbone, download, embed, split, train, train_baseline
 from tests.test_pipeline import PARAMS
 
@@ -73,7 +73,7 @@ def moved(weights, start):
 
 @pytest.mark.parametrize("name", REGIMES)
 def test_the_model_of_every_regime_is_stored_as_it_answers(name, trained, project):
-    assert verify(project / "models" / name)
+    assert verify_model(project / "models" / name)
     history = read_table(project / f"models/{name}/history.csv")
     assert history[0]["train_loss"] == ""
     assert all(float(row["val_loss"]) > 0 for row in history)

@@ -9,13 +9,15 @@ from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
 from scipy.special import softmax
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.errors import PipelineError
-from pipeline.files import read_table, write_table
-from pipeline.models.artifact import verify, write_onnx
-from pipeline.params import read_section
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_table, write_table
+from pipeline.core.params import read_section
+from pipeline.networks.artifact import verify_model
+from pipeline.networks.onnx_file import write_onnx
+from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.serving.predictor import Predictor
-from pipeline.stages.train_baseline import Params, deal_folds, read_examples, run, with_head
+from pipeline.stages.train_baseline import Params, run, with_head
+from pipeline.training.head import deal_folds, read_examples
 
 
 def make_picture(image_id, label, split="train", group=""):
@@ -92,7 +94,7 @@ def mean_colours():
 
 
 def test_the_folder_agrees_with_itself(trained):
-    assert len(verify(trained.folder)) == 64
+    assert len(verify_model(trained.folder)) == 64
 
 
 def test_the_folder_holds_weights_graph_facts_and_history(trained):

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from pipeline.models import zoo
-from pipeline.stock.networks import Wanted
+from pipeline.networks import zoo
+from pipeline.stock.networks import NetworkRequest
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def own(root):
 
     def write(model, state, metadata=None, **wanted):
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, root / "own.safetensors", metadata)
-        return Wanted(model, root, "own.safetensors", **wanted)
+        return NetworkRequest(model, root, "own.safetensors", **wanted)
 
     return write
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.stock import captions
-from pipeline.stock.captions import Caption, draw_names, with_legend
+from pipeline.stock import drawing as captions
+from pipeline.stock.drawing import Caption, draw_names, with_legend
 
 DARK, BRIGHT = (70, 0, 90), (240, 240, 60)
 

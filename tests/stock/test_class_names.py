@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.stock.class_names import distinct, names_inside, published_names, read_names
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.stock.networks import distinct, names_inside, published_names, read_names
 
 
 @pytest.mark.parametrize("model", ["resnet18", "tf_efficientnet_lite0"])

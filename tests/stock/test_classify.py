@@ -10,10 +10,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.stock.classify import load_classifier
-from pipeline.stock.networks import Wanted
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.stock.networks import NetworkRequest
+from pipeline.stock.tasks import load_classifier
 from tests.conftest import HYMENOPTERA
 
 AS_PUBLISHED = {"inception_v3": {"init_weights": False, "transform_input": True}}  # what torchvision sets where it loads its weights
@@ -78,7 +78,7 @@ def test_published_weights_with_older_names_are_understood(monkeypatch, own, ran
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 2), (2500, 1700)])
 def test_a_picture_may_have_any_size(size, root, cpu):
     Image.new("RGB", size, "orange").save(root / "a.png")
-    classifier = load_classifier(Wanted("tf_efficientnet_lite0", root), cpu)
+    classifier = load_classifier(NetworkRequest("tf_efficientnet_lite0", root), cpu)
     assert classifier.read(root / "a.png").shape == (3, 224, 224)
 
 
@@ -92,7 +92,7 @@ def answers(tmp_path_factory):
         names = sorted(name for name in archive.namelist() if "/val/" in name and name.endswith(".jpg"))
         for number, name in enumerate(names):
             (folder / f"{number}.jpg").write_bytes(archive.read(name))
-    classifier = load_classifier(Wanted("tf_efficientnet_lite0", folder), torch.device("cpu"))
+    classifier = load_classifier(NetworkRequest("tf_efficientnet_lite0", folder), torch.device("cpu"))
     probs = [classifier.predict_pixels(classifier.read(folder / f"{number}.jpg")[None])[0] for number in range(len(names))]
     truth = [IMAGENET_CLASS[name.split("/")[-2]] for name in names]
     return SimpleNamespace(truth=np.array(truth), named=np.stack(probs).argmax(axis=1), class_names=classifier.class_names)
@@ -108,7 +108,7 @@ def test_the_names_are_those_of_ants_and_bees(answers):
 
 
 def test_the_packaged_network_is_prepared_for_as_its_publisher_says(root, cpu):
-    transform = load_classifier(Wanted("tf_efficientnet_lite0", root), cpu).transform
+    transform = load_classifier(NetworkRequest("tf_efficientnet_lite0", root), cpu).transform
     steps = {type(step).__name__: step for step in transform.transforms}
     assert (steps["Resize"].size, steps["Resize"].interpolation.value, tuple(steps["CenterCrop"].size)) == (256, "bicubic", (224, 224))
     assert steps["Normalize"].mean.tolist() == steps["Normalize"].std.tolist() == [0.5, 0.5, 0.5]
@@ -117,7 +117,7 @@ def test_the_packaged_network_is_prepared_for_as_its_publisher_says(root, cpu):
 def test_published_weights_come_from_their_publisher(root, cpu):
     url = zoo.torchvision_weights("resnet18").url
     with pytest.raises(PipelineError) as error:
-        load_classifier(Wanted("resnet18", root), cpu)
+        load_classifier(NetworkRequest("resnet18", root), cpu)
     assert str(error.value) == (
         f"--model resnet18: its weights are not on this disk; --fetch fetches them from {url}, or name a file with --weights"
     )

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.stock.colours import colour_of, is_background, palette, with_palette
+from pipeline.stock.drawing import colour_of, is_background, palette, with_palette
 
 
 def test_classes_whose_numbers_are_near_have_colours_that_differ():

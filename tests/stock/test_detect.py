@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.stock.detect import Detector, load_detector
-from pipeline.stock.networks import Wanted, WeightsFile
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.stock.networks import NetworkRequest, WeightsFile
+from pipeline.stock.tasks import Detector, load_detector
 
 SIZES = {  # a side at which the large ones take no minutes; None: they have one side alone
     "fasterrcnn_mobilenet_v3_large_320_fpn": 96,
@@ -75,8 +75,8 @@ def test_published_weights_give_what_torchvision_gives_with_them(model, random_w
     theirs = torchvision.models.get_model(model, weights=published(model)).eval()
     assert any(isinstance(layer, torchvision.ops.FrozenBatchNorm2d) and layer.eps == 0 for layer in theirs.modules())
     torch.save(state, root / "published.pth")
-    monkeypatch.setattr("pipeline.stock.detect.find_weights", lambda *_: WeightsFile(root / "published.pth", "its URL", "published"))
-    ours = load_detector(Wanted(model, root, image_size=96), cpu)
+    monkeypatch.setattr("pipeline.stock.tasks.find_weights", lambda *_: WeightsFile(root / "published.pth", "its URL", "published"))
+    ours = load_detector(NetworkRequest(model, root, image_size=96), cpu)
     batch = ours.to_tensor(make_picture(130, 90)).unsqueeze(0)
     with torch.inference_mode():
         wanted, found = theirs.backbone(batch), ours.network.backbone(batch)
@@ -154,7 +154,7 @@ def test_a_network_of_one_size_takes_no_other(own, random_weights, cpu):
 @pytest.mark.parametrize("model", [*SIZES, "ssd300_vgg16", "maskrcnn_resnet50_fpn_v2"])
 def test_weights_that_are_not_on_this_disk_are_named_and_nothing_is_fetched(model, root, cpu):
     with pytest.raises(PipelineError) as error:
-        load_detector(Wanted(model, root), cpu)
+        load_detector(NetworkRequest(model, root), cpu)
     url = zoo.torchvision_weights(model).url
     assert str(error.value) == (
         f"--model {model}: its weights are not on this disk; --fetch fetches them from {url}, or name a file with --weights"

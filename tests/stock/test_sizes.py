@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms.functional import resize
 
-from pipeline.stock.sizes import middle, shrunk, widened, working_size
+from pipeline.stock.tasks import middle, shrunk, widened, working_size
 
 
 @pytest.mark.parametrize(("size", "wanted"), [((30, 20), (30, 20)), ((160, 20), (160, 20)), ((200, 20), (160, 20)), ((1, 50), (1, 8))])

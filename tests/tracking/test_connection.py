@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.ui import serve
-from pipeline.errors import PipelineError
+from pipeline.commands.upkeep import serve
+from pipeline.core.errors import PipelineError
 from pipeline.tracking import connection
 from pipeline.tracking.connection import connect, fault, mendable, tracking_uri
 

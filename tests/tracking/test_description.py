@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from pipeline.tracking.description import describe_run
+from pipeline.tracking.contents import describe_run
 
 FACTS = {"model": "finetuned", "class_names": ["ant", "bee"], "inputs_sha256": {"data": "d" * 64, "code": "c" * 64, "params": "p" * 64}}
 SCORES = {"test_pictures": 153, "confidence": 0.95}

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from pipeline.files import write_table
-from pipeline.tracking.evaluation_table import write_evaluation_table
+from pipeline.core.files import write_table
+from pipeline.tracking.contents import write_evaluation_table
 
 ROWS = [
     {"image_id": "a/1.png", "label": "ant", "predicted": "ant", "prob_ant": "0.750000", "prob_bee": "0.250000"},

@@ -4,7 +4,7 @@ import re
 
 from PIL import Image
 
-from pipeline.tracking.images import image_names, write_images
+from pipeline.tracking.contents import image_names, write_images
 
 
 def draw(folder, name, size=(1600, 800)):

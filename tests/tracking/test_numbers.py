@@ -1,7 +1,7 @@
 """Params and metrics keep within what MLflow takes."""
 
-from pipeline.files import write_table
-from pipeline.tracking.numbers import figures_of, wanted_metrics
+from pipeline.core.files import write_table
+from pipeline.tracking.contents import figures_of, wanted_metrics
 from pipeline.tracking.runs import params_of
 
 

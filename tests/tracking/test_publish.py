@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from PIL import Image
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.errors import PipelineError
-from pipeline.files import sha256_of, write_json, write_table
-from pipeline.models.artifact import identity
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256_of, write_json, write_table
+from pipeline.networks.artifact import identity
+from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.tracking import publish as publishing
 from pipeline.tracking import runs
 from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri

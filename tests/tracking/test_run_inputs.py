@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.data.manifest import Picture, write_manifest
-from pipeline.files import write_json
-from pipeline.tracking.run_inputs import run_inputs
+from pipeline.core.files import write_json
+from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.tracking.contents import run_inputs
 
 SPLITS = ["train", "train", "val", "test"]
 PICTURES = [Picture(f"ant/{i}.png", f"ant/{i}.png", str(i) * 64, "ant", split, str(i), 8, 8) for i, split in enumerate(SPLITS)]

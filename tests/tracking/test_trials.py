@@ -3,11 +3,10 @@
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.tracking import trials
+from pipeline.search.tuning import Choices, Study
+from pipeline.tracking import runs as trials
 from pipeline.tracking.connection import connect, tracking_uri
-from pipeline.tracking.trials import TUNING, live_study
-from pipeline.training.space import Choices
-from pipeline.training.study import Study
+from pipeline.tracking.runs import TUNING, live_study
 
 FACTS = {
     "model": "tune finetuned",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.averaging import Average
+from pipeline.training.recipe import Average
 
 
 def averaged_over(values, decay):

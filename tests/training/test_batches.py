@@ -7,10 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.data.images import Preprocessing
-from pipeline.data.loading import square_batches
-from pipeline.training.batches import Kitchen, Material
-from pipeline.training.finetune import Hardware
+from pipeline.core.hardware import Hardware
+from pipeline.pictures.images import Preprocessing, square_batches
+from pipeline.training.batches import Kitchen, TrainingData
 from tests.recipes import settings
 
 CPU = Hardware(torch.device("cpu"), "fp32")
@@ -26,7 +25,7 @@ def material(tmp_path):
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (SIZE, SIZE), (number,) * 3).save(paths[-1])
     preprocessing = Preprocessing(SIZE, 1.0, "bilinear")
-    return Material(paths, LABELS, [*square_batches(paths[:3], preprocessing, 2, 1, "val")], LABELS[:3], preprocessing, False)
+    return TrainingData(paths, LABELS, [*square_batches(paths[:3], preprocessing, 2, 1, "val")], LABELS[:3], preprocessing, False)
 
 
 def kitchen(seed=0, **changes):

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.models.classifier import Backbone, Classifier
+from pipeline.core.hardware import Hardware
+from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.training import checkpoint as checkpoint_module
 from pipeline.training.checkpoint import Checkpoint, find_checkpoint
-from pipeline.training.finetune import Hardware, finetune
+from pipeline.training.loop import train
 from tests.recipes import recipe_of as plain_recipe
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,7 +69,7 @@ def train(path, kill_at=None, seed=0, rows=None, **settings):
 
     hardware = Hardware(torch.device("cpu"), "fp32")
     hardware.place(model)
-    history = finetune(model, batches, VAL, recipe_of(model, **settings), hardware, log, Checkpoint(path))
+    history = train(model, batches, VAL, recipe_of(model, **settings), hardware, log, Checkpoint(path))
     return history, {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
 
 
@@ -113,7 +114,7 @@ def test_a_run_that_was_killed_in_every_epoch_ends_with_the_same_bits(path, undi
 
 def test_a_run_that_was_killed_after_its_last_epoch_trains_no_more(path, undisturbed, monkeypatch):
     train(path)
-    monkeypatch.setattr("pipeline.training.finetune.train_epoch", None)
+    monkeypatch.setattr("pipeline.training.loop.train_epoch", None)
     assert train(path, seed=99) == undisturbed
 
 

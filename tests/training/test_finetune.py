@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import PipelineError
-from pipeline.models.classifier import Backbone, Classifier
+from pipeline.core.errors import PipelineError
+from pipeline.core.hardware import Hardware
+from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.finetune import Hardware, Tally, finetune, score
+from pipeline.training.loop import Tally, score, train
 from tests.recipes import recipe_of
 
 CPU = Hardware(torch.device("cpu"), "fp32")
@@ -47,7 +48,7 @@ def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9,
     recipe = recipe_of(model, len(train), **changes)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Checkpoint(Path(folder) / "key.pt")
-        return finetune(model, train, val, recipe, hardware, (rows if rows is not None else []).append, checkpoint)
+        return train(model, train, val, recipe, hardware, (rows if rows is not None else []).append, checkpoint)
 
 
 def weights_of(model):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.models.classifier import Backbone
-from pipeline.training.finetune import Hardware
-from pipeline.training.probing import SampleRun, embed, probe, settle_norms
+from pipeline.core.hardware import Hardware
+from pipeline.networks.classifier import Backbone
+from pipeline.search.probing import SampleRun, embed, probe, settle_norms
 
 CPU = Hardware(torch.device("cpu"), "fp32")
 FOLDS = np.arange(40) % 4

@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from pipeline.errors import PipelineError
-from pipeline.training import rate_finder
-from pipeline.training.course import Course
-from pipeline.training.finetune import Hardware
-from pipeline.training.rate_finder import Curve, find_rates
+from pipeline.core.errors import PipelineError
+from pipeline.core.hardware import Hardware
+from pipeline.search import probing as rate_finder
+from pipeline.search.probing import Curve, find_rates
+from pipeline.training.loop import Course
 from tests.recipes import recipe_of
 from tests.training.test_finetune import TRAIN, VAL, build_small
 

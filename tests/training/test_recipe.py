@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.errors import PipelineError
-from pipeline.models.classifier import Backbone, Classifier, Regime
+from pipeline.core.errors import PipelineError
+from pipeline.networks.classifier import Backbone, Classifier
+from pipeline.networks.regimes import Regime
 from pipeline.training.recipe import BestEpoch, make_optimiser
 from tests.recipes import recipe_of, settings
 

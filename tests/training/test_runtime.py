@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.runtime import choose_device, choose_precision, make_repeatable
+from pipeline.core.hardware import choose_device, choose_precision, make_repeatable
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.training.schedules import Plateau, make_schedule
+from pipeline.training.recipe import Plateau, make_schedule
 
 
 def rates(steps, warmup, learning_rate=1.0, kind="cosine", plateau=None):

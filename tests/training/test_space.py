@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.params import parse_yaml
-from pipeline.training.space import Choices, Range, read_space
+from pipeline.core.errors import PipelineError
+from pipeline.core.params import parse_yaml
+from pipeline.search.tuning import Choices, Range, read_space
 
 RANGE = "{low: 1e-5, high: 1e-2, log: true}"
 

@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from pipeline.errors import PipelineError
-from pipeline.training.space import Choices, Range
-from pipeline.training.study import Study
+from pipeline.core.errors import PipelineError
+from pipeline.search.tuning import Choices, Range, Study
 
 SPACE = {
     "learning_rate": Range(low=1e-5, high=1.0, log=True),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.training.variation import class_weights, make_mix, make_variation
+from pipeline.training.recipe import class_weights, make_augmentation, make_mix
 
 
 def picture():
@@ -15,7 +15,7 @@ def picture():
 
 def vary(flip, seed, count=40, min_crop_area=0.65, augment="none"):
     torch.manual_seed(seed)
-    variation = make_variation(12, "bicubic", min_crop_area, flip, augment)
+    variation = make_augmentation(12, "bicubic", min_crop_area, flip, augment)
     return [np.asarray(variation(picture())) for _ in range(count)]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.data.named.published import Published
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.formats import Published
 from tests.archives import limits
 
 CURE = "; name a folder or an archive of the pictures instead"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.named import arrays
-from pipeline.data.named.arrays import encode_png, picture_members
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources import formats as arrays
+from pipeline.sources.formats import encode_png, picture_members
 from tests.published_sets import noise
 
 

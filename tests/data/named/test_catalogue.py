@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.named.catalogue import NAMED
+from pipeline.sources.source import NAMED
 from tests.conftest import ROOT
 
 DATASETS = Path(importlib.util.find_spec("torchvision").origin).parent / "datasets"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.data.named.cifar import cifar10_members, cifar100_members
+from pipeline.sources.formats import cifar10_members, cifar100_members
 from tests.published_sets import cifar, noise
 
 NAMES = "cifar-10-batches-bin/batches.meta.txt"

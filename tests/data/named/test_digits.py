@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from pipeline.data.named.digits import digits_members
+from pipeline.sources.formats import digits_members
 
 
 def test_the_digits_are_those_of_scikit_learn(published):

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.named.flowers import CLASS_NAMES, flower_members
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.formats import FLOWER_NAMES, flower_members
 from tests.published_sets import matlab
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -27,7 +27,7 @@ def test_the_classes_are_named_as_torchvision_names_them():
     source = Path(importlib.util.find_spec("torchvision").origin).parent / "datasets" / "flowers102.py"
     tree = ast.parse(source.read_text())
     (names,) = (node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "classes")
-    assert list(CLASS_NAMES) == [name.removesuffix("?") for name in ast.literal_eval(names)]
+    assert list(FLOWER_NAMES) == [name.removesuffix("?") for name in ast.literal_eval(names)]
 
 
 def test_each_split_has_the_pictures_that_its_numbers_name(published):
@@ -97,4 +97,4 @@ def test_a_file_with_damaged_bytes_is_read_or_refused(published, data):
         members = flower_members(published(contents(**{"imagelabels.mat": bytes(content)})))
     except PipelineError:
         return
-    assert {name.split("/")[1] for name in members} <= set(CLASS_NAMES)
+    assert {name.split("/")[1] for name in members} <= set(FLOWER_NAMES)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.data.named.food import food_members
+from pipeline.sources.formats import food_members
 
 LIST = "food-101/meta/train.txt"
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.data.named.pets import pet_members
+from pipeline.sources.formats import pet_members
 
 LIST = "annotations/trainval.txt"
 

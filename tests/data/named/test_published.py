@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from pipeline.data.named.published import PublishedFile, all_members, open_published
-from pipeline.errors import PipelineError
+from pipeline.core.errors import PipelineError
+from pipeline.sources.formats import PublishedFile, all_members, open_published
 from tests.archives import limits
 from tests.published_sets import tarred, zipped
 

@@ -1,0 +1,317 @@
+"""`pipeline advise`, `find-lr`, `tune` and `seeds`: the workbench."""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.answering import png
+from pipeline.commands.show import align
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_file, read_json
+from pipeline.core.params import PARAMS, model_names, read_section, set_params, spell
+from pipeline.evaluation.comparison import BASELINE
+from pipeline.networks.artifact import BACKBONE, check_backbone, kept_row, read_backbone
+from pipeline.search.advice import MUCH
+from pipeline.search.seeds import noise, run_seeds, seeds_verdict
+from pipeline.search.tuning import Params, read_space
+from pipeline.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.search.tuning import Study, Trial
+    from pipeline.training.batches import TrainingData
+    from pipeline.training.loop import Trainer
+
+_MADE_BY_REPRO = (
+    "data/manifest.csv",
+    "data/splits/train",
+    "data/splits/val",
+    "data/embeddings/embedding.json",
+    "models/backbone/backbone.json",
+    "models/baseline/model.safetensors",
+)
+
+
+def choose_entry(command: str, named: str | None) -> str:
+    """The entry of `models` of that name, or the first one. Raises PipelineError."""
+    names = model_names()
+    name = str(named or next(iter(names), ""))
+    if name not in names:
+        raise PipelineError(f"{command} {name}: is no entry of `models` in params.yaml; there: {', '.join(names) or 'none'}")
+    return name
+
+
+def read_data() -> "TrainingData":
+    """The data of a training run, from the outs of `dvc repro`. Raises PipelineError if one is missing or out of date."""
+    for path in _MADE_BY_REPRO:
+        if not Path(path).exists():
+            raise PipelineError(f"{path}: is not there; run `dvc repro`")
+    read_backbone()
+    check_backbone(Path("models/baseline"))
+    from pipeline.training.batches import read_training_data
+
+    data, models = Path("data"), Path("models")
+    return read_training_data(
+        data / "splits/train", data / "splits/val", data / "manifest.csv", BACKBONE, data / "embeddings", models / "baseline"
+    )
+
+
+def add_advise(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("advise", help="say which network and which regime the pictures speak for")
+    parser.add_argument("--write", action="store_true", help="set what it favours in params.yaml")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    parser.set_defaults(run=advise)
+
+
+def advise(parsed: argparse.Namespace) -> None:
+    from pipeline.search.advice import find_evidence
+
+    regimes = {name: read_section(f"models.{name}", Recipe).regime for name in model_names()}
+    facts = find_evidence()
+    values = to_set(facts, regimes)
+    print(json.dumps({**facts, "params": nested(values)}, indent=2) if parsed.json else show_advice(facts, values))
+    if parsed.write and values:
+        set_params(values)
+        print(f"Written: see `git diff {PARAMS}`.", file=sys.stderr)
+
+
+def to_set(facts: Mapping[str, Any], regimes: Mapping[str, str]) -> dict[str, Any]:
+    """What makes params.yaml follow the advice, by dotted name: an entry of that regime, where `models` has none; the network.
+
+    `regimes`: those of the entries that are there, by their names.
+    """
+    network, regime, values = facts["network"], facts["regime"], dict[str, Any]()
+    if regime not in regimes.values():
+        values[f"models.{f'advised_{regime}' if regime in regimes else regime}"] = {"regime": regime}
+    if network != facts["distance"]["network"]:
+        values |= {"backbone.name": network, "backbone.weights": "packaged", "backbone.digest": None}
+    return values
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """`{"a.b": 1}` as `{a: {b: 1}}`, as params.yaml holds it."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    return sections
+
+
+def _lines(keys: Mapping[str, Any]) -> list[str]:
+    return [f"  {key}: {spell(value)}" for key, value in keys.items()]
+
+
+def show_advice(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """What `find_evidence` found, for people: the data, both tables, and what to set in params.yaml."""
+    regime, seconds = facts["regime"], facts["seconds"]
+    return "\n".join(
+        [
+            *_data(facts),
+            "",
+            *_table("network", "log loss of a head", facts["networks"], {}),
+            "",
+            *_table("regime", "val log loss", facts["regimes"], seconds),
+            "",
+            f"Take {facts['network']}, {regime}: about {seconds[regime]:.0f} s a training on this machine.",
+            *(["", f"To set in {PARAMS}, by hand or by --write:"] if values else [f"{PARAMS} has it already."]),
+            *(line for section, keys in nested(values).items() for line in (f"{section}:", *_lines(keys))),
+        ]
+    )
+
+
+def _data(facts: Mapping[str, Any]) -> list[str]:
+    """How much data there is, how far it is from the network's world, and what the sketch says of that."""
+    far = facts["distance"]
+    much, distant = ("much" if facts["is_much"] else "little"), ("far from" if far["is_far"] else "near to")
+    return [
+        f"{facts['training_pictures']:,} training pictures, {facts['a_class']:g} of a class (the median): {much} data; {MUCH:,} are much.",
+        f"A head errs on {far['errors']:.1%} of them by the features of {far['network']}, on {far['untrained_errors']:.1%} by those of",
+        f"the same network with random weights: {far['remaining']:.0%} of the errors remain, {distant} what it was trained on.",
+        f"For that the sketch of the courses says: {facts['sketch']}. What was tried:",
+    ]
+
+
+def _table(title: str, figure: str, candidates: Sequence[Mapping[str, Any]], seconds: Mapping[str, float]) -> list[str]:
+    """A row a candidate, from the simplest on."""
+    rows = [[title, figure, *(["seconds"] if seconds else []), "difference, 95 % interval"]]
+    rows += [
+        [facts["name"], f"{facts['loss']:.3f}", *([f"{seconds[facts['name']]:.0f}"] if seconds else []), _difference(facts)]
+        for facts in candidates
+    ]
+    return align(rows)
+
+
+def _difference(facts: Mapping[str, Any]) -> str:
+    if facts["rival"] is None:
+        return "-"
+    if facts["interval"] is None:
+        return f"the same as {facts['rival']}"
+    low, high = facts["interval"]
+    verdict = "better" if facts["is_better"] else "not shown to be better"
+    return f"{facts['difference']:+.3f} [{low:+.3f}, {high:+.3f}]: {verdict} than {facts['rival']}"
+
+
+def add_find_lr(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("find-lr", help="draw the loss as the learning rate rises, and name the rate to take")
+    parser.add_argument("model", nargs="?", help="an entry of `models` in params.yaml (default: the first)")
+    parser.add_argument("--steps", type=int, default=100, help="of training, at most (default: %(default)s)")
+    parser.add_argument("--output", type=png, metavar="FILE.png", default="find_lr.png", help="the picture to draw (default: %(default)s)")
+    parser.set_defaults(run=find_lr, here=Path.cwd())
+
+
+def find_lr(parsed: argparse.Namespace) -> None:
+    """Train a copy with a rising rate, draw the curve, and print the rate. Raises PipelineError."""
+    from pipeline.core.files import output_path, writing
+    from pipeline.evaluation.figures import plot_rates
+    from pipeline.search.probing import find_rates
+
+    output = output_path(parsed.here, parsed.output)
+    name = choose_entry("find-lr", parsed.model)
+    if parsed.steps < 20:
+        raise PipelineError(f"--steps: {parsed.steps} is not at least 20")
+    data = read_data()
+    with tempfile.TemporaryDirectory() as folder:
+        curve = find_rates(_trainer(name, data, Path(folder) / "activations.npy"), parsed.steps)
+    with writing(output), atomic_file(output) as partial:
+        plot_rates(partial, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate rises")
+    print(f"models.{name}.learning_rate: {curve.suggestion:g}")
+    print(output)
+
+
+def _trainer(name: str, data: "TrainingData", activations: Path) -> "Trainer":
+    """A trainer of an entry of `models`, whose learning rate the finder sets step by step."""
+    from pipeline.core.hardware import choose_hardware
+    from pipeline.training.batches import decode_val
+    from pipeline.training.loop import prepare, start_classifier
+    from pipeline.training.recipe import Recipe, resolve_auto
+
+    stated = resolve_auto(read_section(f"models.{name}", Recipe), len(data.train_paths))
+    recipe = stated.model_copy(update={"schedule": "constant", "accumulate": 1, "ema": 0.0})
+    hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)
+    return prepare(start_classifier(recipe, data), decode_val(data, recipe), recipe, data, hardware, activations)
+
+
+_SHOWN = 5
+_WORDS = {"complete": "came to their end", "pruned": "pruned", "failed": "broke down"}
+
+
+def add_tune(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("tune", help="try recipes for an entry of `models`; the best on val")
+    parser.add_argument("model", nargs="?", help="an entry of `models` in params.yaml (default: the first)")
+    parser.add_argument("--trials", type=int, help="in all, those of before included (default: tune.trials of params.yaml)")
+    parser.add_argument("--write", action="store_true", help="set the best in params.yaml")
+    parser.set_defaults(run=tune)
+
+
+def tune(parsed: argparse.Namespace) -> None:
+    """Run the trials that are missing, print the best ones, and write the best. Raises PipelineError."""
+    name = choose_entry("tune", parsed.model)
+    params, space, stated = read_section("tune", Params), read_space(), read_section(f"models.{name}", Recipe)
+    count = params.trials if parsed.trials is None else parsed.trials
+    if count < 1:
+        raise PipelineError(f"--trials: {count} is not at least 1")
+    data = read_data()
+    from pipeline.search.tuning import open_study
+
+    with open_study(name, stated, space, params.startup_trials, data) as study:
+        _run(study, stated, data, count)
+    if not study.ranking:
+        raise PipelineError(f"tune {name}: none of {len(study.trials)} trials came to its end; narrow tune.space in {PARAMS}")
+    print(show_study(name, study))
+    if parsed.write:
+        set_params({f"models.{name}.{key}": value for key, value in study.ranking[0].params.items()})
+        print(f"\nWritten: see `git diff {PARAMS}`.")
+
+
+def _run(study: "Study", stated: Recipe, data: "TrainingData", count: int) -> None:
+    """Run trials until there are so many, a line each on stderr."""
+    from pipeline.search.tuning import run_trials
+    from pipeline.tracking.runs import live_study
+
+    if study.trials:
+        print(f"{study.facts['model']}: {len(study.trials)} trials are there", file=sys.stderr)
+    with live_study(study) as log:
+        for trial in run_trials(study, stated, data, count):
+            print(f"trial {trial.number} of {count}: {_tell(trial, study.monitor)}", file=sys.stderr)
+            log.bring_up_to_date()
+
+
+def _tell(trial: "Trial", monitor: str) -> str:
+    """A trial in a line."""
+    params = ", ".join(f"{key} {spell(value)}" for key, value in trial.params.items())
+    if trial.value is None:
+        return f"broke down; {params}"
+    ending = f", pruned after epoch {len(trial.history) - 1}" if trial.state == "pruned" else ""
+    return f"{monitor} {trial.value:.4f}{ending}; {params}"
+
+
+def show_study(name: str, study: "Study") -> str:
+    """The table of the best trials, what they are worth, and the best one as lines of params.yaml."""
+    keys, best = list(study.space), study.ranking[0]
+    rows = [[str(trial.number), f"{trial.value:.4f}", *(spell(trial.params[key]) for key in keys)] for trial in study.ranking[:_SHOWN]]
+    states = [trial.state for trial in study.trials]
+    counts = [f"{states.count(state)} {word}" for state, word in _WORDS.items() if state in states]
+    return "\n".join(
+        [
+            *align([["trial", study.monitor, *keys], *rows]),
+            "",
+            f"{len(states)} trials: {', '.join(counts)}.{_stored(name, study)}",
+            "Chosen on val, the best of many looks better there than it is: run `dvc repro` with it, and let the test pictures judge.",
+            "",
+            "models:",
+            f"  {name}:",
+            *(f"    {key}: {spell(best.params[key])}" for key in keys),
+        ]
+    )
+
+
+def _stored(name: str, study: "Study") -> str:
+    """What the model that is stored has of the figure, if it learned from the same pictures."""
+    folder = Path("models") / name
+    facts = read_json(folder / "model.json") if (folder / "model.json").is_file() else {"inputs_sha256": {}}
+    if facts["inputs_sha256"].get("data") != study.facts["inputs_sha256"]["data"]:
+        return ""
+    return f" The model that is stored in {folder}: {study.monitor} {float(kept_row(folder)[study.monitor]):.4f}."
+
+
+_COLUMNS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+
+
+def add_seeds(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("seeds", help="run once a seed; mean, spread, and the noise between seeds")
+    parser.add_argument("seeds", type=int, nargs="+", metavar="SEED")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="as `dvc exp run` takes it; repeatable")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.set_defaults(run=seeds)
+
+
+def seeds(parsed: argparse.Namespace) -> None:
+    facts = run_seeds(parsed.seeds, parsed.set_param)
+    print(json.dumps(facts, indent=2) if parsed.json else show_seeds(facts))
+
+
+def show_seeds(facts: dict[str, Any]) -> str:
+    """The table of all models and figures, and what it says in sentences."""
+    rows = [["model", "figure", "mean ± std", *(f"seed {seed}" for seed in facts["seeds"]), "one run"]]
+    for name, figures in facts["models"].items():
+        for figure, title in _COLUMNS.items():
+            found = figures[figure]
+            cells = [f"{found['mean']:.3f} ± {found['std']:.3f}", *(f"{value:.3f}" for value in found["values"])]
+            rows.append([name, title, *cells, "" if found["one_run"] is None else f"± {found['one_run']:.3f}"])
+    counts = sorted(set(facts["test_pictures"]))
+    pictures = " to ".join(map(str, (counts[0], counts[-1])[: len(counts)]))
+    lines = [
+        *align(rows),
+        "",
+        f"{pictures} test pictures; std between seeds; one run: half the {100 * facts['confidence']:g} % interval that a run states.",
+    ]
+    lines += [noise(name, figures["top1_accuracy"], facts["confidence"]) for name, figures in facts["models"].items()]
+    lines += [seeds_verdict(name, BASELINE, found, facts["confidence"]) for name, found in facts["differences"].items()]
+    return "\n".join([*lines, f"Experiments: {', '.join(facts['experiments'])} (`dvc exp show`, `dvc exp apply NAME`)."])

@@ -1,0 +1,103 @@
+"""Where and how numbers are computed: device, precision, threads, seeds."""
+
+import os
+import platform
+import random
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from pipeline.core.files import sha256_of_json
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def choose_device() -> "torch.device":
+    """CUDA where there is one, then MPS, then the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def choose_precision(wanted: str, device: "torch.device") -> str:
+    """`fp32` or `bf16`; `auto` means bf16 where the hardware computes in it."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device.type == "cpu":
+        on_arm = platform.machine() == "aarch64" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return "bf16" if on_arm or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "fp32"
+
+
+def make_repeatable(seed: int, threads: int) -> None:
+    """Seed every generator, fix torch's thread count, and warn of operations whose result changes from run to run."""
+    import numpy as np
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    mean_fp32()
+
+
+def mean_fp32() -> None:
+    """Let fp32 be fp32 on a GPU, whose convolutions else round to ten bits (TF32), and are chosen by trying."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs: the device, and whether products are taken in bf16 (`precision`: bf16 or fp32)."""
+
+    device: "torch.device"
+    precision: str
+
+    def place(self, model: "nn.Module") -> None:
+        """Bring a model there, laid out as convolutions run fastest."""
+        import torch
+
+        model.to(self.device)
+        if self.device.type != "mps":  # whose backward pass stumbles over it
+            model.to(memory_format=torch.channels_last)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which a forward pass runs."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
+
+
+def key_here(identity: str) -> str:
+    """A sum of `identity` and of what else trained bytes depend on: the versions of packages, the processor, the GPUs."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    hardware = [platform.machine(), torch.backends.cpu.get_cpu_capability(), *gpus]
+    return sha256_of_json([identity, [version(name) for name in _PACKAGES], hardware])
+
+
+def choose_hardware(seed: int, threads: int, precision: str) -> Hardware:
+    """Seed everything, and take the best device and precision that there are."""
+    make_repeatable(seed, threads)
+    device = choose_device()
+    return Hardware(device, choose_precision(precision, device))

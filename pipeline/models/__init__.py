@@ -1,1 +1,0 @@
-"""Architectures, their weights, and the file that a trained model is."""

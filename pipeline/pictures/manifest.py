@@ -1,0 +1,70 @@
+"""The manifest: the table of all pictures, their classes and their splits."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.core.files import read_table, write_table
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A row: `image_id` is the path inside the archive, `path` the path below `data/splits/<split>/`.
+
+    `sha256` is that of the picture's bytes in the archive, `label` its class; pictures of one `group` are in one split;
+    `width` and `height` are in pixels, upright.
+    """
+
+    image_id: str
+    path: str
+    sha256: str
+    label: str
+    split: str
+    group: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All pictures, in the order of their image_id. A stage reads it once and passes it on."""
+
+    pictures: Sequence[Picture]
+
+    def split(self, name: str) -> list[Picture]:
+        """The pictures of one split."""
+        return [picture for picture in self.pictures if picture.split == name]
+
+    @cached_property
+    def train(self) -> list[Picture]:
+        """The training pictures."""
+        return self.split("train")
+
+    @cached_property
+    def val(self) -> list[Picture]:
+        """The val pictures."""
+        return self.split("val")
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The classes of the training pictures, sorted: label i of a model is `class_names[i]`."""
+        return sorted({picture.label for picture in self.train})
+
+    def labels(self, pictures: Iterable[Picture]) -> list[int]:
+        """The class numbers of some pictures."""
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        return [numbers[picture.label] for picture in pictures]
+
+
+def write_manifest(path: Path, pictures: Iterable[Picture]) -> None:
+    """Write the table, sorted by image_id."""
+    rows = [asdict(picture) for picture in sorted(pictures, key=lambda picture: picture.image_id)]
+    write_table(path, [field.name for field in fields(Picture)], rows)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the table."""
+    return Manifest([Picture(**{**row, "width": int(row["width"]), "height": int(row["height"])}) for row in read_table(path)])  # type: ignore[arg-type]

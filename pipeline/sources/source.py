@@ -1,0 +1,255 @@
+"""What `download.source` may name: a named data set, a folder, an archive, or a URL."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.core.errors import PipelineError, without_password
+from pipeline.core.files import project_root, sha256_of_file
+from pipeline.net import store
+from pipeline.net.fetch import Bounds, Pin, fetch
+from pipeline.sources.archives import digest_of, folder_members, is_archive, open_archive
+from pipeline.sources.formats import (
+    PublishedFile,
+    Reader,
+    all_members,
+    cifar10_members,
+    cifar100_members,
+    digits_members,
+    flower_members,
+    food_members,
+    idx_members,
+    open_published,
+    pet_members,
+)
+from pipeline.sources.members import Limits, Members
+
+
+@dataclass(frozen=True)
+class NamedSource:
+    """A data set with a name: its licence, the files that it is published as (none: a package carries it), what reads them.
+
+    Where there are several files, each has a checksum. `digest`: that of the content, where it is known.
+    """
+
+    licence: str
+    files: tuple[PublishedFile, ...] = ()
+    read: Reader = all_members
+    digest: str | None = None
+
+
+def _mnist_files(folder: str, *md5s: str) -> tuple[PublishedFile, ...]:
+    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return tuple(PublishedFile(f"{folder}{name}", md5) for name, md5 in zip(names, md5s, strict=True))
+
+
+def _files(folder: str, *files: tuple[str, str]) -> tuple[PublishedFile, ...]:
+    return tuple(PublishedFile(f"{folder}{name}", md5) for name, md5 in files)
+
+
+# Chapters 4 to 9 of the course «Learn PyTorch for Deep Learning» use this archive; the commit keeps it from changing.
+_FOOD_COMMIT = "3b6c230bc4b373456f3a6ccd2734cac23cfac77f"
+_EUROSAT_COMMIT = "c877bcd43f099cd0196738f714544e355477f3fd"
+_FASHION = ("T-shirt_top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # it is «T-shirt/top»
+_VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
+NAMED = {
+    "digits": NamedSource(
+        "CC BY 4.0 (UCI Machine Learning Repository, optical recognition of handwritten digits)",
+        read=digits_members,
+        digest="37acf0748c15b78e0925dba295929831a53986dbc868cb45322833d51c5da306",
+    ),
+    "hymenoptera": NamedSource(
+        "pictures of the web, for teaching; no licence stated",
+        (PublishedFile("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
+        digest="5a108f97d3bce1380a9ce668f27cbad193fc4949eae3742814be6880564333ae",
+    ),
+    "pizza_steak_sushi": NamedSource(
+        "a part of Food-101: pictures of the web, for research",
+        (PublishedFile(f"https://raw.githubusercontent.com/mrdbourke/pytorch-deep-learning/{_FOOD_COMMIT}/data/pizza_steak_sushi.zip"),),
+    ),
+    "mnist": NamedSource(
+        "CC BY-SA 3.0 (Yann LeCun and Corinna Cortes, from NIST's databases)",
+        _mnist_files(
+            "https://ossci-datasets.s3.amazonaws.com/mnist/",
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+        partial(idx_members, class_names="0123456789"),
+    ),
+    "fashion_mnist": NamedSource(
+        "MIT (Zalando SE)",
+        _mnist_files(
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+        partial(idx_members, class_names=_FASHION),
+    ),
+    "cifar10": NamedSource(
+        "no licence stated (Alex Krizhevsky, Vinod Nair and Geoffrey Hinton)",
+        _files("https://www.cs.toronto.edu/~kriz/", ("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")),
+        cifar10_members,
+    ),
+    "cifar100": NamedSource(
+        "no licence stated (Alex Krizhevsky, Vinod Nair and Geoffrey Hinton)",
+        _files("https://www.cs.toronto.edu/~kriz/", ("cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8")),
+        cifar100_members,
+    ),
+    "flowers102": NamedSource(
+        "no licence stated (Visual Geometry Group, Oxford)",
+        _files(
+            f"{_VGG}flowers/102/",
+            ("102flowers.tgz", "52808999861908f626f3c1f4e79d11fa"),
+            ("imagelabels.mat", "e0620be6f572b9609742df49c70aed4d"),
+            ("setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c"),
+        ),
+        flower_members,
+    ),
+    "oxford_iiit_pet": NamedSource(
+        "CC BY-SA 4.0 (Visual Geometry Group, Oxford, and IIIT Hyderabad); the pictures remain their owners'",
+        _files(
+            f"{_VGG}pets/data/",
+            ("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
+            ("annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f"),
+        ),
+        pet_members,
+    ),
+    "food101": NamedSource(
+        "pictures of Foodspotting, not property of ETH Zurich; what goes beyond scientific fair use is for their owners to allow",
+        _files("http://data.vision.ee.ethz.ch/cvl/", ("food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87")),
+        food_members,
+    ),
+    "eurosat": NamedSource(
+        "MIT (Patrick Helber and others)",
+        _files(
+            f"https://huggingface.co/datasets/torchgeo/eurosat/resolve/{_EUROSAT_COMMIT}/",
+            ("EuroSAT.zip", "c8fa014336c82ac7804f0398fcb19387"),
+        ),
+    ),
+}  # fmt: skip
+
+
+_CURE = f"give a path, a URL, or one of {', '.join(NAMED)}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from: a name, the URL of an archive, or a local path.
+
+    `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is that
+    of the files by their paths, not that of one archive's bytes. `known_digest`: what it was when it got its name here.
+    """
+
+    title: str
+    licence: str
+    named: NamedSource | None = None
+    url: str | None = None
+    path: Path | None = None
+    pinned_by_content: bool = False
+    known_digest: str | None = None
+
+
+def find_source(text: str) -> Source:
+    """Understand `download.source`. Relative paths start at the project's root. Raises PipelineError."""
+    if text in NAMED:
+        named = NAMED[text]
+        return Source(text, named.licence, named, pinned_by_content=True, known_digest=named.digest)
+    try:
+        scheme = urlsplit(text).scheme
+    except ValueError:
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is no address; {_CURE}") from None
+    if scheme in ("http", "https"):
+        return Source(without_password(text), "unknown", url=text)
+    path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
+    if path.is_dir():
+        return Source(path.resolve().name, "unknown", path=path, pinned_by_content=True)
+    if not path.exists():
+        near = difflib.get_close_matches(text.lower(), NAMED, n=1)
+        cure = f"did you mean {near[0]!r}?" if near else _CURE
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is not there; {cure}")
+    if not is_archive(path.name):
+        raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz")
+    return Source(path.name, "unknown", path=path)
+
+
+@contextmanager
+def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Iterator[Members]:
+    """The files of a source. With the digest that params.yaml pins, what was fetched before is not fetched again.
+
+    A mirror of a URL is another address of that archive; one of a source with a name is a folder, to which the names of
+    its files are added. A file whose own digest or published checksum differs is refused before it is read. Raises PipelineError.
+    """
+    try:
+        if source.named is not None:
+            with open_published(source.title, _fetch_files(source.named, mirrors, digest, limits), limits) as published:
+                yield source.named.read(published)
+        elif source.path is not None and source.path.is_dir():
+            yield folder_members(source.path, limits)
+        else:
+            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits) as members:
+                yield members
+    except PipelineError:
+        if digest is not None:
+            store.forget(digest)
+        raise
+
+
+def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> str:
+    """Look at the source as it is now, fetching it anew, and return its digest. Raises PipelineError.
+
+    A file with a published checksum is fetched only where the store lacks it: there is no other that would be taken.
+    """
+    if not source.pinned_by_content:
+        return sha256_of_file(_find_archive(source, mirrors, None, limits))
+    if source.named is None:
+        with open_source(source, mirrors, None, limits) as members:
+            return digest_of(members)
+    paths = _fetch_files(source.named, mirrors, None, limits)
+    with open_published(source.title, paths, limits) as published:
+        digest = digest_of(source.named.read(published))
+    for file in source.named.files:
+        if file.md5 is None:
+            store.alias(digest, paths[file.name])  # what is pinned now need not be fetched once more
+    return digest
+
+
+def expect_digest(source: Source, found: str, pinned: str) -> None:
+    """Raise PipelineError where the source is not what params.yaml pins, and forget what was fetched."""
+    if found != pinned:
+        store.forget(pinned)
+        refusal = _pin(pinned).refusal(found)
+        raise PipelineError(f"{source.title}: {refusal}; {refusal.cure}")
+
+
+def _pin(digest: str) -> Pin:
+    fault = "its digest is {found}, params.yaml pins download.digest {digits}"
+    return Pin(digest, fault, "if the change is meant, run `pipeline data refresh`")
+
+
+def _find_archive(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
+    """The source's archive, where it lies or from the network; with a digest, the one that has it."""
+    if source.path is None:
+        return fetch(source.url or "", _bounds(limits), digest, None if digest is None else _pin(digest), mirrors)
+    if digest is not None:
+        expect_digest(source, sha256_of_file(source.path), digest)
+    return source.path
+
+
+def _fetch_files(named: NamedSource, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> dict[str, Path]:
+    """The files of a source with a name, by their names, from the store or the network.
+
+    A published checksum is what one is found by in the store; where there is none, the digest of the content.
+    """
+    paths = {}
+    for file in named.files:
+        elsewhere = tuple(f"{mirror.rstrip('/')}/{file.name}" for mirror in mirrors)
+        paths[file.name] = fetch(file.url, _bounds(limits), file.md5 or digest, file.pin, elsewhere)
+    return paths
+
+
+def _bounds(limits: Limits) -> Bounds:
+    return Bounds(limits.fetch_gigabytes, limits.fetch_hours, "download.limits")

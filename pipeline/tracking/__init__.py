@@ -1,1 +1,0 @@
-"""What MLflow is told."""

@@ -1,0 +1,227 @@
+"""The training loop: train an epoch, score it on val, keep the best epoch."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from pipeline.core.hardware import Hardware
+from pipeline.networks.artifact import describe_model
+from pipeline.networks.classifier import Classifier, load_backbone, load_classifier
+from pipeline.networks.regimes import Regime, add_side_heads, main_logits, make_plan
+from pipeline.networks.splitting import split_at
+from pipeline.pictures.images import Array
+from pipeline.training.batches import Batches, TrainingData, activation_batches, picture_batches
+from pipeline.training.checkpoint import Checkpoint
+from pipeline.training.recipe import (
+    DivergedError,
+    EarlyStopping,
+    EpochMetrics,
+    Plateau,
+    Recipe,
+    WeightAverage,
+    class_weights,
+    make_mix,
+    make_optimiser,
+    make_schedule,
+)
+
+_SIDE_SHARE = 0.3  # weight of a side head's loss (Szegedy et al., 2015)
+
+
+class Trainer:
+    """A classifier in training: its batches, and everything that changes its weights.
+
+    `model` is what the loop runs: the classifier itself, the classifier with side heads, or the part of it behind a frozen front.
+    `recipe` contains no `auto`. `labels` are the class numbers of the training pictures.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classifier: Classifier,
+        regime: Regime,
+        recipe: Recipe,
+        train: Batches,
+        val: Batches,
+        labels: Sequence[int],
+        hardware: Hardware,
+    ) -> None:
+        self.model, self.classifier, self.regime, self.recipe = model, classifier, regime, recipe
+        self.train, self.val, self.hardware = train, val, hardware
+        self.epochs = int(recipe.epochs)
+        num_classes = classifier.head.out_features
+        self.class_weights = class_weights(labels, num_classes) if recipe.balance == "loss" else None
+        classifier.dropout.p = recipe.dropout
+        steps = self.epochs * math.ceil(len(train) / recipe.accumulate)
+        self.plateau = Plateau()
+        self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, recipe)
+        self.schedule = make_schedule(recipe.schedule, self.optimiser, steps, recipe.warmup, self.plateau)
+        self.average = WeightAverage(model, recipe.ema)
+        self.stopping = EarlyStopping(recipe.patience, recipe.monitor)
+        self._mix = make_mix(float(recipe.mixup), recipe.cutmix, num_classes)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Switch the model to training mode, with frozen what the regime freezes in this epoch."""
+        self.regime.train_mode(self.model, self.classifier, epoch)
+
+    def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a batch, and the logits (N, classes)."""
+        inputs, targets = self._mix(inputs, labels)
+        logits, side_logits = main_logits(self.model(inputs))
+        return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
+
+    def step(self, loss: Tensor, number: int, title: str) -> None:
+        """Backpropagate the loss of batch `number`, counted from 1, and update the weights when a group of batches is complete.
+
+        Raises DivergedError if the loss is not finite.
+        """
+        if not math.isfinite(float(loss.detach())):
+            raise DivergedError(
+                f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
+            )
+        # The last group of an epoch may be shorter than `accumulate`: its gradients are averaged over its own length.
+        together, batches = self.recipe.accumulate, len(self.train)
+        first = (number - 1) // together * together
+        (loss / min(together, batches - first)).backward()  # type: ignore[no-untyped-call]
+        if number % together and number < batches:
+            return
+        if self.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.schedule.step()
+        self.average.update()
+
+    def end_epoch(self, metrics: EpochMetrics) -> None:
+        """Take the epoch's metrics into account for the schedule and for early stopping."""
+        self.plateau.see(metrics["val_loss"])
+        self.stopping.see(metrics, self.average.scored)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `restore` needs, as plain types and tensors."""
+        parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "average": self.average.state()}
+        return {**parts, "plateau": dict(vars(self.plateau)), "stopping": dict(vars(self.stopping))}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.average.restore(state["average"])
+        vars(self.plateau).update(state["plateau"])
+        vars(self.stopping).update(state["stopping"])
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
+        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=self.recipe.label_smoothing)
+
+
+def train(trainer: Trainer, log: Callable[[EpochMetrics], None], checkpoint: Checkpoint) -> list[EpochMetrics]:
+    """Train the model, leave it with the weights of its best epoch, the start included, and return the metrics of each epoch.
+
+    Epoch 0 is the start and has no train metrics. A run that was killed continues after the last epoch of `checkpoint`, whose metrics
+    are logged again. Raises DivergedError if a loss is not finite.
+    """
+    history = checkpoint.restore(trainer)
+    for metrics in history:
+        log(metrics)
+    while len(history) <= trainer.epochs and not trainer.stopping.is_over:
+        epoch = len(history)
+        title = f"epoch {epoch}/{trainer.epochs}"
+        metrics = {"epoch": epoch, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
+        if epoch > 0:
+            trainer.begin_epoch(epoch)
+            metrics |= train_epoch(trainer, title)
+        metrics |= score(trainer.average.scored, trainer.val, trainer.hardware, title)
+        trainer.end_epoch(metrics)
+        history.append(metrics)
+        log(metrics)
+        checkpoint.write(trainer, history)
+    trainer.model.load_state_dict(trainer.stopping.weights)
+    return history
+
+
+def train_epoch(trainer: Trainer, title: str) -> EpochMetrics:
+    """Run once over the training pictures: the mean of the loss that is minimised, and the accuracy."""
+    means, device = RunningMeans(), trainer.hardware.device
+    for number, (inputs, labels) in enumerate(tqdm(trainer.train, title, disable=None, leave=False), start=1):
+        inputs, labels = inputs.to(device), labels.to(device)  # noqa: PLW2901 - the same batch on the device
+        with trainer.hardware.autocast():
+            loss, logits = trainer.loss(inputs, labels)
+        trainer.step(loss, number, title)
+        means.add(loss, logits, labels)
+    return means.metrics("train", title)
+
+
+@torch.inference_mode()
+def score(model: nn.Module, batches: Batches, hardware: Hardware, title: str) -> EpochMetrics:
+    """Mean cross entropy and accuracy on the val pictures."""
+    model.eval()
+    means = RunningMeans()
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same batch on the device
+        with hardware.autocast():
+            logits = model(inputs).float()
+        means.add(functional.cross_entropy(logits, labels), logits, labels)
+    return means.metrics("val", title)
+
+
+class RunningMeans:
+    """Loss and accuracy, averaged over the pictures of all batches."""
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.count = 0.0, 0, 0
+
+    def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch."""
+        self.loss += float(mean_loss.detach()) * len(labels)
+        self.right += int((logits.argmax(dim=1) == labels).sum())
+        self.count += len(labels)
+
+    def metrics(self, split: str, title: str) -> EpochMetrics:
+        """`<split>_loss` and `<split>_accuracy`. Raises DivergedError if the loss is not finite."""
+        loss = self.loss / self.count
+        if not math.isfinite(loss):
+            raise DivergedError(f"{title}: the {split} loss is {loss}; lower the learning rate, or say precision: fp32")
+        return {f"{split}_loss": loss, f"{split}_accuracy": self.right / self.count}
+
+
+def describe_training(name: str, recipe: Recipe, data: TrainingData, hardware: Hardware, code: str) -> dict[str, Any]:
+    """The facts of a training run, see `describe_model`: model `name`, trained by the module `code`."""
+    facts: dict[str, str | int] = {"device": hardware.device.type, "precision": hardware.precision, "threads": recipe.threads}
+    return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts)
+
+
+def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:
+    """The classifier before its first step: with the baseline's head, or with a random one."""
+    if recipe.start == "probe" and recipe.regime != "scratch":
+        return load_classifier(data.backbone, data.baseline, len(data.class_names))
+    body, num_features = load_backbone(data.backbone, with_weights=recipe.regime != "scratch")
+    return Classifier(body, num_features, len(data.class_names))
+
+
+def prepare(
+    classifier: Classifier, val_pixels: Sequence[Array], recipe: Recipe, data: TrainingData, hardware: Hardware, activations: Path
+) -> Trainer:
+    """A trainer of a classifier. Raises PipelineError.
+
+    `val_pixels`: what `decode_val` returns. `activations`: the .npy file that keeps the output of a frozen front.
+    """
+    size, epochs = data.preprocessing.image_size, int(recipe.epochs)
+    plan = make_plan(recipe.regime, recipe.stages, recipe.batchnorm, epochs, recipe.layer_decay < 1, classifier.backbone, size)
+    model: nn.Module
+    if plan.has_front:
+        # The front never changes, so it runs once per picture: the loop sees its activations in place of pictures.
+        hardware.place(classifier)
+        model, front = split_at(classifier, plan.front_end, size)
+        train_batches, val_batches = activation_batches(data, val_pixels, recipe, front, hardware, activations)
+    else:
+        model = add_side_heads(classifier, data.backbone, recipe.regime != "scratch", size)
+        train_batches, val_batches = picture_batches(data, val_pixels, recipe)
+        hardware.place(model)  # before the trainer copies the weights to average them
+    return Trainer(model, classifier, plan.regime, recipe, train_batches, val_batches, data.train_labels, hardware)
