@@ -1,4 +1,4 @@
-"""A small report: values as the stages write them, for the page's tests."""
+"""A small report with values as the stages write them."""
 
 from pipeline.pictures.audit import KINDS
 from pipeline.report.page import FIGURES, Model, Report
@@ -52,15 +52,23 @@ def make_doubt(image_id="a.png", label="ants"):
 
 
 def make_gallery(class_names, image_id="a.png", shown=1, with_maps=True):
-    """One mistake and one right answer, and none of the other kinds."""
+    """Galleries with one mistake and one correct answer; the other two are empty."""
     wrong = {"image_id": image_id, "label": class_names[0], "predicted": class_names[1], "label_probability": 0.1, "probability": 0.9}
-    right = {**wrong, "predicted": class_names[0], "label_probability": 0.8, "probability": 0.8}
-    galleries = {"mistakes": [wrong] * shown, "least_sure": [], "mislabelled": [], "random": [right]}
+    correct = {**wrong, "predicted": class_names[0], "label_probability": 0.8, "probability": 0.8}
+    galleries = {"mistakes": [wrong] * shown, "least_sure": [], "mislabelled": [], "random": [correct]}
     return {"pictures": {image_id: {"picture": PICTURE, "map": PICTURE if with_maps else None}}, "galleries": galleries}
 
 
+def make_rows(answers):
+    """Predictions for pictures of ants: + is a correct answer, - a wrong one."""
+    return [
+        {"image_id": f"{number}.png", "label": "ants", "predicted": "ants" if sign == "+" else "bees"}
+        for number, sign in enumerate(answers)
+    ]
+
+
 def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, **changes):
-    """A model that is right on the diagonal and mistakes each class for the next one once."""
+    """A model with 30 correct answers per class and one mistake, the next class."""
     ends = ("log_loss_unscaled", "brier_unscaled", "ece_unscaled")
     figures = {key: make_figure() for key in (*FIGURES, *ends) if key != "top5_accuracy"}
     classes = {
@@ -88,7 +96,7 @@ def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, *
 
 
 def make_comparison(**changes):
-    """How the second model differs from the first."""
+    """The comparison of the second model with the first."""
     facts = {
         "verdict": VERDICT,
         "mcnemar_p": 0.00123,
@@ -111,7 +119,7 @@ def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None
         "sizes": ((8, 8), (640, 480)),
         "doubts": doubts,
         "montage": {name: [PICTURE] * 3 for name in class_names},
-        "sums": {"data/manifest.csv": "ef" * 32},
+        "digests": {"data/manifest.csv": "ef" * 32},
         "versions": {"python": "3.11.7"},
     }
     return Report(**{**given, **changes})

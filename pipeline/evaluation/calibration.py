@@ -1,92 +1,90 @@
-"""Calibration: reliability, expected calibration error, accuracy by coverage."""
-
-from typing import Any
+"""Calibration: reliability by bin, expected calibration error (ECE), accuracy by coverage."""
 
 import numpy as np
 
-from pipeline.evaluation.intervals import Interval, wilson_interval
+from pipeline.evaluation.intervals import UNDEFINED, Array, Interval, tails, wilson_interval
 
-Array = np.ndarray[Any, np.dtype[Any]]
 TableRow = dict[str, float]
 BINS = 15
-_STEPS = 60  # at which the interval of the ECE is looked for
+_STEPS = 60  # true values that the interval of the ECE tries
 
 
 def without_temperature(probs: Array, temperature: float) -> Array:
-    """What a model would say without its temperature: softmax(logits), from softmax(logits / temperature). float64."""
+    """Probabilities before temperature scaling: softmax(logits), from softmax(logits / temperature). float64 (pictures, classes)."""
     logits = temperature * np.log(np.maximum(probs.astype(float), np.finfo(np.float32).tiny))
     raised = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def reliability(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
-    """Of the pictures in each of 15 equal bins of the top probability: how many, how sure and how right on average.
+    """A row per bin of the confidence, 15 of equal width: number of pictures, mean confidence (`probability`), accuracy.
 
-    `accuracy` has Wilson's interval; bins without pictures are left out.
+    `accuracy` has Wilson's interval. Bins without pictures are left out.
     """
-    sure, right = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
-    bins = _bins(sure)
+    top_probs, correct = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
+    bins = _bins(top_probs)
     rows = []
     for number in np.unique(bins):
-        within = bins == number
-        low, high = wilson_interval(int(right[within].sum()), int(within.sum()), confidence)
-        means = {"probability": float(sure[within].mean()), "accuracy": float(right[within].mean())}
-        rows.append({"from": number / BINS, "to": (number + 1) / BINS, "pictures": int(within.sum()), **means,
+        inside = bins == number
+        low, high = wilson_interval(int(correct[inside].sum()), int(inside.sum()), confidence)
+        means = {"probability": float(top_probs[inside].mean()), "accuracy": float(correct[inside].mean())}
+        rows.append({"from": number / BINS, "to": (number + 1) / BINS, "pictures": int(inside.sum()), **means,
                      "accuracy_low": low, "accuracy_high": high})  # fmt: skip
     return rows
 
 
 def expected_calibration_error(labels: Array, probs: Array) -> float:
-    """ECE of the top answer over 15 bins of equal width (Guo et al., 2017): 0 to 1."""
+    """ECE over 15 bins of equal width (Guo et al., 2017): the average gap between confidence and accuracy, 0 to 1."""
     return float(np.abs(_gaps(labels, probs).mean(axis=0)).sum())
 
 
 def ece_interval(labels: Array, probs: Array, counts: Array, confidence: float) -> Interval:
-    """The interval of the ECE: the true values under which so large an error as was seen is not unusual.
+    """The interval of the ECE: the true values for which the measured one is not unusual. NaN if the gaps do not vary.
 
-    The ECE of a sample is larger than the true one, and so is that of a bootstrap sample again, so percentiles would
-    miss it. Here bootstrap deviations (their variance corrected after Bessel, a bin each) are laid on gaps of growing
-    size, spread over the bins as the noise is. `counts`: what `draw_counts` gives.
+    `counts`: from `draw_counts`.
     """
+    # The ECE sums absolute gaps, and noise makes them larger: a sample's ECE exceeds the true one, and a bootstrap sample's exceeds
+    # both. Percentiles of bootstrap samples would miss the true value, so the test is inverted: assume a true ECE, add bootstrap noise
+    # to its gaps, and keep the assumed values for which the measured ECE is between the tails of what comes out.
     gaps, filled = _gaps(labels, probs), np.bincount(_bins(probs.max(axis=1)), minlength=BINS)
     there = filled > 0
     gaps, filled, size = gaps[:, there], filled[there], len(labels)
     mean = gaps.mean(axis=0)
-    noise = (counts @ gaps / size - mean) * np.sqrt(filled / np.maximum(filled - 1, 0.5))
-    spread = np.where(mean < 0, -1, 1) * noise.std(axis=0)
-    found, unit = np.abs(mean).sum(), np.abs(spread).sum()
+    noise = (counts @ gaps / size - mean) * np.sqrt(filled / np.maximum(filled - 1, 0.5))  # Bessel's correction, per bin
+    spread = np.where(mean < 0, -1, 1) * noise.std(axis=0)  # assumed gaps: the signs as measured, the sizes in proportion to the noise
+    measured, unit = np.abs(mean).sum(), np.abs(spread).sum()
     if unit == 0:
-        return float("nan"), float("nan")
-    truths = np.linspace(0, 1.5 * found + 3 * unit, _STEPS)
-    seen = np.abs(truths[:, None, None] / unit * spread + noise).sum(axis=2)
-    least, most = np.quantile(seen, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
-    return float(np.interp(found, most, truths)), min(1.0, float(np.interp(found, least, truths)))
+        return UNDEFINED
+    assumed = np.linspace(0, 1.5 * measured + 3 * unit, _STEPS)
+    drawn = np.abs(assumed[:, None, None] / unit * spread + noise).sum(axis=2)
+    low, high = np.quantile(drawn, tails(confidence), axis=1)
+    return float(np.interp(measured, high, assumed)), min(1.0, float(np.interp(measured, low, assumed)))
 
 
 def coverage(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
-    """What if the model answered only where it is surest: a row for each hundredth of the pictures, the surest first.
+    """Accuracy by coverage: a row per percent of the pictures answered, the most confident answers first.
 
-    `threshold` is the least top probability that is answered, `accuracy` (with Wilson's interval) that of what is answered.
+    `threshold`: the lowest confidence among the answered pictures; `accuracy`: of these pictures, with Wilson's interval.
     """
-    sure, right = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
-    order = np.argsort(-sure, kind="stable")
-    right_so_far = np.cumsum(right[order])
+    top_probs, correct = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
+    order = np.argsort(-top_probs, kind="stable")
+    correct_so_far = np.cumsum(correct[order])
     rows = []
-    for answered in np.unique(np.ceil(np.linspace(0.01, 1, 100) * len(labels) - 1e-9).astype(int)):
-        low, high = wilson_interval(int(right_so_far[answered - 1]), int(answered), confidence)
-        rows.append({"coverage": answered / len(labels), "threshold": float(sure[order[answered - 1]]),
-                     "accuracy": float(right_so_far[answered - 1] / answered), "accuracy_low": low, "accuracy_high": high})  # fmt: skip
+    for answered in np.unique(np.ceil(np.linspace(0.01, 1, 100) * len(labels) - 1e-9).astype(int)):  # 1e-9: 0.07 * 100 is above 7
+        low, high = wilson_interval(int(correct_so_far[answered - 1]), int(answered), confidence)
+        rows.append({"coverage": answered / len(labels), "threshold": float(top_probs[order[answered - 1]]),
+                     "accuracy": float(correct_so_far[answered - 1] / answered), "accuracy_low": low, "accuracy_high": high})  # fmt: skip
     return rows
 
 
-def _bins(sure: Array) -> Array:
-    """The bin of each top probability, int (pictures,)."""
-    return np.asarray(np.minimum((sure * BINS).astype(int), BINS - 1))
+def _bins(top_probs: Array) -> Array:
+    """The bin of each confidence: int (pictures,)."""
+    return np.asarray(np.minimum((top_probs * BINS).astype(int), BINS - 1))
 
 
 def _gaps(labels: Array, probs: Array) -> Array:
-    """A picture: in the column of its bin, how much more right than sure the answer is. float (pictures, bins)."""
-    sure = probs.max(axis=1).astype(float)
+    """Per picture, in the column of its bin: 1 if the answer is correct, else 0, minus its confidence. float (pictures, bins)."""
+    top_probs = probs.max(axis=1).astype(float)
     gaps = np.zeros((len(labels), BINS))
-    gaps[np.arange(len(labels)), _bins(sure)] = (probs.argmax(axis=1) == labels) - sure
+    gaps[np.arange(len(labels)), _bins(top_probs)] = (probs.argmax(axis=1) == labels) - top_probs
     return gaps

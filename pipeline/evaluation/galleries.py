@@ -1,4 +1,4 @@
-"""Galleries of pictures: which ones are worth a look, activation maps over them, contact sheets."""
+"""Galleries of test pictures, class activation maps, contact sheets, and the montage of the classes."""
 
 import base64
 import io
@@ -12,44 +12,59 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.core.files import atomic_file, write_json
+from pipeline.evaluation.intervals import Array
 from pipeline.pictures.images import decode, thumbnail_url
 from pipeline.pictures.manifest import Picture
 
 if TYPE_CHECKING:
     from pipeline.networks.classifier import Classifier
 
+# A sheet, in pixels
+SIDE, _GAP, _TEXT, _TITLE = 176, 12, 40, 44  # of a picture, between two, of the text below one, of the title
+_COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
+_LETTERS = 14
+_TINY = SIDE // 2  # a smaller picture is enlarged without smoothing
+_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
+_OPACITY = 0.55  # of an activation map over its picture
+
+# The galleries
+TITLES = {
+    "mistakes": "Most confident mistakes",
+    "least_sure": "Least confident answers",
+    "mislabelled": "Likely mislabelled",
+    "random": "Random test pictures",
+}
+_SHOWN = 12  # pictures per gallery
+
+# The montage
+_MOST_CLASSES = 150
+_PER_CLASS = 8  # pictures at most
+_IN_ALL = 320  # pictures, of about five kilobytes each
+
 
 def font(letters: int) -> ImageFont.FreeTypeFont:
-    """The font that matplotlib carries, in pixels: it has the letters of most alphabets, and is the same on every machine."""
+    """DejaVu Sans in that size in pixels. Matplotlib ships it: it covers most alphabets and is the same on every machine."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", letters)
 
 
 def fitting(text: str, width: int, font: ImageFont.FreeTypeFont, keep_end: bool = False) -> str:
-    """The text, or as much of its beginning or end as fits into so many pixels."""
+    """The text, or as much of its beginning (or end) as fits into `width` pixels, with an ellipsis."""
     return next(each for each in _shorter(text, width, keep_end) if font.getlength(each) <= width)
 
 
 def _shorter(text: str, width: int, keep_end: bool) -> Iterator[str]:
     yield text
-    text = text[-width:] if keep_end else text[:width]  # more would not fit
+    text = text[-width:] if keep_end else text[:width]  # no letter is narrower than a pixel
     for length in range(len(text) - 1, 0, -1):
         yield f"…{text[-length:]}" if keep_end else f"{text[:length]}…"
     yield ""
 
 
-_COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
-SIDE, _GAP, _TEXT = 176, 12, 40  # pixels: of a picture, between two, below one
-_TITLE = 44
-_LETTERS = 14
-_TINY = SIDE // 2  # below that a picture is shown pixel by pixel
-_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
-
-
 @dataclass(frozen=True)
 class Cell:
-    """A picture on the sheet (None: it does not decode), its name, and in a few words what is said of it; the outcome colours them."""
+    """A picture of a sheet (None: it does not decode), its name, a few words about it, and the outcome, which sets their colour."""
 
     picture: Image.Image | None
     name: str
@@ -58,7 +73,10 @@ class Cell:
 
 
 def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
-    """Write the sheet as PNG, whole or not at all. What does not decode is a crossed square; all texts are of printable letters."""
+    """Write the sheet as PNG, whole or not at all. A picture that does not decode is a crossed square.
+
+    All texts must consist of printable letters. Those that are too long are cut.
+    """
     columns = min(_COLUMNS, max(_FEWEST_COLUMNS, len(cells)))
     rows = -(-len(cells) // columns)
     size = (_GAP + columns * (SIDE + _GAP), _TITLE + rows * (SIDE + _TEXT + _GAP))
@@ -90,33 +108,29 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: i
 
 
 def thumbnail(path: Path) -> Image.Image:
-    """A picture as large as the sheet shows it, tiny ones pixel by pixel. Raises BrokenPicture."""
+    """A picture in the size of the sheet; a tiny one keeps its sharp pixels. Raises BrokenPicture."""
     image = decode(path, at_least=SIDE)
     tiny = max(image.size) < _TINY
     return ImageOps.contain(image, (SIDE, SIDE), Image.Resampling.NEAREST if tiny else Image.Resampling.LANCZOS)
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
-_OPACITY = 0.55
-
-
 def class_activation(feature_map: Array, weight: Array, index: int) -> Array:
-    """How much each place speaks for a class (CAM: Zhou et al., 2016): float (h, w), 0 to 1, 0 where it speaks against it.
+    """The class activation map (CAM: Zhou et al., 2016): float (h, w), 0 to 1, 0 for evidence against the class.
 
-    `feature_map`: float (C, h, w); `weight`: float (classes, C), the head's; `index`: of the class. Its row counts as far as
-    it differs from the others' mean: what all rows share moves no probability.
+    `feature_map`: float (channels, h, w); `weight`: float (classes, channels), of the head; `index`: of the class.
     """
-    return scaled(np.tensordot(weight[index] - weight.mean(axis=0), feature_map, axes=1))
+    # The mean of all rows is taken out: what the rows have in common moves no probability.
+    return _scaled(np.tensordot(weight[index] - weight.mean(axis=0), feature_map, axes=1))
 
 
-def scaled(heat: Array) -> Array:
-    """A map with its negative part cut off, its highest place 1."""
+def _scaled(heat: Array) -> Array:
+    """A map with negative values set to 0 and the highest value scaled to 1."""
     positive = np.maximum(heat, 0)
     return np.asarray(positive / max(float(positive.max()), 1e-12))
 
 
 def overlay(picture: Image.Image, heat: Array) -> Image.Image:
-    """A picture (RGB, of any size) in grey, with the map (0 to 1) laid over it in colours from dark to yellow."""
+    """A picture (RGB, of any size) in grey, blended with a map (float, 0 to 1) in colours from black to yellow."""
     from matplotlib import colormaps
 
     fine = Image.fromarray((255 * heat).astype(np.uint8)).resize(picture.size, Image.Resampling.BICUBIC)
@@ -126,10 +140,9 @@ def overlay(picture: Image.Image, heat: Array) -> Image.Image:
 
 
 def grad_cam(classifier: "Classifier", feature_map: Mapping[str, Any], pixels: Array, index: int) -> Array:
-    """How much each place speaks for a class (Selvaraju et al., 2017): float (h, w), 0 to 1.
+    """The Grad-CAM map of a class (Selvaraju et al., 2017): float (h, w), 0 to 1. Equals CAM if the head is linear on the pooled map.
 
-    `pixels`: uint8 (S, S, 3); `feature_map`: the layer of the backbone and the axis of its channels; `index`: of the class,
-    whose logit counts as far as it differs from the mean of all. Where the head is linear on the pooled map, this is CAM.
+    `pixels`: uint8 (S, S, 3); `feature_map`: {"layer": of the backbone, "channel_axis": of its output}; `index`: of the class.
     """
     import torch
 
@@ -140,36 +153,27 @@ def grad_cam(classifier: "Classifier", feature_map: Mapping[str, Any], pixels: A
         maps = seen[-1]
         (gradient,) = torch.autograd.grad(logits[index] - logits.mean(), maps)
     maps, gradient = (channels_first(tensor, feature_map["channel_axis"])[0] for tensor in (maps, gradient))
-    return scaled((gradient.mean(dim=(1, 2))[:, None, None] * maps).sum(dim=0).detach().numpy())
-
-
-SHOWN = 12
-TITLES = {
-    "mistakes": "Surest mistakes",
-    "least_sure": "Least sure answers",
-    "mislabelled": "Likely mislabelled",
-    "random": "A random draw of test pictures",
-}
+    return _scaled((gradient.mean(dim=(1, 2))[:, None, None] * maps).sum(dim=0).detach().numpy())
 
 
 def choose(labels: Array, probs: Array, seed: int) -> dict[str, Array]:
-    """The numbers of the pictures of each gallery, at most twelve, int (pictures,)."""
-    predicted, sure = probs.argmax(axis=1), probs.max(axis=1)
+    """The row numbers of the pictures of each gallery, at most twelve: int (pictures,). `seed`: of the random gallery."""
+    predicted, top_probs = probs.argmax(axis=1), probs.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    drawn = np.random.default_rng(seed).permutation(len(labels))[:SHOWN]
+    drawn = np.random.default_rng(seed).permutation(len(labels))[:_SHOWN]
     chosen = {
-        "mistakes": wrong[np.argsort(-sure[wrong], kind="stable")],
-        "least_sure": np.argsort(sure, kind="stable"),
+        "mistakes": wrong[np.argsort(-top_probs[wrong], kind="stable")],
+        "least_sure": np.argsort(top_probs, kind="stable"),
         "mislabelled": likely_mislabelled(labels, probs),
         "random": np.sort(drawn),
     }
-    return {kind: numbers[:SHOWN] for kind, numbers in chosen.items()}
+    return {kind: numbers[:_SHOWN] for kind, numbers in chosen.items()}
 
 
 def likely_mislabelled(labels: Array, probs: Array) -> Array:
-    """Pictures that confident learning (Northcutt et al., 2021) suspects, the least likely labels first.
+    """The row numbers of pictures that confident learning suspects (Northcutt et al., 2021), the least probable labels first.
 
-    Another class is answered with at least the mean probability that the pictures labelled so get for it.
+    Suspect: the predicted class is not the label, and its probability is at least the mean that pictures with that label have for it.
     """
     predicted, rows = probs.argmax(axis=1), np.arange(len(labels))
     present = np.unique(labels)
@@ -186,9 +190,9 @@ def write_galleries(
     paths: Sequence[Path],
     overlays: Mapping[int, Image.Image],
 ) -> None:
-    """Write a PNG sheet a gallery, and `galleries.json` with its pictures as data URLs for the report.
+    """Write a PNG sheet per gallery, and `galleries.json` with the pictures as data URLs for the report.
 
-    `rows`: those of predictions.csv; `overlays`: for the number of a picture, its map laid over it, where there is one.
+    `rows`: of predictions.csv; `overlays`: by row number, the pictures with their activation maps, if there are any.
     """
     numbers = sorted({int(number) for each in chosen.values() for number in each})
     thumbnails = {number: thumbnail(paths[number]) for number in numbers}
@@ -202,7 +206,7 @@ def write_galleries(
         }
         for number in numbers
     }
-    galleries = {kind: [_told(rows[number]) for number in each] for kind, each in chosen.items()}
+    galleries = {kind: [_answer(rows[number]) for number in each] for kind, each in chosen.items()}
     write_json(folder / "galleries.json", {"pictures": pictures, "galleries": galleries})
 
 
@@ -213,8 +217,8 @@ def data_url(image: Image.Image) -> str:
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _told(row: Mapping[str, str]) -> dict[str, Any]:
-    """What is said of a picture: its label, the answer, the probabilities of both."""
+def _answer(row: Mapping[str, str]) -> dict[str, Any]:
+    """A picture's label and predicted class with their probabilities."""
     label, predicted = row["label"], row["predicted"]
     return {
         "image_id": row["image_id"],
@@ -226,31 +230,27 @@ def _told(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _cells(row: Mapping[str, str], thumbnail: Image.Image, overlay: Image.Image | None) -> list[Cell]:
-    told = _told(row)
-    words = f"{told['predicted']} ({told['probability']:.2f})"
-    if told["predicted"] == told["label"]:
+    answer = _answer(row)
+    words = f"{answer['predicted']} ({answer['probability']:.2f})"
+    if answer["predicted"] == answer["label"]:
         cells = [Cell(thumbnail, row["image_id"], words, "answered")]
     else:
-        cells = [Cell(thumbnail, row["image_id"], f"{words}, is {told['label']} ({told['label_probability']:.2f})", "wrong")]
-    return cells if overlay is None else [*cells, Cell(overlay, "", "where it looked", "answered")]
+        cells = [Cell(thumbnail, row["image_id"], f"{words}, label {answer['label']} ({answer['label_probability']:.2f})", "wrong")]
+    return cells if overlay is None else [*cells, Cell(overlay, "", "activation map", "answered")]
 
 
-_CLASSES = 150  # at most
-_A_CLASS = 8  # pictures at most
-_IN_ALL = 320  # some five kilobytes each
-
-
-def draw(pictures: Iterable[Picture], seed: int) -> dict[str, list[Picture]]:
-    """Some of the pictures of each class: eight, fewer the more classes there are; of many classes the first 150."""
+def sample_per_class(pictures: Iterable[Picture], seed: int) -> dict[str, list[Picture]]:
+    """Random pictures of each class: eight, fewer if there are many classes, and none beyond the first 150 classes."""
     by_class: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
         by_class[picture.label].append(picture)
-    shown = sorted(by_class)[:_CLASSES]
-    each = max(2, min(_A_CLASS, _IN_ALL // max(1, len(shown))))
+    labels = sorted(by_class)[:_MOST_CLASSES]
+    count = max(2, min(_PER_CLASS, _IN_ALL // max(1, len(labels))))
     generator = np.random.default_rng(seed)
-    return {label: [by_class[label][number] for number in generator.permutation(len(by_class[label]))[:each]] for label in shown}
+    return {label: [by_class[label][number] for number in generator.permutation(len(by_class[label]))[:count]] for label in labels}
 
 
 def montage(pictures: Iterable[Picture], folder: Path, seed: int) -> Mapping[str, list[str]]:
-    """The drawn pictures of each class as data URLs. `folder`: that of their split."""
-    return {label: [thumbnail_url((folder / each.path).read_bytes()) for each in drawn] for label, drawn in draw(pictures, seed).items()}
+    """The pictures of `sample_per_class` as data URLs, by class. `folder`: of their split."""
+    sample = sample_per_class(pictures, seed)
+    return {label: [thumbnail_url((folder / each.path).read_bytes()) for each in drawn] for label, drawn in sample.items()}

@@ -3,46 +3,49 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit, logit
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Interval = tuple[float, float]
+Interval = tuple[float, float]  # low, high; NaN if it is undefined
 RESAMPLES = 2000
 UNDEFINED = (float("nan"), float("nan"))
 
 
-def wilson_interval(right: int, count: int, confidence: float) -> Interval:
-    """Wilson's score interval of a proportion; NaN where there is nothing to count."""
+def wilson_interval(hits: int, count: int, confidence: float) -> Interval:
+    """Wilson's score interval of the proportion hits / count; NaN if the count is 0."""
+    from scipy.stats import binomtest
+
     if count == 0:
         return UNDEFINED
-    interval = stats.binomtest(right, count).proportion_ci(confidence, method="wilson")
+    interval = binomtest(hits, count).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def mean_of_proportions_interval(right: Array, count: Array, confidence: float) -> Interval:
-    """The interval of the mean of proportions: Wilson's, for as many pictures as would make one proportion vary as much.
+def mean_of_proportions_interval(hits: Array, counts: Array, confidence: float) -> Interval:
+    """The interval of the mean of several proportions: Wilson's with an effective sample size.
 
-    `right`, `count`: int (proportions,); those of nothing do not count. The variance is that of proportions drawn half a
-    picture towards 1/2 each, so that it is not 0 where all are right (a bootstrap would say [1, 1] there).
+    `hits`, `counts`: int (proportions,). Proportions with a count of 0 are left out.
     """
-    right, count = right[count > 0], count[count > 0]
-    drawn_in = (right + 0.5) / (count + 1)
-    variance = (drawn_in * (1 - drawn_in) / count).sum() / len(count) ** 2
-    size = drawn_in.mean() * (1 - drawn_in.mean()) / variance
-    mean, z = (right / count).mean(), stats.norm.ppf((1 + confidence) / 2)
+    from scipy.special import ndtri
+
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    # The effective size is the number of draws from one proportion whose mean varies as much. The variance uses proportions that are
+    # shrunk towards 1/2 by half a draw each: with hits / counts it is 0 if all are perfect, and the interval is [1, 1].
+    shrunk = (hits + 0.5) / (counts + 1)
+    variance = (shrunk * (1 - shrunk) / counts).sum() / len(counts) ** 2
+    size = shrunk.mean() * (1 - shrunk.mean()) / variance
+    mean, z = (hits / counts).mean(), ndtri((1 + confidence) / 2)
     centre = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
     half = z * np.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
     return float(centre - half), float(centre + half)
 
 
 def f1_interval(hits: int, misses: int, confidence: float) -> Interval:
-    """The interval of a class's F1: Wilson's of its Jaccard index J (hits among hits and misses), as F1 = 2 J / (1 + J).
+    """The interval of a class's F1, from Wilson's interval of its Jaccard index J = hits / (hits + misses).
 
-    `misses`: pictures that are of the class or were answered so, but not both.
+    `misses`: the pictures of the class that were not predicted as it, plus the pictures predicted as it by mistake.
     """
     low, high = wilson_interval(hits, hits + misses, confidence)
-    return 2 * low / (1 + low), 2 * high / (1 + high)
+    return 2 * low / (1 + low), 2 * high / (1 + high)  # F1 = 2 J / (1 + J), which rises with J
 
 
 def draw_counts(count: int, seed: int) -> Array:
@@ -55,10 +58,12 @@ def draw_counts(count: int, seed: int) -> Array:
 
 
 def mean_interval(values: Array, counts: Array, confidence: float) -> Interval:
-    """The interval of a mean by the studentised bootstrap (bootstrap-t: Efron, 1982), which follows the skew of losses.
+    """The interval of a mean by the studentised bootstrap (bootstrap-t: Efron, 1982). NaN if the values do not vary.
 
-    `values`: float (pictures,); `counts`: what `draw_counts` gives.
+    `values`: float (pictures,); `counts`: from `draw_counts`.
     """
+    # Losses are skewed: a few large ones decide the mean. The percentile bootstrap is then too narrow above, and the distribution of
+    # (sample mean - mean) / sample deviation follows the skew.
     size, mean, deviation = len(values), values.mean(), values.std()
     centred = values - mean
     shifts = counts @ centred / size
@@ -66,55 +71,65 @@ def mean_interval(values: Array, counts: Array, confidence: float) -> Interval:
     varied = deviations > 1e-9 * deviation
     if not varied.any():
         return UNDEFINED
-    low, high = np.quantile(shifts[varied] / deviations[varied], _tails(confidence))
+    low, high = np.quantile(shifts[varied] / deviations[varied], tails(confidence))
     return float(mean - high * deviation), float(mean - low * deviation)
 
 
 def percentile_interval(draws: Array, confidence: float) -> Interval:
-    """The percentile interval of a figure's bootstrap draws, float (samples,), without those in which it is NaN.
+    """The percentile interval of a figure's bootstrap draws, float (samples,), without draws that are NaN.
 
-    NaN where the draws do not vary: what is perfect in every sample is not therefore perfect for sure.
+    NaN if the draws do not vary: a figure that is perfect in every sample may still be imperfect in general.
     """
     draws = draws[np.isfinite(draws)]
     if len(draws) == 0 or np.ptp(draws) < 1e-12:
         return UNDEFINED
-    low, high = np.quantile(draws, _tails(confidence))
+    low, high = np.quantile(draws, tails(confidence))
     return float(low), float(high)
 
 
 def logit_interval(value: float, draws: Array, confidence: float) -> Interval:
-    """The interval of an area: its logit, give or take what its bootstrap draws, float (samples,), vary (Pepe, 2003).
+    """The interval of an area under a curve: normal on the logit scale (Pepe, 2003), with the deviation of its bootstrap draws.
 
-    Percentiles, which cannot go beyond the best draw, miss the truth of areas near 1 too often. NaN where the draws do not vary.
+    `draws`: float (samples,). NaN if they do not vary, or if the area is 0 or 1.
     """
+    from scipy.special import expit, logit, ndtri
+
+    # Areas are often close to 1. Percentiles never exceed the best draw, so they miss the true value too often; the logit has no bound.
     deviation = np.nanstd(draws) if np.isfinite(draws).any() else 0.0
     if deviation < 1e-12 or not 0 < value < 1:
         return UNDEFINED
-    half = stats.norm.ppf((1 + confidence) / 2) * deviation / (value * (1 - value))
+    half = ndtri((1 + confidence) / 2) * deviation / (value * (1 - value))  # the slope of the logit is 1 / (value (1 - value))
     return float(expit(logit(value) - half)), float(expit(logit(value) + half))
 
 
 def paired_difference(first: Array, second: Array, confidence: float, seed: int) -> tuple[float, Interval]:
-    """How much more of the same pictures the second model gets right (bool (pictures,) each), with a paired bootstrap interval.
+    """The second model's accuracy minus the first's on the same pictures, with a paired bootstrap interval.
 
-    Where the two never differ, the interval is Wilson's bound on how often they might, either way.
+    `first`, `second`: bool (pictures,), whether each answer is correct. If the two never differ, the interval is Wilson's upper
+    bound on how often they might, in both directions.
     """
     gains = second.astype(float) - first.astype(float)
     if not gains.any():
         _, most = wilson_interval(0, len(gains), confidence)
         return 0.0, (-most, most)
     draws = draw_counts(len(gains), seed) @ gains / len(gains)
-    low, high = np.quantile(draws, _tails(confidence))
+    low, high = np.quantile(draws, tails(confidence))
     return float(gains.mean()), (float(low), float(high))
 
 
 def mcnemar_p(first: Array, second: Array) -> float:
-    """McNemar's exact test, two-sided, of bool (pictures,) each: how likely so uneven a split of differing answers is by chance alone."""
+    """The p-value of McNemar's exact test, two-sided: how likely so uneven a split of the differing answers is by chance.
+
+    `first`, `second`: bool (pictures,), whether each answer is correct. 1 if the two never differ.
+    """
+    from scipy.stats import binomtest
+
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     if only_first + only_second == 0:
         return 1.0
-    return float(stats.binomtest(only_first, only_first + only_second).pvalue)
+    return float(binomtest(only_first, only_first + only_second).pvalue)
 
 
-def _tails(confidence: float) -> list[float]:
+def tails(confidence: float) -> list[float]:
+    """The two quantiles between which a share `confidence` lies."""
     return [(1 - confidence) / 2, (1 + confidence) / 2]

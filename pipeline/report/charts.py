@@ -1,23 +1,37 @@
-"""Charts of the report as coordinates, which the templates draw as SVG."""
+"""Charts of the report as coordinates. The templates draw them as SVG."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10, sqrt
 
+from pipeline.evaluation.figures import shorten
+
+# A chart, in the units of its drawing
 WIDTH, HEIGHT = 360, 232
 LEFT, RIGHT, TOP, BOTTOM = 46, 348, 12, 190  # of the frame inside the drawing
 _MOST_MARKERS = 30
 _MOST_LABELS = 8
-_HISTOGRAM = 36  # the height of its highest bar
-_WELL_KNOWN = 0.1  # of the pictures, from which on an interval is narrow enough to be shown whole
+_HISTOGRAM = 36  # height of the highest bar
+_WIDE_INTERVALS = 0.1  # the coverage below which intervals may exceed the axis: few pictures are answered there
+
+# A confusion matrix, in pixels
+_LETTER = 6.6  # width of a letter
+_NUMBERED = 30  # classes, beyond which numbers in the cells are unreadable
+_SIDES = ((4, 64), (7, 48), (12, 36), (_NUMBERED, 26))  # (number of classes, side of a cell): the first that is large enough
+_SMALLEST = 15
+_SHADES = 20
+_FAINTEST = 2  # of the shades: the first that is distinct from the background
+_DARK = 0.55  # the share of a row from which the number in a cell is light
+_MOST_CONFUSIONS = 8
+
 Point = tuple[float, float]
 Tick = tuple[float, str]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line through points; `style` is `main`, `other` or `before`."""
+    """A line through points. `style`: the CSS class `main`, `other` or `before`."""
 
     name: str
     style: str
@@ -28,9 +42,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything in the drawing's own units, y downwards.
+    """A chart in the units of its drawing, y downwards.
 
-    `whiskers`: x, y of the low end, y of the high end; `bars`: x, y, width, height.
+    `whiskers`: x, y of the low end, y of the high end; `bars`: x, y, width, height; `diagonal`: a dashed line from corner to corner.
     """
 
     title: str
@@ -59,7 +73,7 @@ class _Axis:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) within an interval: three to six of them."""
+    """Three to six round values within an interval, 1, 2 or 5 times a power of ten apart."""
     rough = (high - low) / 5
     power = 10.0 ** floor(log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
@@ -67,7 +81,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 
 def curves(history: Sequence[Mapping[str, str]]) -> list[Chart]:
-    """Loss and accuracy on train and val over the rows of a model's history. Cells that are empty are left out."""
+    """Charts of loss and accuracy on train and val. `history`: rows of history.csv; empty cells are left out."""
     return [_curve(history, quantity) for quantity in ("loss", "accuracy")]
 
 
@@ -87,70 +101,59 @@ def _curve(history: Sequence[Mapping[str, str]], quantity: str) -> Chart:
 
 
 def _below(share: float) -> float:
-    """A round share below one: what an axis may begin with."""
+    """A multiple of 0.05 below a share, at least 0: the start of an axis."""
     return max(0.0, floor(20 * share - 0.4) / 20)
 
 
 def reliability(rows: Sequence[Mapping[str, str]], rows_before: Sequence[Mapping[str, str]]) -> Chart:
-    """How right the answers are of which the model is so sure, with intervals, and without its temperature; bars say how many they are.
+    """Accuracy by confidence with intervals, also before temperature scaling; bars for the number of pictures per bin.
 
-    Rows of reliability.csv and of reliability_before.csv.
+    `rows`: of reliability.csv; `rows_before`: of reliability_before.csv.
     """
     x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(0, 1, BOTTOM, TOP)
-    right, before = ([(x.at(float(row["probability"])), y.at(float(row["accuracy"]))) for row in each] for each in (rows, rows_before))
-    low, high = ([y.at(float(row[name])) for row in rows] for name in ("accuracy_low", "accuracy_high"))
-    fullest = max(int(row["pictures"]) for row in rows)
+    stored, before = ([(x.at(float(row["probability"])), y.at(float(row["accuracy"]))) for row in each] for each in (rows, rows_before))
+    most = max(int(row["pictures"]) for row in rows)
+    bars = []
+    for row in rows:
+        low, high, height = x.at(float(row["from"])), x.at(float(row["to"])), _HISTOGRAM * int(row["pictures"]) / most
+        bars.append((low, round(BOTTOM - height, 1), round(high - low - 1, 1), round(height, 1)))
     return Chart(
-        title="Is it as sure as it is right?",
-        x_label="probability of the answer",
+        title="Reliability",
+        x_label="confidence (probability of the predicted class)",
         x_ticks=x.ticks(),
         y_ticks=y.ticks(),
-        lines=[Line("right before", "before", before, joined=False), Line("right", "main", right, joined=False)],
-        whiskers=[(place, least, most) for (place, _), least, most in zip(right, low, high, strict=True)],
-        bars=[_bar(x, float(row["from"]), float(row["to"]), _HISTOGRAM * int(row["pictures"]) / fullest) for row in rows],
+        lines=[Line("before temperature scaling", "before", before, joined=False), Line("accuracy", "main", stored, joined=False)],
+        whiskers=[(place, y.at(float(row["accuracy_low"])), y.at(float(row["accuracy_high"])))
+                  for (place, _), row in zip(stored, rows, strict=True)],
+        bars=bars,
         diagonal=True,
-    )
-
-
-def _bar(x: _Axis, low: float, high: float, height: float) -> tuple[float, float, float, float]:
-    return x.at(low), round(BOTTOM - height, 1), round(x.at(high) - x.at(low) - 1, 1), round(height, 1)
+    )  # fmt: skip
 
 
 def coverage(rows: Sequence[Mapping[str, str]]) -> Chart:
-    """How right the model would be if it answered only the share of pictures of which it is surest. Rows of coverage.csv."""
-    lows = [float(row["accuracy_low"]) for row in rows if float(row["coverage"]) >= _WELL_KNOWN]
+    """Accuracy, with its interval, by the share of pictures that the model answers. `rows`: of coverage.csv."""
+    lows = [float(row["accuracy_low"]) for row in rows if float(row["coverage"]) >= _WIDE_INTERVALS]
     x, y = _Axis(0, 1, LEFT, RIGHT), _Axis(_below(min([0.95, *lows])), 1, BOTTOM, TOP)
     at = {name: [(x.at(float(row["coverage"])), y.at(max(y.low, float(row[name])))) for row in rows] for name in
           ("accuracy", "accuracy_low", "accuracy_high")}  # fmt: skip
     band = [*at["accuracy_high"], *reversed(at["accuracy_low"])]
-    title, x_label = "What if it may abstain?", "share that is answered, the surest first"
-    return Chart(title, x_label, x.ticks(), y.ticks(), [Line("right", "main", at["accuracy"], marked=False)], band)
+    lines = [Line("accuracy", "main", at["accuracy"], marked=False)]
+    return Chart("Accuracy by coverage", "share of pictures answered, most confident first", x.ticks(), y.ticks(), lines, band)
 
 
 def whisker_scale(lows: Iterable[float | None]) -> float:
-    """Where a shared axis of shares begins, whose end is 1, so that no interval is cut off."""
+    """The start of an axis that ends at 1 and on which no interval is cut off. `lows`: the low ends of the intervals."""
     return _below(min([0.95, *(low for low in lows if low is not None)]))
 
 
 def percent_along(value: float, start: float) -> float:
-    """Where a share lies between `start` and 1, in percent."""
+    """The position of a share between `start` and 1, in percent."""
     return round(100 * (value - start) / (1 - start), 1)
-
-
-_LONGEST = 18  # letters of a name
-_LETTER = 6.6  # pixels of one letter
-_NUMBERED = 30  # classes, up to which numbers in the cells can be read
-_SIDES = ((4, 64), (7, 48), (12, 36), (_NUMBERED, 26))  # pixels of a cell, for up to so many classes
-_SMALLEST = 15
-_SHADES = 20
-_FAINTEST = 2  # of these: what can be told from paper
-_DARK = 0.55  # the share from which on letters in a cell are light
-_SHOWN_PAIRS = 8
 
 
 @dataclass(frozen=True)
 class Shade:
-    """Cells of one kind (right answers or mistakes) and one opacity, as one path."""
+    """All cells of one kind (`correct` or `mistake`) and one opacity, as one SVG path."""
 
     kind: str
     opacity: float
@@ -159,7 +162,7 @@ class Shade:
 
 @dataclass(frozen=True)
 class Number:
-    """A count in the middle of its cell; `strong`: where the cell is dark."""
+    """A count in the middle of its cell. `strong`: whether the cell is dark."""
 
     x: float
     y: float
@@ -169,12 +172,15 @@ class Number:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Rows are the truth, columns the answers; pixels. A cell is as opaque as the root of its share of the row, so that few are seen."""
+    """A confusion matrix as a drawing, in pixels: rows are the true classes, columns the predicted ones.
+
+    The opacity of a cell is the root of its share of the row, so that rare mistakes are visible.
+    """
 
     names: Sequence[str]
     side: int
     gutter: int  # left of the cells and above them
-    turned: bool  # whether the names above stand upright
+    turned: bool  # whether the names above are vertical
     shades: Sequence[Shade]
     numbers: Sequence[Number]
 
@@ -186,7 +192,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How many pictures of one class are answered as another, and which share of the class they are."""
+    """The number of pictures of one class that are predicted as another, and their share of the class."""
 
     label: str
     predicted: str
@@ -195,16 +201,16 @@ class Confusion:
 
 
 def read_counts(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[int]]]:
-    """The classes and the counts in the rows of confusion_matrix.csv."""
+    """The class names and the counts. `rows`: of confusion_matrix.csv."""
     names = list(rows[0])[1:]
     return names, [[int(row[name]) for name in names] for row in rows]
 
 
 def lay_out(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
-    """Place the cells of a matrix of counts."""
+    """The drawing of a confusion matrix."""
     side = next((side for most, side in _SIDES if len(names) <= most), _SMALLEST)
-    shown = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
-    longest = max(map(len, shown)) * _LETTER
+    short_names = [shorten(name) for name in names]
+    longest = max(map(len, short_names)) * _LETTER
     gutter = int(longest) + 12
     cells, numbers = defaultdict(list), []
     for row, line in enumerate(counts):
@@ -212,19 +218,19 @@ def lay_out(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
             if count:
                 share = count / sum(line)
                 left, top = gutter + column * side, gutter + row * side
-                kind = "right" if row == column else "mistake"
+                kind = "correct" if row == column else "mistake"
                 cells[kind, max(_FAINTEST, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
                 numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=share >= _DARK))
     shades = [Shade(kind, level / _SHADES, "".join(paths)) for (kind, level), paths in sorted(cells.items())]
-    return Matrix(shown, side, gutter, longest > side - 4, shades, numbers if len(names) <= _NUMBERED else [])
+    return Matrix(short_names, side, gutter, longest > side - 4, shades, numbers if len(names) <= _NUMBERED else [])
 
 
 def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Confusion]:
-    """The pairs with the most mistakes, at most eight; of equal counts the larger share of its class comes first."""
+    """The pairs of classes with the most mistakes, at most eight. Among equal counts the larger share of its class comes first."""
     pairs = [
         Confusion(names[row], names[column], count, count / sum(line))
         for row, line in enumerate(counts)
         for column, count in enumerate(line)
         if count and row != column
     ]
-    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))[:_SHOWN_PAIRS]
+    return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))[:_MOST_CONFUSIONS]

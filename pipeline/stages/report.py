@@ -20,19 +20,12 @@ from pipeline.pictures.manifest import Picture, read_manifest
 from pipeline.report import page
 from pipeline.tracking.publish import publish
 
-_SHOWN_DOUBTS = 12
+_MOST_DOUBTS = 12
 
 
 class Params(Section):  # section `evaluate` of params.yaml
-    seed: NonNegativeInt
-    confidence: Annotated[float, Field(gt=0.5, lt=1)]
-
-
-def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
-    """The train and val pictures whose labels the baseline doubts most, each with a `thumbnail`."""
-    paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in pictures}
-    doubted = most_doubted(read_table(out_of_fold), _SHOWN_DOUBTS)
-    return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
+    seed: NonNegativeInt  # of the bootstrap and of the montage
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
 def extremes(pictures: Sequence[Picture]) -> tuple[page.Size, page.Size]:
@@ -41,8 +34,14 @@ def extremes(pictures: Sequence[Picture]) -> tuple[page.Size, page.Size]:
     return sizes[0], sizes[-1]
 
 
+def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of comparison.json: every model's digest and figures with intervals, and its difference from the baseline."""
+    models = {facts["model"]: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for facts in scores}
+    return {**{key: scores[0][key] for key in ("test_pictures", "confidence")}, "models": models, "differences": comparison}
+
+
 def compare_all(names: list[str], models: Path, results: Path, params: Params) -> dict[str, dict[str, Any]]:
-    """How each model but the first differs from the first, the baseline."""
+    """The comparison of each model with the first, the baseline, by name; and the epoch whose weights it kept."""
     predictions = {name: read_table(results / name / "predictions.csv") for name in names}
     return {
         name: {
@@ -54,34 +53,35 @@ def compare_all(names: list[str], models: Path, results: Path, params: Params) -
     }
 
 
+def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
+    """The train and val pictures whose labels the baseline doubts most: rows of out_of_fold.csv, each with a `thumbnail`."""
+    paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in pictures}
+    doubted = most_doubted(read_table(out_of_fold), _MOST_DOUBTS)
+    return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
+
+
 def read_model(name: str, models: Path, results: Path, comparison: Mapping[str, Any] | None) -> page.Model:
-    """What the page shows of a model."""
+    """Everything that the page shows of a model."""
     folder = results / name
     scores = read_json(folder / "scores.json")
-    told = comparison and {**comparison, "verdict": verdict(name, comparison, scores["test_pictures"])}
     tables = {key: read_table(folder / f"{key}.csv") for key in ("reliability", "reliability_before", "coverage")}
     return page.Model(
         name, scores, read_json(models / name / "model.json"), read_table(models / name / "history.csv"),
-        read_table(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"), comparison=told,
+        read_table(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"),
+        comparison=comparison and {**comparison, "verdict": verdict(name, comparison, scores["test_pictures"])},
     )  # fmt: skip
 
 
-def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """What git keeps: every model's bytes and figures with their intervals, and how each differs from the baseline."""
-    models = {facts["model"]: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for facts in scores}
-    return {**{key: scores[0][key] for key in ("test_pictures", "confidence")}, "models": models, "differences": comparison}
-
-
 def run(params: Params, data: Path, models: Path, results: Path, report: Path, comparison_json: Path) -> None:
-    """Compare every model with the baseline, write the page, and bring MLflow up to date where it can be reached."""
+    """Compare every model with the baseline, write the page, and update MLflow if it can be reached."""
     names = [BASELINE, *model_names()]
     for name in names:
         if not (results / name / "scores.json").is_file():
-            raise PipelineError(f"{results / name}/scores.json: is not there; run `dvc repro`")
+            raise PipelineError(f"{results / name}/scores.json: does not exist; run `dvc repro`")
     comparison = compare_all(names, models, results, params)
     manifest = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
-    shown = page.Report(
+    content = page.Report(
         models=[read_model(name, models, results, comparison.get(name)) for name in names],
         source=source,
         backbone=backbone,
@@ -89,14 +89,14 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
         sizes=extremes(manifest.pictures),
         doubts=read_doubts(data, manifest.pictures, models / "out_of_fold.csv"),
         montage=montage(manifest.train, data / "splits" / "train", params.seed),
-        sums=page.sums(source, backbone, data, {name: results / name for name in names}),
+        digests=page.input_digests(source, backbone, data, {name: results / name for name in names}),
         versions=page.library_versions(),
     )
-    page.write_page(report, shown)
-    write_json(comparison_json, summarise([model.scores for model in shown.models], comparison))
+    page.write_page(report, content)
+    write_json(comparison_json, summarise([model.scores for model in content.models], comparison))
     try:
         publish(data, models, results)
-    except PipelineError as error:
+    except PipelineError as error:  # the files are complete without MLflow, and `pipeline publish` updates it later
         print(error, file=sys.stderr)
 
 
