@@ -12,35 +12,35 @@ PROBS = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])
 
 
 def test_ece_is_the_one_worked_by_hand():
-    # 0.90 (right) and 0.92 (wrong) share a bin: |1 - 1.82|; 0.70 right: 0.30; 0.55 wrong: 0.55. Their sum over 4 pictures.
+    # 0.90 (correct) and 0.92 (wrong) share a bin: |1 - 1.82|; 0.70 (correct): 0.30; 0.55 (wrong): 0.55. Their sum over 4 pictures.
     assert expected_calibration_error(LABELS, PROBS) == pytest.approx((0.82 + 0.30 + 0.55) / 4)
 
 
-def test_ece_of_sure_right_answers_is_zero():
+def test_the_ece_of_certain_and_correct_answers_is_0():
     assert expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0
 
 
-def test_ece_of_sure_wrong_answers_is_one():
+def test_the_ece_of_certain_and_wrong_answers_is_1():
     assert expected_calibration_error(np.array([1, 0]), np.eye(2)) == 1
 
 
-def test_answers_that_are_all_sure_and_right_leave_the_error_open():
+def test_certain_and_correct_answers_give_no_interval_of_the_ece():
     np.testing.assert_array_equal(ece_interval(np.array([0, 1]), np.eye(2), draw_counts(2, 0), 0.95), [np.nan, np.nan])
 
 
-def test_a_temperature_is_taken_out_again():
+def test_the_temperature_is_removed():
     logits = np.random.default_rng(0).normal(0, 3, (20, 4))
     probs = softmax(logits / 0.6, axis=1).astype(np.float32)
     np.testing.assert_allclose(without_temperature(probs, 0.6), softmax(logits, axis=1), atol=1e-6)
 
 
-def test_a_probability_of_nothing_stays_a_number():
+def test_a_probability_of_0_stays_finite():
     found = without_temperature(np.array([[1, 0]], np.float32), 0.5)
     assert np.isfinite(found).all()
     assert found.sum() == pytest.approx(1)
 
 
-def test_each_filled_bin_has_its_row():
+def test_each_bin_with_pictures_has_a_row():
     rows = reliability(LABELS, PROBS, 0.95)
     assert [(row["pictures"], row["probability"], row["accuracy"]) for row in rows] == [
         (1, pytest.approx(0.55), 0.0),
@@ -51,7 +51,7 @@ def test_each_filled_bin_has_its_row():
     assert (rows[2]["accuracy_low"], rows[2]["accuracy_high"]) == wilson_interval(1, 2, 0.95)
 
 
-def test_the_surest_answers_come_first_in_the_coverage():
+def test_coverage_begins_with_the_most_confident_answers():
     rows = coverage(LABELS, PROBS, 0.95)
     assert [(row["coverage"], row["threshold"], row["accuracy"]) for row in rows] == [
         (0.25, 0.92, 0.0),
@@ -61,7 +61,7 @@ def test_the_surest_answers_come_first_in_the_coverage():
     ]
 
 
-def test_a_coverage_of_many_pictures_has_a_hundred_rows():
+def test_the_coverage_of_many_pictures_has_100_rows():
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(3), 1234)
     rows = coverage(generator.integers(0, 3, 1234), probs, 0.95)

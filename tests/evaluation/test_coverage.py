@@ -118,7 +118,9 @@ SIMULATIONS = {
     "macro F1": (macro_f1,),
     **{f"log loss, T = {t}": (mean_loss, scores.log_losses, t) for t in (0.5, 1.0)},
     **{f"Brier score, T = {t}": (mean_loss, scores.brier_scores, t) for t in (0.5, 1.0)},
-    **{f"ECE, T = {t}, {count} pictures": (calibration_error, t, count) for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))},
+    **{
+        f"ECE, T = {t}, {count} pictures": (calibration_error, t, count) for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))
+    },
     "areas, 3 classes": (areas, 3, PICTURES, 2),
     "areas, 2 classes, nearly perfect": (areas, 2, 153, 8),
     "areas, 10 classes, nearly perfect": (areas, 10, 268, 6),

@@ -1,13 +1,14 @@
-"""Intervals and paired tests against values worked by hand, a simulation and scipy's binomial test."""
+"""Intervals and paired tests against values worked by hand, Student's interval and scipy's binomial test."""
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from pipeline.evaluation import intervals as statistics
+from pipeline.evaluation import intervals
 from pipeline.evaluation.intervals import (
     draw_counts,
     f1_interval,
+    logit_interval,
     mcnemar_p,
     mean_interval,
     mean_of_proportions_interval,
@@ -18,16 +19,16 @@ from pipeline.evaluation.intervals import (
 
 
 @pytest.mark.parametrize(
-    ("right", "count", "low", "high"),
-    [  # with z = 1.959964: (right + z²/2 ± z √(right · wrong / count + z²/4)) / (count + z²)
+    ("hits", "count", "low", "high"),
+    [  # with z = 1.959964: (hits + z²/2 ± z √(hits · misses / count + z²/4)) / (count + z²)
         (8, 10, 0.490162, 0.943318),
         (0, 10, 0.0, 0.277533),
         (10, 10, 0.722467, 1.0),
         (1, 1, 0.206549, 1.0),
     ],
 )
-def test_wilsons_interval_is_the_one_worked_by_hand(right, count, low, high):
-    assert wilson_interval(right, count, 0.95) == pytest.approx((low, high), abs=1e-6)
+def test_wilsons_interval_is_the_one_worked_by_hand(hits, count, low, high):
+    assert wilson_interval(hits, count, 0.95) == pytest.approx((low, high), abs=1e-6)
 
 
 def test_a_higher_confidence_widens_wilsons_interval():
@@ -35,7 +36,7 @@ def test_a_higher_confidence_widens_wilsons_interval():
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def test_nothing_has_no_proportion():
+def test_a_proportion_of_0_pictures_has_no_interval():
     np.testing.assert_array_equal(wilson_interval(0, 0, 0.95), [np.nan, np.nan])
 
 
@@ -44,13 +45,13 @@ def test_the_mean_of_one_proportion_has_nearly_wilsons_interval():
     assert found == pytest.approx(wilson_interval(180, 200, 0.95), abs=0.002)
 
 
-def test_proportions_that_are_all_one_leave_room_below():
+def test_perfect_proportions_have_an_interval():
     low, high = mean_of_proportions_interval(np.array([20, 30]), np.array([20, 30]), 0.95)
     assert high == pytest.approx(1)
     assert 0.85 < low < 0.95
 
 
-def test_a_proportion_of_nothing_does_not_count():
+def test_a_proportion_of_0_pictures_is_left_out():
     assert mean_of_proportions_interval(np.array([8, 0]), np.array([10, 0]), 0.9) == mean_of_proportions_interval(
         np.array([8]), np.array([10]), 0.9
     )
@@ -61,17 +62,17 @@ def test_the_interval_of_f1_is_that_of_the_jaccard_index():
     assert f1_interval(8, 2, 0.95) == pytest.approx((2 * low / (1 + low), 2 * high / (1 + high)))
 
 
-def test_a_class_that_is_neither_there_nor_answered_has_no_interval():
+def test_a_class_without_pictures_and_predictions_has_no_interval():
     np.testing.assert_array_equal(f1_interval(0, 0, 0.95), [np.nan, np.nan])
 
 
-def test_each_sample_draws_as_many_pictures_as_there_are():
+def test_each_sample_has_as_many_pictures_as_the_test():
     counts = draw_counts(30, 0)
-    assert counts.shape == (statistics.RESAMPLES, 30)
+    assert counts.shape == (intervals.RESAMPLES, 30)
     assert (counts.sum(axis=1) == 30).all()
 
 
-def test_a_seed_draws_always_the_same():
+def test_a_seed_always_draws_the_same_samples():
     np.testing.assert_array_equal(draw_counts(20, 7), draw_counts(20, 7))
     assert (draw_counts(20, 7) != draw_counts(20, 8)).any()
 
@@ -82,13 +83,13 @@ def test_the_interval_of_a_mean_is_near_students():
     assert found == pytest.approx(ttest_1samp(values, 0).confidence_interval(0.95), abs=0.01)
 
 
-def test_the_interval_of_a_mean_follows_its_skew():
+def test_the_interval_of_a_mean_follows_the_skew():
     values = np.random.default_rng(0).exponential(1, 30)
     low, high = mean_interval(values, draw_counts(30, 0), 0.95)
     assert high - values.mean() > 1.2 * (values.mean() - low)
 
 
-def test_values_that_are_all_equal_have_no_interval():
+def test_equal_values_have_no_interval():
     np.testing.assert_array_equal(mean_interval(np.ones(9), draw_counts(9, 0), 0.95), [np.nan, np.nan])
 
 
@@ -96,7 +97,7 @@ def test_percentiles_cut_off_the_tails():
     assert percentile_interval(np.arange(101.0), 0.9) == pytest.approx((5, 95))
 
 
-def test_draws_that_are_not_defined_do_not_count():
+def test_undefined_draws_are_left_out():
     assert percentile_interval(np.array([np.nan, *range(101)]), 0.9) == pytest.approx((5, 95))
 
 
@@ -105,22 +106,32 @@ def test_draws_that_do_not_vary_have_no_interval(draws):
     np.testing.assert_array_equal(percentile_interval(np.array(draws), 0.95), [np.nan, np.nan])
 
 
+def test_an_areas_interval_is_symmetric_on_the_logit_scale():
+    # logit(0.9) = 2.197225; its deviation is 0.01 / (0.9 · 0.1) = 0.111111, times 1.644854 is 0.182762: 1/(1 + exp(-2.014463)), …
+    assert logit_interval(0.9, np.array([0.89, 0.91]), 0.9) == pytest.approx((0.882307, 0.915288), abs=1e-6)
+
+
+@pytest.mark.parametrize(("value", "draws"), [(0.9, [0.9, 0.9]), (0.9, [np.nan]), (1.0, [0.9, 1.0]), (0.0, [0.0, 0.1])])
+def test_an_area_without_variation_or_at_its_bound_has_no_interval(value, draws):
+    np.testing.assert_array_equal(logit_interval(value, np.array(draws), 0.95), [np.nan, np.nan])
+
+
 def test_the_difference_is_second_minus_first():
     first, second = np.array([True, True, False, False]), np.array([True, True, True, False])
     assert paired_difference(first, second, 0.95, 0)[0] == 0.25
 
 
-def test_answers_that_never_differ_might():
+def test_models_that_never_differ_have_wilsons_bound():
     answers = np.array([True, False, True])
     most = wilson_interval(0, 3, 0.95)[1]
     assert paired_difference(answers, answers, 0.95, 0) == (0.0, (-most, most))
 
 
-def test_pairs_that_all_differ_alike_leave_no_doubt():
+def test_a_constant_difference_has_an_interval_of_one_value():
     assert paired_difference(np.zeros(5, bool), np.ones(5, bool), 0.95, 0) == (1.0, (1.0, 1.0))
 
 
-def test_the_interval_of_a_difference_holds_it():
+def test_the_interval_of_a_difference_contains_it():
     generator = np.random.default_rng(1)
     first, second = generator.random(100) < 0.6, generator.random(100) < 0.8
     difference, (low, high) = paired_difference(first, second, 0.95, 0)
@@ -128,7 +139,7 @@ def test_the_interval_of_a_difference_holds_it():
 
 
 def make_answers(only_first, only_second, both=10, neither=4):
-    """The right answers of two models, with so many pictures on which they differ."""
+    """Whether the answers of two models are correct, with the numbers of pictures on which one, both or neither are."""
     first = np.array([True] * only_first + [False] * only_second + [True] * both + [False] * neither)
     second = np.array([False] * only_first + [True] * only_second + [True] * both + [False] * neither)
     return first, second
@@ -148,5 +159,5 @@ def test_answers_that_do_not_differ_have_a_p_of_one():
     assert mcnemar_p(*make_answers(0, 0)) == 1.0
 
 
-def test_pictures_on_which_both_agree_do_not_change_mcnemars_p():
+def test_pictures_on_which_both_models_agree_do_not_change_mcnemars_p():
     assert mcnemar_p(*make_answers(1, 5)) == mcnemar_p(*make_answers(1, 5, both=500, neither=100))

@@ -1,11 +1,32 @@
-"""The scores against scikit-learn's and scipy's, and which interval each has."""
+"""Scores against scikit-learn's, the interval of each, undefined figures, and the tables."""
 
 import numpy as np
 import pytest
 import sklearn.metrics as oracle
 
-from pipeline.evaluation.intervals import f1_interval, wilson_interval
-from pipeline.evaluation.scores import flat, score
+from pipeline.core.files import read_table
+from pipeline.evaluation import scores as scores_module
+from pipeline.evaluation.intervals import draw_counts, f1_interval, wilson_interval
+from pipeline.evaluation.scores import (
+    among_the_first,
+    balanced_accuracy,
+    confusion_matrix,
+    drawn_matrices,
+    f1_per_class,
+    flat,
+    log_losses,
+    macro,
+    most_doubted,
+    precision_per_class,
+    ranking_areas,
+    recall_per_class,
+    score,
+    shares,
+    write_classes,
+    write_matrix,
+    write_predictions,
+)
+from pipeline.pictures.manifest import Picture
 
 NAMES = ["ants", "bees", "wasps"]
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -16,7 +37,37 @@ PROBS = np.array(
     ],
     dtype=np.float32,
 )  # fmt: skip
-PREDICTED = PROBS.argmax(axis=1)
+UNDEFINED = {"value": None, "low": None, "high": None}
+
+
+def draw_case(seed, num_classes=4, count=60, never_predicted=None, places=None):
+    """Labels of every class, and float32 probabilities that are rarely confident. With few decimal places many are equal."""
+    generator = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(num_classes), generator.integers(0, num_classes, count - num_classes)])
+    probs = generator.dirichlet(np.ones(num_classes), count)
+    if places is not None:
+        probs = np.round(probs, places)
+    if never_predicted is not None:
+        probs[:, never_predicted] = 0
+        probs /= probs.sum(axis=1, keepdims=True)
+    return labels, probs.astype(np.float32)
+
+
+CASES = [
+    pytest.param((LABELS, PROBS), id="by hand"),
+    pytest.param(draw_case(0), id="four classes"),
+    pytest.param(draw_case(1, num_classes=2), id="two classes"),
+    pytest.param(draw_case(2, num_classes=12, count=40), id="few pictures"),
+    pytest.param(draw_case(3, never_predicted=2), id="a class never predicted"),
+    pytest.param(draw_case(4, never_predicted=3), id="the last class never predicted"),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """Labels, probabilities, and the scores of them."""
+    labels, probs = request.param
+    return labels, probs, score(labels, probs, [str(index) for index in range(probs.shape[1])], 2.0, 0.9, 0)
 
 
 @pytest.fixture(scope="module")
@@ -24,61 +75,65 @@ def scores():
     return score(LABELS, PROBS, NAMES, temperature=2.0, confidence=0.9, seed=0)
 
 
-@pytest.fixture(scope="module")
-def figures(scores):
-    return flat(scores["figures"])
+# Figures
 
 
-def areas(of):
-    return of(LABELS[:, None] == np.arange(3), PROBS, average="macro")
+def figures_of(labels, probs):
+    """The figures that scikit-learn has, too."""
+    predicted, classes = probs.argmax(axis=1), range(probs.shape[1])
+    one_hot = labels[:, None] == np.array(classes)
+    unscaled = probs.astype(float) ** 2  # as float32, whose epsilon bounds both log losses
+    return {
+        "top1_accuracy": oracle.accuracy_score(labels, predicted),
+        "balanced_accuracy": oracle.balanced_accuracy_score(labels, predicted),
+        "macro_f1": oracle.f1_score(labels, predicted, labels=classes, average="macro", zero_division=np.nan),
+        "roc_auc": oracle.roc_auc_score(one_hot, probs, average="macro"),
+        "pr_auc": oracle.average_precision_score(one_hot, probs, average="macro"),
+        "log_loss": oracle.log_loss(labels, probs, labels=classes),
+        "log_loss_unscaled": oracle.log_loss(labels, (unscaled / unscaled.sum(axis=1, keepdims=True)).astype(np.float32), labels=classes),
+        "brier": sum(oracle.brier_score_loss(labels == index, probs[:, index].astype(float)) for index in classes),
+        **({"top5_accuracy": oracle.top_k_accuracy_score(labels, probs, k=5, labels=classes)} if len(classes) > 10 else {}),
+    }
 
 
-@pytest.mark.parametrize(
-    ("figure", "wanted"),
-    [
-        ("top1_accuracy", oracle.accuracy_score(LABELS, PREDICTED)),
-        ("balanced_accuracy", oracle.balanced_accuracy_score(LABELS, PREDICTED)),
-        ("macro_f1", oracle.f1_score(LABELS, PREDICTED, average="macro")),
-        ("roc_auc", areas(oracle.roc_auc_score)),
-        ("pr_auc", areas(oracle.average_precision_score)),
-        ("log_loss", oracle.log_loss(LABELS, PROBS)),
-        ("brier", sum(oracle.brier_score_loss(index == LABELS, PROBS[:, index]) for index in range(3))),
-    ],
-)
-def test_a_figure_is_scikit_learns(figures, figure, wanted):
-    assert figures[figure] == pytest.approx(wanted, abs=1e-6)
+def test_the_figures_are_scikit_learns(case):
+    labels, probs, scores = case
+    found = {name: figure["value"] for name, figure in scores["figures"].items()}
+    wanted = figures_of(labels, probs)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, abs=2e-6)
+    assert found.keys() - wanted.keys() == {"ece", "ece_unscaled", "brier_unscaled"}
 
 
-def test_ece_is_the_one_worked_by_hand(figures):
-    # Bins of a fifteenth. 0.8 (3 right): 0.6 off; 0.7 (1 right, 1 wrong): 0.4; 0.6 (3 right, 1 wrong): 0.6; 0.5 (wrong): 0.5.
-    assert figures["ece"] == pytest.approx((0.6 + 0.4 + 0.6 + 0.5) / 10, abs=1e-6)
+def test_the_figures_of_each_class_are_scikit_learns(case):
+    labels, probs, scores = case
+    classes = range(probs.shape[1])
+    precision, recall, f1, support = oracle.precision_recall_fscore_support(
+        labels, probs.argmax(axis=1), labels=classes, zero_division=np.nan
+    )
+    areas = {
+        key: [of(labels == index, probs[:, index]) for index in classes]
+        for key, of in (("roc_auc", oracle.roc_auc_score), ("pr_auc", oracle.average_precision_score))
+    }
+    for name, wanted in {"precision": precision, "recall": recall, "f1": f1, **areas}.items():
+        found = [facts[name]["value"] for facts in scores["classes"].values()]
+        np.testing.assert_allclose(np.array(found, float), wanted, atol=1e-6, err_msg=name)
+    assert [facts["support"] for facts in scores["classes"].values()] == list(support)
 
 
-def test_unscaled_figures_are_those_of_the_probabilities_without_the_temperature(figures):
-    raised = PROBS.astype(float) ** 2
-    wanted = oracle.log_loss(LABELS, raised / raised.sum(axis=1, keepdims=True))
-    assert figures["log_loss_unscaled"] == pytest.approx(wanted, abs=1e-6)
+def test_an_interval_contains_its_figure(case):
+    for name, figure in case[2]["figures"].items():
+        assert figure["low"] <= figure["value"] <= figure["high"], name
 
 
-@pytest.mark.parametrize(("figure", "column"), [("precision", 0), ("recall", 1), ("f1", 2)])
-def test_a_figure_of_each_class_is_scikit_learns(scores, figure, column):
-    wanted = oracle.precision_recall_fscore_support(LABELS, PREDICTED)[column]
-    assert [scores["classes"][name][figure]["value"] for name in NAMES] == pytest.approx(list(wanted), abs=1e-6)
+def test_the_ece_is_the_one_worked_by_hand(scores):
+    # Bins of 1/15. 0.8 (3 correct): gap 0.6; 0.7 (1 correct, 1 wrong): 0.4; 0.6 (3 correct, 1 wrong): 0.6; 0.5 (wrong): 0.5.
+    assert scores["figures"]["ece"]["value"] == pytest.approx((0.6 + 0.4 + 0.6 + 0.5) / 10, abs=1e-6)
 
 
-@pytest.mark.parametrize(("figure", "of"), [("roc_auc", oracle.roc_auc_score), ("pr_auc", oracle.average_precision_score)])
-def test_an_area_of_each_class_is_scikit_learns(scores, figure, of):
-    wanted = [of(index == LABELS, PROBS[:, index]) for index in range(3)]
-    assert [scores["classes"][name][figure]["value"] for name in NAMES] == pytest.approx(wanted, abs=1e-6)
-
-
-def test_each_class_tells_how_many_pictures_it_has(scores):
-    assert [scores["classes"][name]["support"] for name in NAMES] == [4, 3, 3]
-
-
-def test_shares_have_wilsons_interval(scores, figures):
-    assert (figures["top1_accuracy_low"], figures["top1_accuracy_high"]) == pytest.approx(wilson_interval(7, 10, 0.9), abs=1e-6)
-    bees = scores["classes"]["bees"]  # 2 of 3 answers are right, 2 of 3 pictures recognised, 2 of 4 pictures one or the other
+def test_proportions_have_wilsons_interval(scores):
+    accuracy, bees = scores["figures"]["top1_accuracy"], scores["classes"]["bees"]
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx(wilson_interval(7, 10, 0.9), abs=1e-6)
+    # Bees: 2 of 3 predictions are correct, 2 of 3 pictures recognised, 2 of the 4 pictures that are bees or predicted as such.
     for name, interval in (
         ("precision", wilson_interval(2, 3, 0.9)),
         ("recall", wilson_interval(2, 3, 0.9)),
@@ -87,12 +142,14 @@ def test_shares_have_wilsons_interval(scores, figures):
         assert (bees[name]["low"], bees[name]["high"]) == pytest.approx(interval, abs=1e-6)
 
 
-def test_an_interval_holds_its_figure(scores):
-    for name, figure in scores["figures"].items():
-        assert figure["low"] <= figure["value"] <= figure["high"], name
+def test_top5_accuracy_has_wilsons_interval_and_needs_more_than_ten_classes():
+    labels, probs = draw_case(0, num_classes=11, count=50)
+    figure = score(labels, probs, [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
+    assert (figure["low"], figure["high"]) == pytest.approx(wilson_interval(round(50 * figure["value"]), 50, 0.95), abs=1e-6)
+    assert "top5_accuracy" not in score(labels % 10, probs[:, :10], [str(index) for index in range(10)], 1.0, 0.95, 0)["figures"]
 
 
-def test_all_figures_stand_in_their_order(scores):
+def test_the_figures_have_an_order(scores):
     of_probabilities = ["log_loss", "brier", "ece"]
     assert list(scores["figures"]) == [
         "top1_accuracy", "balanced_accuracy", "macro_f1", "roc_auc", "pr_auc",
@@ -100,49 +157,156 @@ def test_all_figures_stand_in_their_order(scores):
     ]  # fmt: skip
 
 
-def test_scoring_twice_gives_equal_figures(scores):
-    assert score(LABELS, PROBS, NAMES, 2.0, 0.9, 0) == scores
+def test_another_seed_moves_only_bootstrap_intervals(scores):
+    figures, other = flat(scores["figures"]), flat(score(LABELS, PROBS, NAMES, 2.0, 0.9, 1)["figures"])
+    moved = {name for name in figures if figures[name] != other[name]}
+    drawn = {f"{name}{end}" for name in figures if name not in ("top1_accuracy", "balanced_accuracy") for end in ("_low", "_high")}
+    assert {"log_loss_low", "roc_auc_low", "ece_high"} <= moved <= drawn
 
 
-def test_another_seed_moves_only_bootstrapped_intervals(figures):
-    other = flat(score(LABELS, PROBS, NAMES, 2.0, 0.9, 1)["figures"])
-    assert {name for name in figures if figures[name] != other[name]} <= {
-        f"{name}{end}" for name in figures if name not in ("top1_accuracy", "balanced_accuracy") for end in ("_low", "_high")
-    }
+# Undefined figures
 
 
-def test_a_class_that_is_never_answered_has_no_precision():
+def test_a_class_that_is_never_predicted_has_no_precision():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
     found = score(np.array([0, 0, 1]), probs, ["ants", "bees"], 1.0, 0.9, 0)["classes"]["bees"]
-    assert found["precision"] == {"value": None, "low": None, "high": None}
+    assert found["precision"] == UNDEFINED
     assert (found["recall"]["value"], found["f1"]["value"], found["support"]) == (0.0, 0.0, 1)
 
 
 def test_a_class_without_test_pictures_has_neither_recall_nor_areas():
     probs = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.1, 0.2]], np.float32)
     found = score(np.array([0, 1, 0]), probs, NAMES, 1.0, 0.9, 0)["classes"]["wasps"]
-    nothing = {"value": None, "low": None, "high": None}
-    assert found == {**dict.fromkeys(("precision", "recall", "f1", "roc_auc", "pr_auc"), nothing), "support": 0}
+    assert found == {**dict.fromkeys(("precision", "recall", "f1", "roc_auc", "pr_auc"), UNDEFINED), "support": 0}
 
 
-def test_more_than_ten_classes_have_the_first_five():
-    generator = np.random.default_rng(0)
-    labels, probs = generator.integers(0, 11, 50), generator.dirichlet(np.ones(11), 50)
-    found = score(labels, probs, [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
-    wanted = oracle.top_k_accuracy_score(labels, probs, k=5, labels=range(11))
-    assert found["value"] == pytest.approx(wanted, abs=1e-6)
-    assert (found["low"], found["high"]) == pytest.approx(wilson_interval(round(50 * wanted), 50, 0.95), abs=1e-6)
-
-
-def test_a_model_without_fault_has_intervals_where_they_are_defined():
+def test_a_perfect_model_has_an_interval_only_if_it_is_defined():
     figures = score(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], ["ants", "bees"], 1.0, 0.95, 0)["figures"]
     assert figures["balanced_accuracy"]["low"] < 0.9
     assert (figures["roc_auc"]["value"], figures["roc_auc"]["low"]) == (1.0, None)
 
 
-def test_a_hundred_classes_and_two_thousand_pictures_are_scored():
-    generator = np.random.default_rng(0)
-    labels, probs = generator.integers(0, 100, 2000), generator.dirichlet(np.ones(100), 2000).astype(np.float32)
-    scores = score(labels, probs, [str(index) for index in range(100)], 1.0, 0.95, 0)
-    assert len(scores["classes"]) == 100
-    assert scores["figures"]["roc_auc"]["value"] == pytest.approx(0.5, abs=0.03)
+@pytest.mark.parametrize("formula", [precision_per_class, recall_per_class, f1_per_class])
+def test_a_class_without_pictures_and_predictions_has_no_figure(formula):
+    np.testing.assert_array_equal(np.isnan(formula(np.array([[3, 0], [0, 0]]))), [False, True])
+
+
+def test_balanced_accuracy_leaves_out_a_class_without_pictures():
+    assert balanced_accuracy(np.array([[3, 1, 0], [0, 2, 2], [0, 0, 0]])) == pytest.approx((0.75 + 0.5) / 2)
+
+
+# Formulas
+
+
+def test_rows_of_the_matrix_are_the_true_classes():
+    np.testing.assert_array_equal(confusion_matrix(np.array([0, 0, 1]), np.array([1, 1, 1]), 2), [[0, 2], [0, 1]])
+
+
+def test_a_log_loss_is_bounded_if_the_true_class_has_probability_0():
+    found = log_losses(np.array([1]), np.array([[1, 0]], dtype=np.float32))
+    assert found == pytest.approx([23 * np.log(2)])  # float32's epsilon is 2 to the power of -23
+
+
+def test_a_certain_and_correct_answer_has_no_loss():
+    assert log_losses(np.array([0]), np.array([[1, 0]], dtype=np.float32)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_the_k_most_probable_classes_are_scikit_learns(k):
+    labels, probs = draw_case(5, num_classes=6)
+    wanted = oracle.top_k_accuracy_score(labels, probs, k=k, labels=range(6))
+    assert among_the_first(labels, probs, k).mean() == pytest.approx(wanted)
+
+
+def test_among_equal_probabilities_the_first_class_wins():
+    probs = np.full((3, 3), 1 / 3, np.float32)
+    assert among_the_first(np.array([0, 1, 2]), probs, 2).tolist() == [True, True, False]
+
+
+def test_the_matrix_of_a_sample_counts_each_picture_as_often_as_it_is_drawn():
+    labels, predicted, counts = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([[1, 1, 1, 1], [0, 3, 1, 0]])
+    np.testing.assert_array_equal(drawn_matrices(labels, predicted, counts, 2), [[[1, 1], [0, 2]], [[0, 3], [0, 1]]])
+
+
+# Areas
+
+
+def oracle_areas(labels, probs, weights):
+    return np.array(
+        [
+            [of(labels == index, probs[:, index], sample_weight=weights) for index in range(probs.shape[1])]
+            for of in (oracle.roc_auc_score, oracle.average_precision_score)
+        ]
+    )
+
+
+def test_areas_of_equal_probabilities_are_scikit_learns():
+    labels, probs = draw_case(0, num_classes=3, places=1)
+    np.testing.assert_allclose(
+        np.concatenate(ranking_areas(labels, probs, np.ones((1, 60)))), oracle_areas(labels, probs, None), atol=1e-12
+    )
+
+
+def test_areas_of_samples_are_scikit_learns_with_weights(monkeypatch):
+    monkeypatch.setattr(scores_module, "_CHUNK", 200)  # three samples at once
+    labels, probs = draw_case(1, num_classes=3, places=1)
+    counts = draw_counts(60, 0)[:20]
+    found = np.stack(ranking_areas(labels, probs, counts), axis=1)
+    for areas, weights in zip(found, counts, strict=True):
+        np.testing.assert_allclose(areas, oracle_areas(labels, probs, weights), atol=1e-6)
+
+
+def test_probabilities_that_are_all_equal_are_one_step():
+    labels, probs = np.array([0, 0, 1]), np.array([[1, 0], [1, 0], [1, 0]], np.float32)
+    roc, precision = ranking_areas(labels, probs, np.ones((1, 3)))
+    assert (roc.tolist(), precision[0].tolist()) == ([[0.5, 0.5]], pytest.approx([2 / 3, 1 / 3]))
+
+
+def test_a_sample_of_one_class_has_no_area():
+    labels, probs = draw_case(2, num_classes=2, count=4)
+    counts = (labels == 0).astype(float)[None]
+    assert np.isnan(ranking_areas(labels, probs, counts)).all()
+
+
+def test_the_macro_area_leaves_out_undefined_areas():
+    assert macro(np.array([[0.5, np.nan, 1.0]])).tolist() == [0.75]
+    assert np.isnan(macro(np.array([[np.nan, np.nan]]))).all()
+
+
+# Tables
+
+
+def test_shares_are_those_of_the_true_class_and_rounded(tmp_path):
+    write_matrix(tmp_path / "matrix.csv", shares(np.array([[2, 1], [0, 2]])), ["ants", "bees"])
+    assert (tmp_path / "matrix.csv").read_text() == "true/predicted,ants,bees\nants,0.666667,0.333333\nbees,0.0,1.0\n"
+
+
+def test_a_class_without_pictures_has_shares_of_0():
+    assert shares(np.array([[2, 0], [0, 0]])).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_class_has_its_figures_and_empty_cells_for_undefined_ones(tmp_path):
+    classes = {"ants": {"recall": {"value": 0.75, "low": 0.5, "high": None}, "support": 4}}
+    write_classes(tmp_path / "classes.csv", classes)
+    assert read_table(tmp_path / "classes.csv") == [
+        {"class": "ants", "support": "4", "recall": "0.75", "recall_low": "0.5", "recall_high": ""}
+    ]
+
+
+def test_predictions_have_a_row_per_picture(tmp_path):
+    pictures = [Picture(name, name, "0" * 64, label, "val", name, 8, 8) for name, label in (("bees/1.png", "bees"), ("a,b.png", "ants"))]
+    write_predictions(tmp_path / "predictions.csv", pictures, np.array([[0.25, 0.75], [1 / 3, 2 / 3]]), ["ants", "bees"])
+    assert (tmp_path / "predictions.csv").read_text() == (
+        'image_id,label,predicted,prob_ants,prob_bees\nbees/1.png,bees,bees,0.250000,0.750000\n"a,b.png",ants,bees,0.333333,0.666667\n'
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+def test_the_least_probable_labels_are_doubted_most(count):
+    rows = [
+        {"image_id": name, "label": label, "predicted": "ants" if ants > 0.5 else "bees", "prob_ants": f"{ants}", "prob_bees": f"{1 - ants}"}
+        for name, label, ants in (
+            ("correct", "ants", 0.9), ("nearly correct", "ants", 0.4), ("wrong", "bees", 0.99), ("also wrong", "bees", 0.99)
+        )
+    ]  # fmt: skip
+    assert [row["image_id"] for row in most_doubted(rows, count)] == ["also wrong", "wrong", "nearly correct"][:count]

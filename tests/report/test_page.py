@@ -137,7 +137,9 @@ def assert_in_order(text, *facts):
 def test_the_page_begins_with_the_data_the_verdict_and_its_test(write):
     html = write()
     text = text_of(html[: html.index('id="figures"')])
-    assert_in_order(text, "insects.zip", "1,234", "2 classes", "268", VERDICT, "p = 0.0012", "baseline 2, finetuned 21", "epoch 3", "50.0 %")
+    assert_in_order(
+        text, "insects.zip", "1,234", "2 classes", "268", VERDICT, "p = 0.0012", "baseline 2, finetuned 21", "epoch 3", "50.0 %"
+    )
 
 
 def test_a_model_that_kept_its_initial_weights_is_reported(write):
