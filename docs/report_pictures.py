@@ -1,4 +1,4 @@
-"""Draw the README's pictures of the report again: `python docs/report_pictures.py`, after `dvc repro`. Needs playwright and Chromium."""
+"""Take the README's screenshots of the report: `python docs/report_pictures.py`, after `dvc repro`. Needs playwright and Chromium."""
 
 import shutil
 from pathlib import Path
@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 DOCS = Path(__file__).parent
 PAGE = DOCS.parent / "report" / "index.html"
-# name: width, height and scheme of the window, at the top of the page
+# name: width and height of the window in pixels, and its colour scheme
 PICTURES = {
     "report": (1060, 1000, "light"),
     "report-dark": (1060, 1000, "dark"),
@@ -16,8 +16,8 @@ PICTURES = {
 }
 
 
-def draw(browser: Browser, name: str) -> None:
-    """Write one picture, as small as PNG makes it."""
+def take(browser: Browser, name: str) -> None:
+    """Write a screenshot of the top of the page as an optimised PNG."""
     width, height, scheme = PICTURES[name]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
     page.goto(PAGE.as_uri())
@@ -28,11 +28,11 @@ def draw(browser: Browser, name: str) -> None:
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Take all screenshots."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name in PICTURES:
-            draw(browser, name)
+            take(browser, name)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,16 @@ _COUNT, _PICTURES, _TEMPERATURE = 20_000, 10, 1.5
 
 
 def make_answers(generator):
-    """Labels, and probabilities that mean what they say: some four of five are right, the mistakes lie all over the matrix."""
+    """Labels and calibrated probabilities. About four of five are correct, and the mistakes are spread over the matrix."""
     labels = np.arange(_COUNT) % len(NAMES)
     logits = generator.normal(0, 1, (_COUNT, len(NAMES))).astype(np.float32)
     logits[np.arange(_COUNT), labels] += 3.5
-    raised = np.exp(3.5 * logits)  # what Bayes says of a class whose logit is shifted by 3.5
+    raised = np.exp(3.5 * logits)  # the posterior, if the logit of the true class is shifted by 3.5
     return labels, raised / raised.sum(axis=1, keepdims=True)
 
 
 def draw_pictures(folder, generator):
-    """Noise, of which a JPEG is as large as it can be."""
+    """Pictures of noise, the largest JPEGs."""
     folder.mkdir(parents=True)
     paths = [folder / f"{number}.png" for number in range(_PICTURES)]
     for path in paths:
@@ -39,7 +39,7 @@ def draw_pictures(folder, generator):
 
 
 def write_results(folder, model, pictures, labels, probs, paths):
-    """What the stage `evaluate` writes of a model, without asking a network."""
+    """Write what the stage `evaluate` writes, without a network."""
     folder.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"model")
     params = evaluate.Params(**PARAMS, threads=1)
@@ -50,16 +50,16 @@ def write_results(folder, model, pictures, labels, probs, paths):
         **score(labels, probs, NAMES, _TEMPERATURE, params.confidence, params.seed),
     }
     chosen = galleries.choose(labels, probs, params.seed)
-    shown = [paths[number % len(paths)] for number in range(len(labels))]
-    overlays = {int(number): overlay(Image.open(shown[number]), np.eye(7)) for each in chosen.values() for number in each}
+    repeated = [paths[number % len(paths)] for number in range(len(labels))]
+    overlays = {int(number): overlay(Image.open(repeated[number]), np.eye(7)) for each in chosen.values() for number in each}
     write_json(folder / "scores.json", scores)
     write_predictions(folder / "predictions.csv", pictures, probs, NAMES)
     evaluate.write_results(folder, model.name, labels, probs, scores, params)
-    galleries.write_galleries(folder, chosen, read_table(folder / "predictions.csv"), shown, overlays)
+    galleries.write_galleries(folder, chosen, read_table(folder / "predictions.csv"), repeated, overlays)
 
 
 def make_large_report(root):
-    """The report of a baseline, and of another model that answers alike: to score 20,000 answers once takes long enough."""
+    """The report of a baseline and of a model with the same answers, since scoring 20,000 answers is slow."""
     generator = np.random.default_rng(0)
     models, results, names = root / "models", root / "results", ["baseline", "finetuned"]
     paths = draw_pictures(root / "pictures", generator)
@@ -74,10 +74,10 @@ def make_large_report(root):
     write_results(results / names[0], models / names[0], pictures, labels, probs, paths)
     shutil.copytree(results / names[0], results / names[1])
     comparison = report.compare_all(names, models, results, report.Params(**PARAMS))
-    shown = [report.read_model(name, models, results, comparison.get(name)) for name in names]
+    read = [report.read_model(name, models, results, comparison.get(name)) for name in names]
     return dataclasses.replace(
         make_report(),
-        models=shown,
+        models=read,
         audit=make_audit(NAMES),
         doubts=[make_doubt(f"{number}.png", NAMES[number]) for number in range(12)],
         montage=montage(pictures, root / "pictures", 0),

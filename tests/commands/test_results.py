@@ -36,7 +36,8 @@ def test_the_table_is_shown_whole(write):
         "finetuned  0.750 [0.650, 0.850]  0.750 [0.650, 0.850]  0.250 [0.150, 0.350]  0.150 [0.050, 0.250]\n"
         "\n"
         "268 test pictures; in brackets 95 % intervals.\n"
-        "finetuned is better by 25.0 points, interval +15.0 to +35.0: shown by these 268 pictures. McNemar p = 6.6e-05.\n"
+        "finetuned is better than baseline by 25.0 points (interval +15.0 to +35.0): significant on 268 test pictures."
+        " McNemar p = 6.6e-05.\n"
         "\n"
         "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."
     )

@@ -4,7 +4,8 @@ The simulated model has logits drawn from N(0, scale²), labels drawn from their
 calibrated at T = 1 and overconfident below. The true value of a figure is that of 400,000 pictures. Areas are also simulated with two and
 with ten classes and nearly perfect models, since the areas are then close to 1.
 
-coverage.json contains the shares of 2,000 draws, and of the first 300 of them. The short tests repeat these 300; the slow test writes the file.
+coverage.json contains the shares of 2,000 draws, and of the first 300 of them. The short tests repeat these 300. The slow test writes the
+file: run it when a formula has changed.
 """
 
 import json
@@ -143,7 +144,7 @@ def within(shares, bars):
 def test_an_interval_contains_the_true_value_in_95_of_100_draws(name):
     shares = cover(name, FEW).mean(axis=0)
     assert within(shares, FEW_BARS), shares
-    assert shares == pytest.approx(json.loads(FILE.read_text())[name]["300"], abs=1.1 / FEW)  # other figures: run the slow test again
+    assert shares == pytest.approx(json.loads(FILE.read_text())[name]["300"], abs=1.1 / FEW)
 
 
 def test_the_recorded_shares_of_2000_draws_are_95_percent_give_or_take_a_point_and_a_half():

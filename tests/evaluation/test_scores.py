@@ -304,9 +304,12 @@ def test_predictions_have_a_row_per_picture(tmp_path):
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_the_least_probable_labels_are_doubted_most(count):
     rows = [
-        {"image_id": name, "label": label, "predicted": "ants" if ants > 0.5 else "bees", "prob_ants": f"{ants}", "prob_bees": f"{1 - ants}"}
-        for name, label, ants in (
-            ("correct", "ants", 0.9), ("nearly correct", "ants", 0.4), ("wrong", "bees", 0.99), ("also wrong", "bees", 0.99)
+        {"image_id": name, "label": label, "predicted": predicted, "prob_ants": ants, "prob_bees": bees}
+        for name, label, predicted, ants, bees in (
+            ("correct", "ants", "ants", "0.9", "0.1"),
+            ("nearly correct", "ants", "bees", "0.4", "0.6"),
+            ("wrong", "bees", "ants", "0.99", "0.01"),
+            ("also wrong", "bees", "ants", "0.99", "0.01"),
         )
-    ]  # fmt: skip
+    ]
     assert [row["image_id"] for row in most_doubted(rows, count)] == ["also wrong", "wrong", "nearly correct"][:count]

@@ -1,10 +1,10 @@
-"""The contact sheet: pictures in rows of six, faults crossed, texts that fit, the same bytes for the same pictures."""
+"""The contact sheet: pictures in rows of six, broken ones crossed out, texts cut to fit, equal bytes for equal pictures."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.galleries import Cell, draw_sheet, thumbnail
+from pipeline.evaluation.galleries import Cell, draw_sheet, fitting, font, thumbnail
 
 STEP, TOP, ROW = 188, 44, 228  # pixels from a picture to the next, to the first row, from row to row
 
@@ -27,7 +27,7 @@ def cell(path, name="red.png", words="bees (0.98)", outcome="answered"):
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, (576, 44)), (1, (576, 272)), (6, (1140, 272)), (7, (1140, 500)), (100, (1140, 3920))])
-def test_pictures_lie_in_rows_of_six(red, tmp_path, count, size):
+def test_pictures_are_in_rows_of_six(red, tmp_path, count, size):
     pixels = draw(tmp_path, *[cell(red)] * count)
     assert pixels.shape == (size[1], size[0], 3)
 
@@ -45,22 +45,22 @@ def test_a_picture_is_upright(tmp_path):
     assert np.flatnonzero((square[..., 1] < 128).all(axis=0)).tolist() == list(range(44, 132))
 
 
-def test_a_tiny_picture_is_shown_pixel_by_pixel(tmp_path):
+def test_a_tiny_picture_is_enlarged_without_smoothing(tmp_path):
     Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).save(tmp_path / "tiny.png")
     square = draw(tmp_path, cell(tmp_path / "tiny.png"))[TOP : TOP + 176, 12:188, 0]
     assert np.unique(square).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize(("outcome", "colour"), [("abstained", (0xB3, 0x5C, 0)), ("broken", (0xB0, 0, 0x20))])
-def test_what_is_not_answered_has_a_frame(red, tmp_path, outcome, colour):
+def test_a_picture_without_an_answer_has_a_frame(red, tmp_path, outcome, colour):
     assert tuple(draw(tmp_path, cell(red, outcome=outcome))[TOP, 12]) == colour
 
 
-def test_what_is_answered_has_no_frame(red, tmp_path):
+def test_an_answered_picture_has_no_frame(red, tmp_path):
     assert tuple(draw(tmp_path, cell(red))[TOP, 12]) == (0xF2, 0xF2, 0xF2)
 
 
-def test_what_does_not_decode_is_a_crossed_square(tmp_path):
+def test_a_broken_picture_is_a_crossed_square(tmp_path):
     square = draw(tmp_path, Cell(None, "a.png", "broken", "broken"))[TOP : TOP + 176, 12:188]
     assert tuple(square[88, 88]) == (0xC8, 0xC8, 0xC8)
     assert tuple(square[20, 88]) == (0xF2, 0xF2, 0xF2)
@@ -83,7 +83,32 @@ def test_a_name_of_any_alphabet_is_drawn(red, tmp_path, name):
     assert draw(tmp_path, cell(red, name)).size
 
 
-def test_the_same_pictures_give_the_same_bytes(red, tmp_path):
+def test_equal_pictures_give_equal_bytes(red, tmp_path):
     for name in ("first.png", "second.png"):
         draw_sheet(tmp_path / name, [cell(red), Cell(None, "a.png", "broken", "broken")], "title")
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
+
+
+# Texts
+
+
+def test_a_text_that_fits_is_unchanged():
+    letters = font(14)
+    assert fitting("a bee", round(letters.getlength("a bee")) + 1, letters) == "a bee"
+
+
+def test_a_longer_text_loses_its_end_or_its_beginning():
+    letters = font(14)
+    width = round(letters.getlength("a bee…")) + 1
+    assert fitting("a bee on a flower", width, letters) == "a bee…"
+    assert fitting("a flower, a bee", round(letters.getlength("…a bee")) + 1, letters, keep_end=True) == "…a bee"
+
+
+def test_a_text_without_room_is_empty():
+    assert fitting("a bee", 1, font(14)) == ""
+
+
+def test_the_font_covers_many_alphabets():
+    letters = font(14)
+    unknown = letters.getmask("\U0010fffd").getbbox(), bytes(letters.getmask("\U0010fffd"))
+    assert all((letters.getmask(letter).getbbox(), bytes(letters.getmask(letter))) != unknown for letter in "äłжαא")

@@ -1,6 +1,7 @@
-"""The stage as a whole: which files it writes of a stored model's answers, and what it refuses."""
+"""The stage `evaluate`: the files that it writes for a stored model, and what it refuses."""
 
 import csv
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -30,23 +31,19 @@ PROBS = np.array(
 PREDICTED = PROBS.argmax(axis=1)
 
 
-# The tables
-
-
-def make_picture(image_id, label, split="test"):
-    return Picture(image_id, image_id, "0" * 64, label, split, image_id, 8, 8)
-
-
-def evaluate(root, monkeypatch, names, labels, probs, maps=True):
-    """Run the stage with a model that gives these answers, and looks at the upper left where it shows maps."""
+def evaluate(root, names, labels, probs, maps=True):
+    """Run the stage with a model that gives these answers. Its feature maps, if any, are active in the upper left."""
     (root / "models" / "own").mkdir(parents=True)
     (root / "models" / "own" / "model.onnx").write_bytes(b"model")
     save_file({"head.weight": np.eye(len(names), dtype=np.float32)}, root / "models" / "own" / "model.safetensors")
     (root / "test").mkdir()
-    pictures = [make_picture(f"{number}.png", label) for number, label in enumerate(labels)]
+    pictures = [
+        Picture(f"{number}.png", f"{number}.png", "0" * 64, label, "test", str(number), 8, 8) for number, label in enumerate(labels)
+    ]
     for number, picture in enumerate(pictures):
         Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(root / "test" / picture.path)
-    write_manifest(root / "manifest.csv", pictures)
+    unused = Picture("train.png", "train.png", "0" * 64, labels[0], "train", "", 8, 8)  # it has no file
+    write_manifest(root / "manifest.csv", [*pictures, unused])
     answers = iter(np.asarray(probs, np.float32))
     features = np.zeros((1, len(names), 2, 2))
     features[:, :, 0, 0] = 1
@@ -57,15 +54,17 @@ def evaluate(root, monkeypatch, names, labels, probs, maps=True):
         predict_pixels=lambda pixels: np.stack([next(answers) for _ in pixels]),
         feature_maps=lambda pixels: features if maps else None,
     )
-    monkeypatch.setattr(Predictor, "load", lambda path, threads: fake)
-    monkeypatch.setenv("DVC_ROOT", str(root))
-    run(PARAMS, root / "models" / "own", root / "test", root / "manifest.csv", root / "results", root / "metrics" / "own.json")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Predictor, "load", lambda path, threads: fake)
+        monkeypatch.setenv("DVC_ROOT", str(root))
+        run(PARAMS, root / "models" / "own", root / "test", root / "manifest.csv", root / "results", root / "metrics" / "own.json")
+    return root
 
 
-@pytest.fixture
-def evaluated(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, NAMES, [NAMES[label] for label in LABELS], PROBS)
-    return tmp_path
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """The files of a model with ten test pictures, seven of which are correct. Tests only read them."""
+    return evaluate(tmp_path_factory.mktemp("evaluated"), NAMES, [NAMES[label] for label in LABELS], PROBS)
 
 
 def test_the_scores_name_the_model_its_bytes_and_its_size(evaluated):
@@ -87,29 +86,31 @@ def test_the_metrics_are_what_dvc_compares(evaluated):
     assert read_json(evaluated / "metrics" / "own.json") == wanted
 
 
-def test_the_results_hold_tables_and_pictures(evaluated):
+def test_the_results_are_tables_and_pictures(evaluated):
     plots = ("confusion_matrix", "confusion_matrix_normalised", "coverage", "reliability")
     tables = {f"{name}.csv" for name in ("classes", "predictions", "reliability_before", *plots)}
     pictures = {f"{name}.png" for name in (*plots, *(f"gallery_{kind}" for kind in TITLES))}
     assert {path.name for path in (evaluated / "results").iterdir()} == tables | pictures | {"scores.json", "galleries.json"}
 
 
-def test_the_probabilities_are_judged_with_and_without_the_temperature(evaluated):
+def test_the_probabilities_are_scored_with_and_without_the_temperature(evaluated):
     stored, before = (read_table(evaluated / "results" / f"{name}.csv") for name in ("reliability", "reliability_before"))
     assert list(stored[0]) == list(before[0])
-    # With T = 2 the surest answers, 0.8 of 0.8, 0.1, 0.1, were 0.64 of 0.64, 0.01, 0.01 before.
+    # With T = 2 the most confident answers, 0.8 of (0.8, 0.1, 0.1), were 0.64 of (0.64, 0.01, 0.01) before.
     assert [float(rows[-1]["probability"]) for rows in (stored, before)] == pytest.approx([0.8, 0.64 / 0.66], abs=1e-6)
 
 
-def test_how_fast_it_was_is_kept_outside_the_results(evaluated):
+def test_the_speed_is_stored_outside_the_results(evaluated):
     (timing,) = (evaluated / ".cache" / "timings").iterdir()
     assert timing.stem == sha256_of_file(evaluated / "models" / "own" / "model.onnx")
     assert read_json(timing)["pictures_per_second"] > 0
 
 
-def test_the_matrix_says_which_axis_is_the_truth(evaluated):
-    text = (evaluated / "results" / "confusion_matrix.csv").read_text()
-    assert text == "true/predicted,ants,bees,wasps\nants,3,1,0\nbees,1,2,0\nwasps,1,0,2\n"
+def test_the_matrices_have_a_row_per_true_class(evaluated):
+    results = evaluated / "results"
+    assert (results / "confusion_matrix.csv").read_text() == "true/predicted,ants,bees,wasps\nants,3,1,0\nbees,1,2,0\nwasps,1,0,2\n"
+    normalised = read_table(results / "confusion_matrix_normalised.csv")
+    assert normalised[0] == {"true/predicted": "ants", "ants": "0.75", "bees": "0.25", "wasps": "0.0"}
 
 
 def test_the_predictions_are_in_the_order_of_the_manifest(evaluated):
@@ -118,48 +119,34 @@ def test_the_predictions_are_in_the_order_of_the_manifest(evaluated):
     assert [row["predicted"] for row in rows] == [NAMES[index] for index in PREDICTED]
 
 
-def test_each_shown_picture_has_its_map(evaluated):
+def test_each_picture_of_a_gallery_has_its_map(evaluated):
     pictures = read_json(evaluated / "results" / "galleries.json")["pictures"]
     assert len(pictures) == 10
     assert all(picture["map"] for picture in pictures.values())
 
 
-def test_a_model_without_a_map_shows_none(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, NAMES, [NAMES[label] for label in LABELS], PROBS, maps=False)
+def test_evaluating_twice_writes_equal_bytes(evaluated, tmp_path):
+    evaluate(tmp_path, NAMES, [NAMES[label] for label in LABELS], PROBS)
+    for path in (evaluated / "results").iterdir():
+        assert path.read_bytes() == (tmp_path / "results" / path.name).read_bytes(), path.name
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match=re.escape(f"{tmp_path}/models/own:") + ".*'wasps'.*dvc repro"):
+        evaluate(tmp_path, ["ants", "bees"], ["ants", "wasps"], [[1, 0], [0, 1]])
+
+
+def test_unusual_class_names_are_unchanged_and_a_model_without_maps_has_none(tmp_path):
+    names = [r"$\frac$", "false", "true"]
+    evaluate(tmp_path, names, ["false", "true", "true", names[0]], [[0, 0.9, 0.1], [0, 0.9, 0.1], [0, 0.1, 0.9], [0, 0.2, 0.8]], maps=False)
+    with (tmp_path / "results" / "confusion_matrix.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[0][1:] == names
+    assert rows[1:] == [[names[0], "0", "0", "1"], ["false", "0", "1", "0"], ["true", "0", "1", "1"]]
     assert not any(picture["map"] for picture in read_json(tmp_path / "results" / "galleries.json")["pictures"].values())
 
 
-def test_evaluating_twice_writes_equal_bytes(evaluated, tmp_path_factory, monkeypatch):
-    other = tmp_path_factory.mktemp("again")
-    evaluate(other, monkeypatch, NAMES, [NAMES[label] for label in LABELS], PROBS)
-    for path in (evaluated / "results").iterdir():
-        assert path.read_bytes() == (other / "results" / path.name).read_bytes(), path.name
-
-
-def test_a_class_that_the_model_does_not_know_is_refused(tmp_path, monkeypatch):
-    with pytest.raises(PipelineError) as error:
-        evaluate(tmp_path, monkeypatch, ["ants", "bees"], ["ants", "wasps"], [[1, 0], [0, 1]])
-    assert str(error.value) == f"{tmp_path}/models/own: does not know class 'wasps' of the test pictures; run `dvc repro`"
-
-
-def test_classes_called_true_and_false_keep_their_rows_and_columns(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, ["false", "true"], ["false", "true", "true"], [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
-    with (tmp_path / "results" / "confusion_matrix.csv").open(newline="") as file:
-        rows = list(csv.reader(file))
-    assert rows[0][1:] == ["false", "true"]
-    assert rows[1:] == [["false", "1", "0"], ["true", "1", "1"]]
-
-
-def test_dollar_signs_in_class_names_are_no_formula(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, ["$_$", "ants"], ["$_$", "ants"], [[0.1, 0.9], [0.9, 0.1]])
-    assert (tmp_path / "results" / "gallery_mistakes.png").is_file()
-
-
-def test_a_model_without_mistakes_has_its_picture_too(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, ["ants", "bees"], ["ants", "bees"], [[0.9, 0.1], [0.1, 0.9]])
-    assert (tmp_path / "results" / "gallery_mistakes.png").is_file()
-
-
-def test_one_test_picture_is_enough(tmp_path, monkeypatch):
-    evaluate(tmp_path, monkeypatch, ["ants", "bees"], ["ants"], [[0.9, 0.1]])
+def test_a_single_picture_without_a_mistake_is_enough(tmp_path):
+    evaluate(tmp_path, ["ants", "bees"], ["ants"], [[0.9, 0.1]])
     assert read_json(tmp_path / "metrics" / "own.json")["own"]["top1_accuracy"] == 1.0
+    assert (tmp_path / "results" / "gallery_mistakes.png").is_file()

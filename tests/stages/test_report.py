@@ -1,17 +1,19 @@
-"""The report compares every model, writes the page, and stops for no tracker."""
+"""The stage `report` compares every model, writes the page, and succeeds without a tracker."""
 
 import base64
 import io
+import re
 
 import pytest
 from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_json, write_table
-from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.evaluation.comparison import verdict
+from pipeline.pictures.manifest import Picture, read_manifest, write_manifest
 from pipeline.stages import report
 from pipeline.stages.report import Params, extremes, read_doubts, run
-from tests.evaluation.test_comparison import make_rows
+from tests.reports import make_rows
 
 HISTORY = [{"epoch": "0", "val_loss": "0.5"}, {"epoch": "1", "val_loss": "0.25"}]
 PARAMS = Params(seed=0, confidence=0.95)
@@ -21,7 +23,7 @@ SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "confidence": 0.95, "fig
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """Results of three models; `run` is as the stage runs, and `calls` lists what was published and drawn."""
+    """A project with the results of three models, and a list of the calls that write the page and publish."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("models: {finetuned: {}, frozen: {}}\n")
     for name, answers in {"baseline": "+--+", "finetuned": "++++", "frozen": "+---"}.items():
@@ -41,7 +43,7 @@ def project(tmp_path, monkeypatch):
     doubted = {"image_id": "a/ants/1.png", "label": "ants", "predicted": "bees", "prob_ants": "0.1", "prob_bees": "0.9"}
     write_table(tmp_path / "models" / "out_of_fold.csv", list(doubted), [doubted])
     calls = []
-    monkeypatch.setattr(report.page, "write_page", lambda folder, shown: calls.append(("page", shown)))
+    monkeypatch.setattr(report.page, "write_page", lambda folder, content: calls.append(("page", content)))
     monkeypatch.setattr(report, "publish", lambda *folders: calls.append(("publish", [folder.name for folder in folders])))
     return tmp_path, calls
 
@@ -59,7 +61,7 @@ def test_every_model_is_compared_with_the_baseline(project):
     ]
 
 
-def test_git_keeps_the_bytes_and_the_figures_of_each_model(project):
+def test_the_digest_and_the_figures_of_each_model_are_kept_in_git(project):
     found = run_in(project[0])
     assert (found["test_pictures"], found["confidence"], list(found["models"])) == (4, 0.95, ["baseline", "finetuned", "frozen"])
     assert found["models"]["frozen"] == {
@@ -67,24 +69,23 @@ def test_git_keeps_the_bytes_and_the_figures_of_each_model(project):
     }  # fmt: skip
 
 
-def test_the_epoch_whose_weights_were_kept_is_told(project):
+def test_the_epoch_of_the_kept_weights_is_recorded(project):
     assert run_in(project[0])["differences"]["finetuned"]["best_epoch"] == 1
 
 
-def test_the_page_is_written_and_then_mlflow_is_told(project):
+def test_the_page_is_written_before_mlflow_is_updated(project):
     run_in(project[0])
     assert [call[0] for call in project[1]] == ["page", "publish"]
     assert project[1][1] == ("publish", ["data", "models", "results"])
 
 
-def test_the_page_is_given_every_model_with_its_verdict(project):
+def test_the_page_has_every_model_with_its_verdict(project):
     run_in(project[0])
     models = project[1][0][1].models
-    assert [(model.name, model.comparison and model.comparison["verdict"].partition(" points")[0]) for model in models] == [
-        ("baseline", None),
-        ("finetuned", "finetuned is better by 50.0"),
-        ("frozen", "frozen is worse by 25.0"),
-    ]
+    assert [model.name for model in models] == ["baseline", "finetuned", "frozen"]
+    assert models[0].comparison is None
+    for model in models[1:]:
+        assert model.comparison["verdict"] == verdict(model.name, model.comparison, 4)
 
 
 def test_each_model_is_shown_with_its_own_files(project):
@@ -104,21 +105,21 @@ def test_no_test_picture_is_read(project):
     run_in(project[0])
 
 
-def test_results_that_are_not_there_are_named(project):
+def test_missing_results_are_named(project):
     (project[0] / "results" / "frozen" / "scores.json").unlink()
-    with pytest.raises(PipelineError) as error:
+    with pytest.raises(PipelineError, match=re.escape(f"{project[0]}/results/frozen/scores.json:") + ".*dvc repro"):
         run_in(project[0])
-    assert str(error.value) == f"{project[0]}/results/frozen/scores.json: is not there; run `dvc repro`"
     assert project[1] == []
 
 
-def test_a_doubted_picture_is_shown_small(project):
-    (row,) = read_doubts(project[0] / "data", project[0] / "models" / "out_of_fold.csv")
+def test_a_doubted_picture_has_a_thumbnail(project):
+    data = project[0] / "data"
+    (row,) = read_doubts(data, read_manifest(data / "manifest.csv").pictures, project[0] / "models" / "out_of_fold.csv")
     with Image.open(io.BytesIO(base64.b64decode(row["thumbnail"].removeprefix("data:image/jpeg;base64,")))) as image:
         assert (row["image_id"], image.size) == ("a/ants/1.png", (96, 48))
 
 
-def test_a_tracker_that_is_away_does_not_stop_the_report(project, monkeypatch, capsys):
+def test_the_report_succeeds_if_the_tracker_is_away(project, monkeypatch, capsys):
     def refuse(*folders):
         raise PipelineError("MLflow is away")
 
