@@ -79,6 +79,6 @@ def make_large_report(root):
         make_report(),
         models=read,
         audit=make_audit(NAMES),
-        doubts=[make_doubt(f"{number}.png", NAMES[number]) for number in range(12)],
+        doubts=[make_doubt(f"{number}.png", NAMES[number]) for number in range(min(12, len(NAMES)))],
         montage=montage(pictures, root / "pictures", 0),
     )

@@ -37,8 +37,8 @@ def compare(first: Sequence[Mapping[str, str]], second: Sequence[Mapping[str, st
 def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:
     """A comparison with the baseline as a sentence. `comparison`: from `compare`; `count`: the number of test pictures."""
     difference, low, high = (100 * comparison[f"top1_accuracy_difference{end}"] for end in ("", "_low", "_high"))
-    interval = f"(interval {low:+.1f} to {high:+.1f})"
+    interval = f"interval {low:+.1f} to {high:+.1f}"
     if difference == 0:
-        return f"{name} and {BASELINE} are equally accurate on {count} test pictures {interval}."
+        return f"{name} and {BASELINE} are equally accurate on {count} test pictures ({interval} points)."
     word, significance = "better" if difference > 0 else "worse", "significant" if comparison["is_shown"] else "not significant"
-    return f"{name} is {word} than {BASELINE} by {abs(difference):.1f} points {interval}: {significance} on {count} test pictures."
+    return f"{name} is {word} than {BASELINE} by {abs(difference):.1f} points ({interval}): {significance} on {count} test pictures."

@@ -61,7 +61,8 @@ def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str],
         image = axis.imshow(np.ma.masked_equal(row_shares, 0), cmap=blues, norm=PowerNorm(0.5, vmin=0, vmax=1))
         axis.set_xticks(range(count), names, rotation=90 if turned else 0, fontsize=letters)
         axis.set_yticks(range(count), names, fontsize=letters)
-        axis.set(xlabel="predicted class", ylabel="true class", title=_plain(title))
+        axis.set(xlabel="predicted class", ylabel="true class")
+        figure.suptitle(_plain(title))  # over the whole figure: beside long names the axes are too narrow for a title
         figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class", ticks=_COLOUR_TICKS, format="{x:g}")
         if count <= _READABLE_CELLS:
             for row, column in np.argwhere(matrix):

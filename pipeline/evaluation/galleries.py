@@ -231,11 +231,11 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
 
 def _cells(row: Mapping[str, str], thumbnail: Image.Image, overlay: Image.Image | None) -> list[Cell]:
     answer = _answer(row)
-    words = f"{answer['predicted']} ({answer['probability']:.2f})"
+    words = f"{answer['predicted']} {answer['probability']:.2f}"
     if answer["predicted"] == answer["label"]:
         cells = [Cell(thumbnail, row["image_id"], words, "answered")]
     else:
-        cells = [Cell(thumbnail, row["image_id"], f"{words}, label {answer['label']} ({answer['label_probability']:.2f})", "wrong")]
+        cells = [Cell(thumbnail, row["image_id"], f"{words}, label {answer['label']} {answer['label_probability']:.2f}", "wrong")]
     return cells if overlay is None else [*cells, Cell(overlay, "", "activation map", "answered")]
 
 

@@ -161,7 +161,7 @@ def test_the_meaning_of_an_interval_is_explained(write):
 
 
 def test_a_figure_has_its_interval_and_its_value_before_temperature_scaling(write):
-    cell = "<td>0.500<small>0.250 to 0.750</small>\n<small>unscaled: 0.500</small></td>"
+    cell = "<td>0.500<small>0.250 to 0.750</small>\n<small>before: 0.500</small></td>"
     assert write().count(cell) == 6  # log loss, Brier score and calibration error of two models
 
 
