@@ -173,7 +173,7 @@ def choose(labels: Array, probs: Array, seed: int) -> dict[str, Array]:
 def likely_mislabelled(labels: Array, probs: Array) -> Array:
     """The row numbers of pictures that confident learning suspects (Northcutt et al., 2021), the least probable labels first.
 
-    Suspect: the predicted class is not the label, and its probability is at least the mean that pictures with that label have for it.
+    Suspect: another class than the label is predicted, with at least the mean probability of that class over the pictures labelled so.
     """
     predicted, rows = probs.argmax(axis=1), np.arange(len(labels))
     present = np.unique(labels)
@@ -201,8 +201,8 @@ def write_galleries(
         draw_sheet(folder / f"gallery_{kind}.png", cells, f"{title}: {len(chosen[kind])} of {len(rows)} test pictures")
     pictures = {
         rows[number]["image_id"]: {
-            "picture": data_url(thumbnails[number]),
-            "map": data_url(overlays[number]) if number in overlays else None,
+            "picture": _data_url(thumbnails[number]),
+            "map": _data_url(overlays[number]) if number in overlays else None,
         }
         for number in numbers
     }
@@ -210,7 +210,7 @@ def write_galleries(
     write_json(folder / "galleries.json", {"pictures": pictures, "galleries": galleries})
 
 
-def data_url(image: Image.Image) -> str:
+def _data_url(image: Image.Image) -> str:
     """A picture as the data URL of a JPEG."""
     with io.BytesIO() as file:
         image.convert("RGB").save(file, "JPEG", quality=82)
@@ -230,12 +230,12 @@ def _answer(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _cells(row: Mapping[str, str], thumbnail: Image.Image, overlay: Image.Image | None) -> list[Cell]:
+    """A picture, and its activation map if it has one."""
     answer = _answer(row)
-    words = f"{answer['predicted']} {answer['probability']:.2f}"
-    if answer["predicted"] == answer["label"]:
-        cells = [Cell(thumbnail, row["image_id"], words, "answered")]
-    else:
-        cells = [Cell(thumbnail, row["image_id"], f"{words}, label {answer['label']} {answer['label_probability']:.2f}", "wrong")]
+    correct, words = answer["predicted"] == answer["label"], f"{answer['predicted']} {answer['probability']:.2f}"
+    if not correct:
+        words += f", label {answer['label']} {answer['label_probability']:.2f}"
+    cells = [Cell(thumbnail, answer["image_id"], words, "answered" if correct else "wrong")]
     return cells if overlay is None else [*cells, Cell(overlay, "", "activation map", "answered")]
 
 

@@ -2,6 +2,9 @@
 
 import csv
 import re
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -150,3 +153,9 @@ def test_a_single_picture_without_a_mistake_is_enough(tmp_path):
     evaluate(tmp_path, ["ants", "bees"], ["ants"], [[0.9, 0.1]])
     assert read_json(tmp_path / "metrics" / "own.json")["own"]["top1_accuracy"] == 1.0
     assert (tmp_path / "results" / "gallery_mistakes.png").is_file()
+
+
+def test_neither_evaluate_nor_report_imports_plots_templates_or_statistics_at_the_start():
+    code = "import sys, pipeline.stages.evaluate, pipeline.stages.report; print({'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    assert found.stdout == "set()\n"
