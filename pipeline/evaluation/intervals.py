@@ -131,5 +131,5 @@ def mcnemar_p(first: Array, second: Array) -> float:
 
 
 def tails(confidence: float) -> list[float]:
-    """The two quantiles between which a share `confidence` lies."""
+    """The quantiles that bound the central share `confidence` of a distribution."""
     return [(1 - confidence) / 2, (1 + confidence) / 2]
