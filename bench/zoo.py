@@ -40,7 +40,7 @@ def head_of_table() -> list[str]:
         "",
         "Each network was tried in the pipeline: built, without its own head; frozen, with a new head; exported to ONNX with it, and",
         "compared with torch; trained as a whole for some steps, which lower the loss; stored and loaded again; explained by Grad-CAM. px:",
-        "the image size of the trial, the smallest of 64, 96, 128 and the network's own that it accepts. A cell that is not «yes» contains",
+        "the image size of the trial, the smallest of 64, 96, 128 and the network's own that it accepts. A cell other than `yes` contains",
         "the reason.",
         "",
         "`python bench/zoo.py --torchvision --timm-families` tries all of torchvision's networks and the smallest of each of timm's",
