@@ -4,7 +4,7 @@
     python bench/seeds.py 0 1 2 --data FILE --table regimes --model 'scratch={regime: scratch, epochs: 25, patience: 25}'
     python bench/seeds.py 0 1 2 --data FILE --table backbones --backbones tf_efficientnet_lite0 tf_efficientnet_lite1
 
-Writes a table of `bench/results.json`, which the README's is checked against. Every seed also deals the splits anew.
+Writes a table of `bench/results.json`, which README and docs/results.md quote. Every seed also makes new splits.
 """
 
 import argparse
