@@ -19,7 +19,7 @@ from pipeline.sources.formats import PublishedFile
 from pipeline.sources.members import Limits
 from pipeline.sources.source import NAMED
 from pipeline.stages import download, split
-from tests.data.conftest import serving
+from tests.servers import serving
 from tests.published_sets import SETS
 
 LIMITS = {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 1000, "gigabytes": 1, "ratio": 1000}

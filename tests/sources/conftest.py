@@ -1,10 +1,11 @@
-"""A published data set in memory, and what is said of it where it is refused."""
+"""A published dataset in memory, and the faults that a reader names in it; the fixtures of tests that download."""
 
 import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.sources.formats import Published
 from tests.archives import limits
+from tests.servers import root, server, sleeps  # noqa: F401
 
 CURE = "; name a folder or an archive of the pictures instead"
 
@@ -32,3 +33,9 @@ def fault_of(published):
         return message.removeprefix("set: ").removesuffix(CURE)
 
     return refuse
+
+
+@pytest.fixture
+def damage_in(message_of):
+    """The damage that a message names, without the words around it."""
+    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import PipelineError
-from pipeline.pictures import summarise_audit as room
+from pipeline.pictures import audit as room
 from pipeline.pictures.audit import (
     KINDS,
     Finding,

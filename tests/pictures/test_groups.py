@@ -11,6 +11,13 @@ NAMES = ["a/p1_x.png", "a/p1_y.png", "b/p2.png", "b/other.png"]
 
 
 @pytest.fixture
+def root(tmp_path, monkeypatch):
+    """The project's root."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
 def table(root):
     """Write a table at the project's root, and pin it."""
 

@@ -15,7 +15,7 @@ from pipeline.net import fetch as transfer
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
 from tests.conftest import ROOT
-from tests.data.conftest import drip, offer, pour, reset, stall
+from tests.servers import drip, offer, pour, reset, stall
 
 ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # sha256 of "abc"
 ABD = "a52d159f262b2c6ddb724a61840befc36eb30c88877a4030b65cbe86298449c9"  # sha256 of "abd"

@@ -14,7 +14,7 @@ from pipeline.sources.formats import PublishedFile
 from pipeline.sources.members import Limits
 from pipeline.sources.source import NAMED, NamedSource, expect_digest, find_source, measure_digest, open_source
 from tests.conftest import HYMENOPTERA
-from tests.data.conftest import drip, offer
+from tests.servers import drip, offer
 
 ONE, TWO = "1" * 64, "2" * 64
 LIMITS = Limits(fetch_gigabytes=0.001, fetch_hours=1, files=10_000, gigabytes=1, ratio=1000)

@@ -1,4 +1,4 @@
-"""A project's root and a web server, both for one test; how the server may answer, well or badly."""
+"""A web server on this machine, and the ways in which it answers, well or badly; the fixtures of tests that download."""
 
 import socket
 import ssl
@@ -153,9 +153,3 @@ def write_certificate(folder):
     path = folder / "certificate.pem"
     path.write_bytes(key.private_bytes(*form) + certificate.public_bytes(serialization.Encoding.PEM))
     return path
-
-
-@pytest.fixture
-def damage_in(message_of):
-    """What is said to be damaged, without what is said of every damage."""
-    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")

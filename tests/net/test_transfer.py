@@ -12,7 +12,7 @@ import pytest
 from pipeline.net import fetch as transfer
 from pipeline.net.fetch import Bounds, Interrupted, Refused, Session, receive
 from pipeline.net.store import Partial
-from tests.data.conftest import drip, offer, pour, reset, send, stall
+from tests.servers import drip, offer, pour, reset, send, stall
 
 BODY = b"0123456789"
 HOUR = Bounds(gigabytes=1, hours=1)
