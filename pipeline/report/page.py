@@ -13,7 +13,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.core.files import atomic_dir, read_json, sha256_of_file
 from pipeline.evaluation.figures import plot_curves
 from pipeline.evaluation.galleries import TITLES
-from pipeline.pictures.audit import KINDS, SHOWN_FINDINGS
 from pipeline.report import charts
 
 # Every dependency that pyproject.toml names: a test holds the two together.
@@ -75,6 +74,7 @@ Size = tuple[int, int]  # width and height in pixels
 _GALLERY_PICTURES = 24  # of one kind, over all models; at least four and at most twelve of each
 _GLIMPSE = 12
 _TINY = 48  # pixels, below which a picture is shown pixel by pixel
+_SHOWN_FINDINGS = 8  # of each kind; audit.json contains thumbnails for as many
 
 
 # figure: what it is called, and what it means
@@ -178,7 +178,7 @@ def write_page(folder: Path, report: Report) -> None:
     environment.filters |= {"three": three, "interval": interval, "points": points, "share": share}
     first = report.models[0].scores
     html = environment.get_template("page.html").render(
-        report=report, models=report.models, scores=first, audit=report.audit, kinds=KINDS, shown_findings=SHOWN_FINDINGS,
+        report=report, models=report.models, scores=first, audit=report.audit, shown_findings=_SHOWN_FINDINGS,
         figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
         shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,
         accuracy_start=charts.whisker_scale(model.scores["figures"]["top1_accuracy"]["low"] for model in report.models),

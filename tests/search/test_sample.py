@@ -37,4 +37,4 @@ def test_of_many_classes_two_pictures_each_are_looked_at(tmp_path):
     sample = read_sample(tmp_path / "manifest.csv", 0)
     assert set(Counter(picture.label for picture in sample.train).values()) == {2}
     assert set(Counter(picture.label for picture in sample.val).values()) == {2}
-    assert sample.labels(sample.val[:3]) == [0, 0, 1]
+    assert sample.manifest.labels(sample.val[:3]) == [0, 0, 1]

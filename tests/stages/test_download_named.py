@@ -19,8 +19,8 @@ from pipeline.sources.formats import PublishedFile
 from pipeline.sources.members import Limits
 from pipeline.sources.source import NAMED
 from pipeline.stages import download, split
-from tests.servers import serving
 from tests.published_sets import SETS
+from tests.servers import serving
 
 LIMITS = {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 1000, "gigabytes": 1, "ratio": 1000}
 
