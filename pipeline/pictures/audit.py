@@ -139,7 +139,7 @@ def check_classes(entries: list[ClassFile], inspected: Mapping[str, Inspection],
     for label, count in sorted(counts.items()):
         if count < _LEAST_PICTURES:
             number = sum(entry.label == label for entry in excluded)
-            because = f" ({number} more decode{'s' * (number == 1)}, but conflict by label or split)" if number else ""
+            because = f" ({number} more decode{'s' * (number == 1)}, but may not stay, because of labels or splits)" if number else ""
             raise PipelineError(
                 f"data/raw.zip: class {label!r} has {count} usable picture{'s' * (count != 1)}{because}, fewer than {_LEAST_PICTURES}; "
                 f"add pictures or remove the class{_first_of([entry for entry in broken if entry.label == label], inspected)}"

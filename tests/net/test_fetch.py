@@ -249,7 +249,7 @@ def test_a_server_in_trouble_is_asked_five_times_with_growing_pauses(root, serve
 def test_why_nothing_comes_is_said_meanwhile(root, server, capsys):
     server.answers["/a"] = [(503, {}, b""), offer(b"abc")]
     fetch(f"{server.url}/a", HOUR)
-    assert capsys.readouterr().err == f"{server.url}/a: HTTP 503; asking again in 1 s\n"
+    assert capsys.readouterr().err == f"{server.url}/a: HTTP 503; trying again in 1 s\n"
 
 
 def test_a_server_that_asks_for_patience_is_given_it(root, server, sleeps):
@@ -279,7 +279,7 @@ def test_pauses_start_small_again_after_a_new_byte(root, server, sleeps):
 
 def test_bytes_that_came_before_are_no_advance(root, server):
     server.answers["/a"] = [offer(b"abc", stop=2, etag="")]
-    assert message_of(f"{server.url}/a") == f"{server.url}/a: the body ended after 2 of 3 bytes{CURE}"
+    assert message_of(f"{server.url}/a") == f"{server.url}/a: the response ended after 2 of 3 bytes{CURE}"
     assert server.asked == ["/a"] * 6
 
 
@@ -339,7 +339,7 @@ def test_what_took_too_long_is_left(root, server):
 def test_the_bound_that_was_broken_is_named_with_its_setting(root, server):
     server.answers["/a"] = [(200, {"Content-Length": "1001"}, b"")]
     assert message_of(f"{server.url}/a", bounds=Bounds(1e-6, 1, "download.limits")) == (
-        f"{server.url}/a: holds more than 1e-06 gigabytes; raise download.limits.fetch_gigabytes if that is meant"
+        f"{server.url}/a: is larger than 1e-06 gigabytes; raise download.limits.fetch_gigabytes if this is intended"
     )
 
 
@@ -348,19 +348,19 @@ def test_the_bound_that_was_broken_is_named_with_its_setting(root, server):
 
 @pytest.mark.parametrize("url", ["ftp://host/a", "file:///etc/passwd", "httpx://host/a", "a.zip", ""])
 def test_only_http_and_https_are_asked(root, url):
-    assert message_of(url) == f"{url}: is no http or https address{CURE}"
+    assert message_of(url) == f"{url}: is not an http or https address{CURE}"
 
 
 def test_a_mirror_that_is_malformed_is_named(root, server):
     server.answers["/a"] = [(404, {}, b"")]
     url = f"{server.url}/a"
-    assert message_of(url, mirrors=("http://[",)) == f"{url}: HTTP 404; http://[: the address, or the answer, is malformed{CURE}"
+    assert message_of(url, mirrors=("http://[",)) == f"{url}: HTTP 404; http://[: the address or the response is malformed{CURE}"
 
 
 def test_a_password_is_in_no_message(root, server, capsys):
     server.answers["/a"] = [(503, {}, b"")]
     message = message_of(f"{server.url}/a".replace("//", "//user:word@"), mirrors=("ftp://user:word@host",))
-    assert message == f"{server.url}/a: HTTP 503; ftp://host: is no http or https address{CURE}"
+    assert message == f"{server.url}/a: HTTP 503; ftp://host: is not an http or https address{CURE}"
     assert "word" not in capsys.readouterr().err
 
 
@@ -386,7 +386,7 @@ def test_two_processes_download_once_and_the_second_says_that_it_waits(root, ser
     first = elsewhere(url, NAMED)
     wait_until(lambda: server.asked)
     second = elsewhere(url, NAMED)
-    assert second.stderr.readline() == f"{server.url}/a: another process is fetching it; waiting until it ends\n"
+    assert second.stderr.readline() == f"{server.url}/a: another process is downloading it; waiting until it ends\n"
     go_on.set()
     assert [process.communicate()[0] for process in (first, second)] == [f"{ABC}\n"] * 2
     assert server.asked == ["/a"]

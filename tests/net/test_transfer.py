@@ -17,7 +17,7 @@ from tests.servers import drip, offer, pour, reset, send, stall
 BODY = b"0123456789"
 HOUR = Bounds(gigabytes=1, hours=1)
 DATE = "Sun, 22 Nov 2026 10:00:00 GMT"
-ANOTHER_PART = "answered with another part than was asked for"
+ANOTHER_PART = "the response is not the part that was requested"
 
 
 def ask(url, bounds=HOUR):
@@ -57,7 +57,7 @@ def test_the_first_request_asks_for_no_part(root, server):
 
 def test_a_part_whose_end_is_missing_is_resumed_too(root, server):
     url = cut_short(server, offer(BODY, stop=7), offer(BODY))
-    assert fault_of(url) == "the body ended after 7 of 10 bytes"
+    assert fault_of(url) == "the response ended after 7 of 10 bytes"
     assert (ask(url), server.headers[2]["Range"]) == (BODY, "bytes=7-")
 
 
@@ -122,12 +122,12 @@ def test_a_part_of_a_file_of_unknown_length_is_taken(root, server):
 
 def test_a_part_that_ends_before_the_file_is_not_the_rest(root, server):
     url = cut_short(server, (206, {"Content-Range": "bytes 4-6/10", "ETag": '"1"'}, BODY[4:7]))
-    assert fault_of(url) == "the body ended after 7 of 10 bytes"
+    assert fault_of(url) == "the response ended after 7 of 10 bytes"
 
 
 def test_a_part_that_goes_beyond_the_file_is_not_the_rest(root, server):
     url = cut_short(server, (206, {"Content-Range": "bytes 4-9/10", "ETag": '"1"'}, BODY[4:] + b"and more"))
-    assert fault_of(url) == "the body ended after 18 of 10 bytes"
+    assert fault_of(url) == "the response ended after 18 of 10 bytes"
 
 
 def test_a_416_begins_again(root, server):
@@ -198,7 +198,7 @@ def test_a_compressed_body_is_not_resumed(root, server):
 
 def test_a_compressed_body_that_is_damaged_may_come_better(root, server):
     server.answers["/a"] = [(200, {"Content-Encoding": "gzip"}, b"no gzip at all")]
-    assert fault_of(f"{server.url}/a") == "the body ended after 0 of an unknown number of bytes"
+    assert fault_of(f"{server.url}/a") == "the response ended after 0 of an unknown number of bytes"
 
 
 def test_a_body_said_to_be_as_it_is_can_be_resumed(root, server):
@@ -241,7 +241,7 @@ def test_a_body_longer_than_announced_is_cut(root, server):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_lengths_that_differ_are_refused(root, server):
     server.answers["/a"] = [(200, {"Content-Length": "10, 11"}, BODY)]
-    assert fault_of(f"{server.url}/a", kind=Refused) == "the address, or the answer, is malformed"
+    assert fault_of(f"{server.url}/a", kind=Refused) == "the address or the response is malformed"
     gc.collect()  # urllib3 forgets to close an answer that it refuses
 
 
@@ -253,13 +253,13 @@ def test_a_connection_that_is_reset_may_come_back(root, server):
 def test_a_body_that_stalls_is_given_up(root, server, monkeypatch):
     monkeypatch.setattr(transfer, "_STALL_SECONDS", 0.1)
     server.answers["/a"] = [offer(BODY, stop=4, after=stall)]
-    assert fault_of(f"{server.url}/a") == "no answer in time"
+    assert fault_of(f"{server.url}/a") == "no response in time"
 
 
 def test_a_server_that_says_nothing_is_given_up(root, server, monkeypatch):
     monkeypatch.setattr(transfer, "_STALL_SECONDS", 0.1)
     server.answers["/a"] = [stall]
-    assert fault_of(f"{server.url}/a") == "no answer in time"
+    assert fault_of(f"{server.url}/a") == "no response in time"
 
 
 # Answers without the file
@@ -306,12 +306,12 @@ def test_a_wait_that_cannot_be_read_or_is_over_is_none(root, server, text):
 @pytest.mark.parametrize("length", ["1001", "9" * 30])
 def test_more_bytes_than_allowed_are_refused_before_they_come(root, server, length):
     server.answers["/a"] = [(200, {"Content-Length": length}, b"")]
-    assert fault_of(f"{server.url}/a", Bounds(1e-6, 1), Refused) == "holds more than 1e-06 gigabytes"
+    assert fault_of(f"{server.url}/a", Bounds(1e-6, 1), Refused) == "is larger than 1e-06 gigabytes"
 
 
 def test_more_bytes_than_allowed_are_refused_before_the_rest_comes(root, server):
     url = cut_short(server, (206, {"Content-Range": "bytes 4-1000/1001", "ETag": '"1"'}, b""))
-    assert fault_of(url, Bounds(1e-6, 1), Refused) == "holds more than 1e-06 gigabytes"
+    assert fault_of(url, Bounds(1e-6, 1), Refused) == "is larger than 1e-06 gigabytes"
 
 
 def test_as_many_bytes_as_allowed_are_taken(root, server):
@@ -321,27 +321,27 @@ def test_as_many_bytes_as_allowed_are_taken(root, server):
 
 def test_bytes_without_end_are_refused(root, server):
     server.answers["/a"] = [pour]
-    assert fault_of(f"{server.url}/a", Bounds(1e-3, 1), Refused) == "holds more than 0.001 gigabytes"
+    assert fault_of(f"{server.url}/a", Bounds(1e-3, 1), Refused) == "is larger than 0.001 gigabytes"
 
 
 def test_a_body_that_grows_beyond_all_bounds_when_decompressed_is_refused(root, server):
     server.answers["/a"] = [(200, {"Content-Encoding": "gzip"}, gzip.compress(bytes(3_000_000)))]
-    assert fault_of(f"{server.url}/a", Bounds(1e-3, 1), Refused) == "holds more than 0.001 gigabytes"
+    assert fault_of(f"{server.url}/a", Bounds(1e-3, 1), Refused) == "is larger than 0.001 gigabytes"
 
 
 def test_bytes_that_drip_one_by_one_do_not_outlast_the_time(root, server):
     server.answers["/a"] = [drip]
-    assert fault_of(f"{server.url}/a", Bounds(1, 0.0001), Refused) == "was not whole after 0.0001 hours"
+    assert fault_of(f"{server.url}/a", Bounds(1, 0.0001), Refused) == "was not complete after 0.0001 hours"
 
 
 def test_a_server_that_says_nothing_does_not_outlast_the_time(root, server):
     server.answers["/a"] = [stall]
-    assert fault_of(f"{server.url}/a", Bounds(1, 0.0001)) == "no answer in time"
+    assert fault_of(f"{server.url}/a", Bounds(1, 0.0001)) == "no response in time"
 
 
 @pytest.mark.parametrize(
     ("size", "cure"),
-    [(2 * 10**9, "raise download.limits.fetch_gigabytes if that is meant"), (0, "run again, or raise download.limits.fetch_hours")],
+    [(2 * 10**9, "raise download.limits.fetch_gigabytes if this is intended"), (0, "run again, or raise download.limits.fetch_hours")],
 )
 def test_the_setting_to_raise_is_named(size, cure):
     with pytest.raises(Refused) as caught:
@@ -448,4 +448,4 @@ def test_a_certificate_that_nobody_signed_is_not_asked_again(root, tls_server, m
     "url", ["http://", "http://[/a", "http://.host/a", f"http://{'a' * 64}.org/a", "http://h:99999999/", "http://例:例@127.0.0.1/"]
 )
 def test_a_malformed_address_is_refused(root, url):
-    assert fault_of(url, kind=Refused) == "the address, or the answer, is malformed"
+    assert fault_of(url, kind=Refused) == "the address or the response is malformed"

@@ -67,20 +67,20 @@ def test_a_path_in_which_the_group_is_not_or_is_empty_has_none(expression):
     [("p(", "missing ), unterminated subpattern at position 1"), ("*", "nothing to repeat at position 0")],
 )
 def test_a_bad_expression_is_refused(expression, reason):
-    assert message_of(expression) == f"params.yaml: split.group: {expression!r} is no regular expression: {reason}"
+    assert message_of(expression) == f"params.yaml: split.group: {expression!r} is not a regular expression: {reason}"
 
 
 @pytest.mark.parametrize(("expression", "count"), [(r"p\d", 0), (r"(p)(\d)", 2)])
 def test_an_expression_needs_one_pair_of_parentheses(expression, count):
     assert message_of(expression) == (
-        f"params.yaml: split.group: {expression!r} has {count} pairs of parentheses; put one around what names the group"
+        f"params.yaml: split.group: {expression!r} has {count} pairs of parentheses; put one around the group's name"
     )
 
 
 @pytest.mark.parametrize("expression", ["z(x)", "(z*)"])
 def test_an_expression_that_is_found_nowhere_is_refused(expression):
     assert message_of(expression) == (
-        f"params.yaml: split.group: {expression!r} is found in no path, the first of which is 'a/p1_x.png'; mend it, or say null"
+        f"params.yaml: split.group: {expression!r} matches no path, such as 'a/p1_x.png'; correct it, or set null"
     )
 
 
@@ -116,7 +116,7 @@ def test_a_name_with_a_comma_and_a_line_break_is_found(table):
 
 def test_a_table_that_is_not_there_is_refused(root):
     assert message_of(GroupTable(csv="g.csv", digest=None)) == (
-        "params.yaml: split.group.csv: 'g.csv' is not there; name a CSV file with the columns image_id and group"
+        "params.yaml: split.group.csv: 'g.csv' does not exist; name a CSV file with the columns image_id and group"
     )
 
 
@@ -124,14 +124,14 @@ def test_a_table_that_has_changed_is_refused(table):
     content = "image_id,group\nb/p2.png,1\n"
     assert message_of(table(content, "0" * 64)) == (
         f"params.yaml: split.group.digest: the sha256 of groups.csv is {hashlib.sha256(content.encode()).hexdigest()}, "
-        f"not {'0' * 64}; if that is the table, write it there"
+        f"not {'0' * 64}; if the table is right, set this digest"
     )
 
 
 def test_a_table_that_is_not_pinned_is_refused(table):
     digest = table("x").digest
     assert message_of(GroupTable(csv="groups.csv", digest=None)) == (
-        f"params.yaml: split.group.digest: the sha256 of groups.csv is {digest}, not None; if that is the table, write it there"
+        f"params.yaml: split.group.digest: the sha256 of groups.csv is {digest}, not None; if the table is right, set this digest"
     )
 
 
@@ -152,7 +152,7 @@ def test_a_table_without_the_columns_is_refused(content, table):
     ],
 )
 def test_what_is_no_table_is_refused(content, reason, table):
-    assert message_of(table(content)) == f"groups.csv: is no CSV file in UTF-8: {reason}"
+    assert message_of(table(content)) == f"groups.csv: is not a CSV file in UTF-8: {reason}"
 
 
 def test_a_picture_in_two_groups_is_refused(table):
@@ -162,4 +162,4 @@ def test_a_picture_in_two_groups_is_refused(table):
 
 @pytest.mark.parametrize("content", ["image_id,group\np2.png,1\n", "image_id,group\nb/p2.png,\n"])
 def test_a_table_that_names_no_picture_is_refused(content, table):
-    assert message_of(table(content)) == "groups.csv: names no picture; image_id is the path in the archive, such as 'a/p1_x.png'"
+    assert message_of(table(content)) == "groups.csv: contains no picture; image_id is the path in the archive, such as 'a/p1_x.png'"

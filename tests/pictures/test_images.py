@@ -297,7 +297,7 @@ def test_a_picture_that_shows_its_pixels_as_they_are_is_not_changed(mode):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_a_turn_is_named(orientation):
-    assert changes_of(noise(8, 8), "JPEG", exif=exif_of(orientation)) == ("turned upright as its EXIF says",)
+    assert changes_of(noise(8, 8), "JPEG", exif=exif_of(orientation)) == ("rotated upright by its EXIF orientation",)
 
 
 @pytest.mark.parametrize("orientation", [0, 1, 9, 65535])
@@ -317,11 +317,11 @@ def test_cmyk_is_named(kind):
 
 @pytest.mark.parametrize("colour", [(1, 2, 3, 0), (1, 2, 3, 254)])
 def test_transparent_pixels_are_named(colour):
-    assert changes_of(Image.new("RGBA", (2, 2), colour), "PNG") == ("its transparent pixels laid on white",)
+    assert changes_of(Image.new("RGBA", (2, 2), colour), "PNG") == ("transparent pixels made white",)
 
 
 def test_a_colour_that_stands_for_transparency_is_named_where_it_occurs():
-    assert changes_of(row_of((1, 2, 3), (9, 9, 9)), "PNG", transparency=(1, 2, 3)) == ("its transparent pixels laid on white",)
+    assert changes_of(row_of((1, 2, 3), (9, 9, 9)), "PNG", transparency=(1, 2, 3)) == ("transparent pixels made white",)
 
 
 def test_a_colour_that_stands_for_transparency_is_not_named_where_it_does_not_occur():
@@ -339,25 +339,25 @@ def test_a_16_bit_level_that_stands_for_transparency_lies_on_white():
 
 @pytest.mark.parametrize(("hidden", "expected"), [(0, True), (300, True), (301, False)])
 def test_a_16_bit_level_that_stands_for_transparency_is_named_where_it_occurs(hidden, expected):
-    assert ("its transparent pixels laid on white" in traits_of(deep_with_hidden(hidden, 0, 300)).changes) is expected
+    assert ("transparent pixels made white" in traits_of(deep_with_hidden(hidden, 0, 300)).changes) is expected
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG", "MPO"])
 def test_further_frames_are_named(kind):
     options = {"save_all": True, "append_images": [noise(8, 8).transpose(Image.Transpose.ROTATE_90)]}
-    assert changes_of(noise(8, 8), kind, **options) == ("the first of its frames taken",)
+    assert changes_of(noise(8, 8), kind, **options) == ("reduced to its first frame",)
 
 
 def test_a_gif_whose_second_frame_is_cut_shows_its_first():
     first = encoded(noise(24, 20).quantize(), "GIF")
     content = encoded(noise(24, 20).quantize(), "GIF", save_all=True, append_images=[noise(20, 24).resize((24, 20)).quantize()])
     cut = content[: len(first) + 30]  # in the palette of the second frame
-    assert (pixels(cut), traits_of(cut).changes) == (pixels(first), ("the first of its frames taken",))
+    assert (pixels(cut), traits_of(cut).changes) == (pixels(first), ("reduced to its first frame",))
 
 
 def test_all_changes_are_named():
     content = encoded(Image.new("CMYK", (8, 8)), "JPEG", exif=exif_of(3))
-    assert traits_of(content).changes == ("turned upright as its EXIF says", "converted from CMYK to RGB")
+    assert traits_of(content).changes == ("rotated upright by its EXIF orientation", "converted from CMYK to RGB")
 
 
 def tiff_with_a_tag_beyond_its_end():

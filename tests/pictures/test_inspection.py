@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.pictures import inspection
 from pipeline.pictures.images import FORMATS
-from pipeline.pictures.inspection import Inspection, inspect, inspect_all, perceptual_hash, wrong_suffix
+from pipeline.pictures.inspection import inspect, inspect_all, perceptual_hash, wrong_suffix
 
 
 def encoded(image, kind="PNG", **options):
@@ -24,32 +24,7 @@ def noise(width, height, number=0):
 
 
 def look_at(image, kind="PNG", **options):
-    return inspect(encoded(image, kind, **options)).look
-
-
-def test_a_file_has_the_sum_of_its_bytes():
-    content = encoded(noise(4, 4))
-    assert inspect(content).sha256 == hashlib.sha256(content).hexdigest()
-
-
-def test_a_broken_file_has_its_sum_and_what_is_wrong():
-    assert inspect(b"hello") == Inspection(hashlib.sha256(b"hello").hexdigest(), None, "not a picture")
-
-
-def test_a_picture_has_no_fault():
-    assert inspect(encoded(noise(4, 4))).fault == ""
-
-
-def test_a_picture_has_its_size_upright():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    look = look_at(noise(16, 8), "JPEG", exif=exif)
-    assert (look.width, look.height) == (8, 16)
-
-
-@pytest.mark.parametrize("kind", ["BMP", "PPM", "TIFF"])
-def test_the_same_pixels_in_another_format_have_the_same_sum(kind):
-    assert look_at(noise(5, 4), kind).pixels_sha256 == look_at(noise(5, 4)).pixels_sha256
+    return inspect(encoded(image, kind, **options)).info
 
 
 def test_one_pixel_less_bright_by_a_level_has_another_sum():
@@ -77,10 +52,6 @@ def test_a_thumbnail_has_one_size_whatever_the_picture_has(width, height):
     assert look_at(noise(width, height)).thumbnail.shape == (32, 32, 3)
 
 
-def test_a_thumbnail_is_in_levels_of_255():
-    assert look_at(noise(40, 40)).thumbnail.dtype == np.uint8
-
-
 @pytest.mark.parametrize(("darkest", "brightest", "expected"), [(7, 7, True), (10, 14, True), (10, 15, False)])
 def test_a_picture_is_of_one_colour_where_no_channel_varies_by_more_than_4_levels(darkest, brightest, expected):
     image = Image.new("RGB", (4, 4), (200, darkest, 0))
@@ -104,14 +75,10 @@ def hash_by_definition(pixels):
     return int("".join("1" if value > middle else "0" for value in values) + "0", 2)
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(8))
 def test_a_hash_is_the_one_of_the_definition(number):
     pixels = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
     assert perceptual_hash(Image.fromarray(pixels)) == hash_by_definition(pixels.astype(float))
-
-
-def test_a_hash_is_that_of_the_brightness():
-    assert perceptual_hash(noise(50, 40)) == perceptual_hash(noise(50, 40).convert("L"))
 
 
 def test_31_of_63_frequencies_exceed_the_median():
@@ -134,13 +101,6 @@ def test_all_members_are_inspected_whatever_the_batches(monkeypatch):
     assert {name: facts.sha256 for name, facts in found.items()} == {
         name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
     }
-
-
-def test_members_that_are_not_asked_for_are_not_inspected():
-    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
-        archive.writestr("a", b"")
-        archive.writestr("b", b"")
-        assert list(inspect_all(archive, ["b"])) == ["b"]
 
 
 @pytest.mark.parametrize(

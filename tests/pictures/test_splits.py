@@ -13,7 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.pictures import splits as partition
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
-often = settings(derandomize=True, deadline=None, max_examples=100)
+often = settings(derandomize=True, deadline=None, max_examples=60)
 
 
 def labels(**counts):
@@ -82,7 +82,7 @@ def test_each_split_gets_its_share(count, expected):
     assert counts_of(deal(labels(a=count), FRACTIONS, seed=0), "a") == expected
 
 
-@pytest.mark.parametrize("count", range(7, 60))
+@pytest.mark.parametrize("count", range(7, 60, 4))
 def test_a_share_is_met_to_within_one_picture(count):
     found = counts_of(deal(labels(a=count), FRACTIONS, seed=0), "a")
     assert all(abs(share - fraction * count) < 1 for share, fraction in zip(found, FRACTIONS.values(), strict=True))
@@ -129,15 +129,15 @@ def test_nothing_deals_out_to_nothing():
 def test_a_class_smaller_than_the_splits_is_refused(count, words):
     with pytest.raises(PipelineError) as caught:
         deal(labels(a=9, b=count), FRACTIONS, seed=0)
-    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or take it out"
+    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or remove the class"
 
 
 @pytest.mark.parametrize(("sizes", "words"), [([9], "9 pictures in 1 group"), ([1, 1], "2 pictures"), ([4, 1], "5 pictures in 2 groups")])
 def test_a_class_of_fewer_groups_than_splits_is_refused(sizes, words):
     with pytest.raises(PipelineError) as caught:
         partition.deal(*grouped(a=[1] * 9, b=sizes), FRACTIONS, seed=0)
-    more = ", or look at split.group and split.similarity" * ("group" in words)
-    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or take it out{more}"
+    more = ", or change split.group or split.similarity" * ("group" in words)
+    assert str(caught.value) == f"class 'b' has {words}, too few for train, val, test; add pictures or remove the class{more}"
 
 
 @pytest.mark.parametrize(

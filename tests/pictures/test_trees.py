@@ -1,27 +1,17 @@
 """ImageFolder trees: where a picture lies, names that every file system takes, and what is written."""
 
-import io
-import zipfile
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.pictures.images import Traits
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
 from pipeline.pictures.manifest import Picture
-from pipeline.pictures.splits import alike, as_png, fitting, is_kept, place, write_trees
+from pipeline.pictures.splits import fitting, folded, is_kept, place
 from pipeline.sources.layout import ClassFile
 
 
 def look(plain=True):
     return PictureInfo(8, 6, Traits("PNG", plain, ()), "", 0, np.zeros((32, 32, 3), np.uint8), False)
-
-
-def encoded(image, kind="PNG"):
-    with io.BytesIO() as file:
-        image.save(file, kind)
-        return file.getvalue()
 
 
 def placed(names, splits=None, deep=(), groups=None):
@@ -43,10 +33,6 @@ def test_a_row_holds_all_that_is_known():
     assert placed(["cats/b.png"], {"cats/b.png": "val"}, groups=groups) == [
         Picture("cats/b.png", "cats/b.png", "sum of cats/b.png", "cats", "val", "cats/a.png", 8, 6)
     ]
-
-
-def test_folders_in_a_class_are_kept():
-    assert paths_of(["cats/day/1.png"]) == {"cats/day/1.png": "cats/day/1.png"}
 
 
 def test_what_is_written_anew_is_a_png():
@@ -97,7 +83,7 @@ def test_a_mark_that_is_taken_is_passed_over():
     ],
 )
 def test_paths_are_alike_that_some_system_does_not_tell_apart(one, other, expected):
-    assert (alike(one) == alike(other)) is expected
+    assert (folded(one) == folded(other)) is expected
 
 
 @pytest.mark.parametrize(
@@ -144,43 +130,3 @@ def test_long_names_that_are_cut_are_told_apart():
 )
 def test_a_file_is_kept_where_image_folder_takes_its_name_and_its_bits(name, is_known, plain):
     assert is_kept(name, look(plain)) is (is_known and plain)
-
-
-def test_as_png_the_pixels_stay():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8))
-    with Image.open(io.BytesIO(as_png(encoded(image, "BMP")))) as found:
-        assert (found.format, found.tobytes()) == ("PNG", image.tobytes())
-
-
-@pytest.fixture
-def trees(tmp_path):
-    """The files below the trees of an archive with a .png and a .gif, both of class cats."""
-    image = Image.new("RGB", (3, 2), (1, 2, 3))
-    contents = {"cats/a.png": encoded(image), "cats/b.gif": encoded(image, "GIF")}
-    pictures = [
-        Picture("cats/a.png", "cats/a.png", "", "cats", "train", "", 3, 2),
-        Picture("cats/b.gif", "cats/in/b.gif.png", "", "cats", "val", "", 3, 2),
-    ]
-    (tmp_path / "splits/old").mkdir(parents=True)
-    with zipfile.ZipFile(io.BytesIO(), "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
-        write_trees(archive, pictures, dict.fromkeys(contents, look()), tmp_path / "splits")
-    below = (tmp_path / "splits").rglob("*")
-    return contents, {path.relative_to(tmp_path / "splits").as_posix(): path.read_bytes() for path in below if path.is_file()}
-
-
-def test_pictures_lie_below_their_split(trees):
-    assert sorted(trees[1]) == ["train/cats/a.png", "val/cats/in/b.gif.png"]
-
-
-def test_a_picture_that_is_kept_has_its_own_bytes(trees):
-    assert trees[1]["train/cats/a.png"] == trees[0]["cats/a.png"]
-
-
-def test_any_other_picture_is_written_as_png(trees):
-    assert trees[1]["val/cats/in/b.gif.png"] == as_png(trees[0]["cats/b.gif"])
-
-
-def test_what_lay_there_is_gone(trees, tmp_path):
-    assert not (tmp_path / "splits/old").exists()

@@ -38,4 +38,4 @@ def fault_of(published):
 @pytest.fixture
 def damage_in(message_of):
     """The damage that a message names, without the words around it."""
-    return lambda content: message_of(content).removeprefix("pics: is damaged or no archive: ").removesuffix("; fetch it again")
+    return lambda content: message_of(content).removeprefix("pics: is damaged or not an archive: ").removesuffix("; download it again")

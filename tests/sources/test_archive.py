@@ -108,20 +108,9 @@ def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path):
     assert contents_of(tmp_path / "a") == {"inner.zip": inner}
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"<html>" * 200, b"MZ" + zip_bytes(ZipMember(b"a"))])
-def test_what_is_no_archive_is_refused(tmp_path, content):
-    (tmp_path / "a").write_bytes(content)
-    assert message_of(tmp_path / "a") == "pics: is damaged or no archive: it begins like neither a zip nor a tar; fetch it again"
-
-
 def test_a_fault_of_the_one_who_reads_is_not_taken_for_damage(tmp_path):
     with pytest.raises(EOFError), open_archive(make_zip(tmp_path / "a", "1"), "pics", limits()):
         raise EOFError
-
-
-def test_more_files_than_the_limit_are_refused(tmp_path):
-    path = make_zip(tmp_path / "a", "1", "2", "3")
-    assert message_of(path, files=2) == "pics: holds more than 2 files; raise download.limits.files if that is meant"
 
 
 @MAKERS
@@ -135,7 +124,7 @@ def test_more_bytes_than_the_limit_are_refused_when_they_come_out(tmp_path, make
         members["2"]()
         with pytest.raises(PipelineError) as caught:
             members["1"]()
-    assert str(caught.value) == "pics: unpacks to more than 1e-06 gigabytes; raise download.limits.gigabytes if that is meant"
+    assert str(caught.value) == "pics: unpacks to more than 1e-06 gigabytes; raise download.limits.gigabytes if this is intended"
 
 
 @MAKERS
@@ -147,7 +136,7 @@ def test_a_member_that_is_read_twice_is_counted_once(tmp_path, make):
 def test_what_shrank_more_than_the_ratio_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(members_module, "_RATIO_FROM", 100_000)
     path = make_zip(tmp_path / "a", "1", content=bytes(200_000), compression=zipfile.ZIP_DEFLATED)
-    assert message_of(path, ratio=100) == "pics: unpacks to more than 100 times its size; raise download.limits.ratio if that is meant"
+    assert message_of(path, ratio=100) == "pics: unpacks to more than 100 times its size; raise download.limits.ratio if this is intended"
 
 
 def test_the_ratio_is_that_of_the_whole_archive(tmp_path, monkeypatch):
@@ -167,7 +156,8 @@ def test_small_flat_pictures_may_shrink_to_nearly_nothing(tmp_path):
 def test_a_compressed_tar_is_bounded_while_it_is_unpacked(tmp_path, mode):
     path = make_tar(tmp_path / "a", "1", mode=mode, content=bytes(10_000))
     assert (
-        message_of(path, gigabytes=1e-6) == "pics: unpacks to more than 1e-06 gigabytes; raise download.limits.gigabytes if that is meant"
+        message_of(path, gigabytes=1e-6)
+        == "pics: unpacks to more than 1e-06 gigabytes; raise download.limits.gigabytes if this is intended"
     )
 
 
@@ -179,7 +169,7 @@ def test_a_compressed_tar_may_hold_as_much_as_the_limit(tmp_path):
 def test_a_file_far_larger_than_a_picture_is_refused(tmp_path, make, monkeypatch):
     monkeypatch.setattr(members_module, "_FILE_BYTES", 1000)
     path = make(tmp_path / "a", "cats/1", content=bytes(1001))
-    assert message_of(path) == "pics: 'cats/1' is larger than 1 GiB, no picture; leave it out"
+    assert message_of(path) == "pics: 'cats/1' is larger than 1 GiB, which no picture is; leave it out"
 
 
 def test_a_lie_is_noticed_before_it_fills_the_memory(tmp_path):
@@ -208,7 +198,8 @@ def test_a_disk_that_is_full_of_an_unpacked_tar_is_no_damage(tmp_path, monkeypat
             contents_of(path)
 
 
-PARTS = st.text(min_size=1, max_size=8)
+# Few letters, so that names meet; each of them is special to some system. All of Unicode would take hypothesis 20 s to list.
+PARTS = st.text("aAsSßéE\u0301\u0345\u1fb4 ./\\:~*\n\0\udce9猫🐈", min_size=1, max_size=8)
 ODD = ["a", "A", "a/b", "a/B", "./a", "ß", "ss", "é", "e\u0301", "../a", "/a", "a//b", "a\\b", ".a/b", "\udce9", "a" * 256, "\n'\"<script>"]
 NAMES = st.lists(st.one_of(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.sampled_from(ODD)), max_size=4)
 
@@ -299,7 +290,7 @@ def test_a_link_in_a_folder_is_refused(tmp_path, is_folder):
     target.mkdir() if is_folder else target.touch()
     (folder / "cats").mkdir(parents=True)
     (folder / "cats" / "1").symlink_to(target)
-    assert message_of_folder(folder) == f"{folder}: 'cats/1' is a link; put the file itself there"
+    assert message_of_folder(folder) == f"{folder}: 'cats/1' is a link; replace it by the file itself"
 
 
 def test_a_link_among_junk_in_a_folder_is_left_out_with_it(tmp_path):
@@ -327,30 +318,30 @@ def test_a_socket_in_a_folder_is_refused(tmp_path, monkeypatch):
 
 def test_a_backslash_in_a_folder_is_refused(tmp_path):
     write(tmp_path, "a\\b")
-    assert message_of_folder(tmp_path) == f"{tmp_path}: {'a' + chr(92) + 'b'!r} has a name that is no plain path; rename it"
+    assert message_of_folder(tmp_path) == f"{tmp_path}: {'a' + chr(92) + 'b'!r} does not have a plain path as its name; rename it"
 
 
 def test_a_name_in_a_folder_that_is_no_utf_8_is_refused(tmp_path):
     write(tmp_path, "\udce9.png")
-    assert message_of_folder(tmp_path) == rf"{tmp_path}: '\udce9.png' has a name that is no UTF-8; rename it"
+    assert message_of_folder(tmp_path) == rf"{tmp_path}: '\udce9.png' has a name that is not UTF-8; rename it"
 
 
 def test_what_may_not_be_read_in_a_folder_is_refused(tmp_path, monkeypatch):
     write(tmp_path, "cats/1")
     monkeypatch.setattr(archive_module.os, "access", lambda path, mode: path.name != "1")  # root may read everything
-    assert message_of_folder(tmp_path) == f"{tmp_path}: 'cats/1' may not be read; change its permissions or leave it out"
+    assert message_of_folder(tmp_path) == f"{tmp_path}: 'cats/1' is not readable; change its permissions or leave it out"
 
 
 def test_a_folder_of_more_files_than_the_limit_is_refused(tmp_path):
     write(tmp_path, "1", "2", "3")
     found = message_of_folder(tmp_path, files=2)
-    assert found == f"{tmp_path}: holds more than 2 files; raise download.limits.files if that is meant"
+    assert found == f"{tmp_path}: contains more than 2 files; raise download.limits.files if this is intended"
 
 
 def test_a_folder_of_more_bytes_than_the_limit_is_refused_unread(tmp_path):
     write(tmp_path, "1", "2", content=bytes(600))
     found = message_of_folder(tmp_path, gigabytes=1e-6)
-    assert found == f"{tmp_path}: holds more than 1e-06 gigabytes; raise download.limits.gigabytes if that is meant"
+    assert found == f"{tmp_path}: contains more than 1e-06 gigabytes; raise download.limits.gigabytes if this is intended"
 
 
 def test_a_file_that_grew_beyond_the_limit_is_refused(tmp_path):
@@ -358,13 +349,13 @@ def test_a_file_that_grew_beyond_the_limit_is_refused(tmp_path):
     write(tmp_path, "1", content=bytes(1001))
     with pytest.raises(PipelineError) as caught:
         members["1"]()
-    assert str(caught.value) == f"{tmp_path}: holds more than 1e-06 gigabytes; raise download.limits.gigabytes if that is meant"
+    assert str(caught.value) == f"{tmp_path}: contains more than 1e-06 gigabytes; raise download.limits.gigabytes if this is intended"
 
 
 def test_a_file_in_a_folder_that_is_far_larger_than_a_picture_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(members_module, "_FILE_BYTES", 1000)
     found = message_of_folder(write(tmp_path, "film", content=bytes(1001)))
-    assert found == f"{tmp_path}: 'film' is larger than 1 GiB, no picture; leave it out"
+    assert found == f"{tmp_path}: 'film' is larger than 1 GiB, which no picture is; leave it out"
 
 
 def test_the_same_content_in_another_order_packs_to_the_same_bytes(tmp_path):
@@ -383,22 +374,11 @@ def test_a_zip_and_a_tar_of_the_same_content_pack_to_the_same_bytes(tmp_path):
     assert packed[0] == packed[1]
 
 
-def test_other_content_packs_to_other_bytes(tmp_path):
-    pack(readers({"a": b"1"}), tmp_path / "1.zip")
-    pack(readers({"a": b"2"}), tmp_path / "2.zip")
-    assert (tmp_path / "1.zip").read_bytes() != (tmp_path / "2.zip").read_bytes()
-
-
 def test_a_packed_zip_is_sorted_and_stored_with_one_date(tmp_path):
     pack(readers({"b": b"2", "ä": b"3", "a": b"1"}), tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         facts = [(info.filename, info.compress_type, info.date_time) for info in archive.infolist()]
     assert facts == [(name, zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0)) for name in ("a", "b", "ä")]
-
-
-def test_a_packed_zip_holds_the_content(tmp_path):
-    pack(readers({"a/1": b"one", "b": b""}), tmp_path / "a.zip")
-    assert contents_of(tmp_path / "a.zip") == {"a/1": b"one", "b": b""}
 
 
 def test_the_digest_is_that_of_lines_of_sum_and_path():

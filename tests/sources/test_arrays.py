@@ -44,4 +44,4 @@ def test_a_picture_is_made_only_when_it_is_read(published, monkeypatch):
 def test_more_pictures_than_the_limits_allow_are_refused(published):
     with pytest.raises(PipelineError) as caught:
         picture_members(published({}, files=2), "train", np.zeros((3, 1, 1), np.uint8), [0, 0, 0], ["cat"])
-    assert str(caught.value) == "set: holds more than 2 files; raise download.limits.files if that is meant"
+    assert str(caught.value) == "set: contains more than 2 files; raise download.limits.files if this is intended"

@@ -47,22 +47,22 @@ def test_of_two_labels_the_fine_one_is_the_class(published):
 @pytest.mark.parametrize("size", [0, 1, 3072, 3074, 6145])
 def test_a_batch_that_is_cut_is_refused(fault_of, size):
     found = fault_of(cifar10_members, ten(batch=bytes(size)))
-    assert found == f"'{BATCH}' holds {size} bytes, which is no whole number of records of 3073"
+    assert found == f"'{BATCH}' has {size} bytes, which is not a whole number of records of 3073"
 
 
 def test_records_with_one_label_are_no_records_with_two(fault_of):
     files = hundred([0, 0], [0, 1]) | {"cifar-100-binary/train.bin": cifar([0, 1], pictures=PICTURES)}
     found = fault_of(cifar100_members, files)
-    assert found == "'cifar-100-binary/train.bin' holds 6146 bytes, which is no whole number of records of 3074"
+    assert found == "'cifar-100-binary/train.bin' has 6146 bytes, which is not a whole number of records of 3074"
 
 
 def test_a_label_outside_the_classes_is_refused(fault_of):
     found = fault_of(cifar10_members, ten(batch=cifar([0, 2], pictures=PICTURES)))
-    assert found == f"'{BATCH}' holds the label 2, and there are 2 classes"
+    assert found == f"'{BATCH}' contains the label 2, but there are 2 classes"
 
 
 def test_a_set_without_class_names_is_refused(fault_of):
-    assert fault_of(cifar10_members, ten(names=b"\n")).endswith("holds the label 1, and there are 0 classes")
+    assert fault_of(cifar10_members, ten(names=b"\n")).endswith("contains the label 1, but there are 0 classes")
 
 
 def test_a_batch_that_is_missing_is_named(fault_of):

@@ -45,13 +45,13 @@ def test_a_picture_stays_the_bytes_that_it_is(published):
 @pytest.mark.parametrize("label", [0, 103, 255])
 def test_a_label_outside_the_classes_is_refused(fault_of, label):
     found = fault_of(flower_members, contents(labels=(1, label, 2)))
-    assert found == f"'imagelabels.mat' holds the label {label}, and there are 102 classes"
+    assert found == f"'imagelabels.mat' contains the label {label}, but there are 102 classes"
 
 
 @pytest.mark.parametrize("number", [0, 4, 65535])
 def test_a_picture_without_a_label_is_refused(fault_of, number):
     found = fault_of(flower_members, contents(train=(1, number)))
-    assert found == f"'setid.mat' names picture {number}, and there are 3 labels"
+    assert found == f"'setid.mat' names picture {number}, but there are 3 labels"
 
 
 def test_a_picture_that_is_missing_is_named(fault_of):
@@ -74,7 +74,7 @@ def test_a_picture_that_is_missing_is_named(fault_of):
 )  # fmt: skip
 def test_a_file_without_the_numbers_is_refused(fault_of, content):
     found = fault_of(flower_members, contents(**{"imagelabels.mat": content}))
-    assert found == "'imagelabels.mat' is no MATLAB file with whole numbers named labels"
+    assert found == "'imagelabels.mat' is not a MATLAB file with whole numbers named labels"
 
 
 def test_a_file_far_larger_than_its_numbers_is_not_read(fault_of):
@@ -84,7 +84,7 @@ def test_a_file_far_larger_than_its_numbers_is_not_read(fault_of):
 
 def test_more_numbers_than_files_are_refused_before_they_are_looked_at(fault_of):
     found = fault_of(flower_members, contents(labels=np.zeros(10_000_000)))
-    assert found == "'imagelabels.mat' holds 10000000 numbers named labels, and there are 5 files"
+    assert found == "'imagelabels.mat' contains 10000000 numbers named labels, but there are 5 files"
 
 
 @PROPERTY

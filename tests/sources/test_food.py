@@ -26,7 +26,7 @@ def test_the_pictures_of_the_lists_lie_in_their_splits_and_classes(published):
     "line", ["apple_pie", "apple_pie/", "apple_pie/../1", "apple_pie/1/2", "../apple_pie/1", "/apple_pie/1", "apple_pie/x", "pizza/1"]
 )
 def test_a_line_that_names_no_picture_of_a_known_class_is_refused(fault_of, line):
-    assert fault_of(food_members, contents(train=line)) == f"'{LIST}' holds the line {line!r}, which is no picture of a known class"
+    assert fault_of(food_members, contents(train=line)) == f"'{LIST}' contains the line {line!r}, which is not a picture of a known class"
 
 
 def test_a_picture_that_is_missing_is_named(fault_of):

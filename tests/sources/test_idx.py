@@ -70,11 +70,11 @@ def test_a_file_that_begins_otherwise_is_refused(fault_of, start):
 @pytest.mark.parametrize(
     ("shape", "values", "claim"),
     [
-        ((2, 3, 4), 23, "2 x 3 x 4 values and holds 23"),
-        ((2, 3, 4), 25, "2 x 3 x 4 values and holds 25"),
-        ((0, 3, 4), 0, "0 x 3 x 4 values and holds 0"),
-        ((2**32 - 1, 0, 28), 0, "4294967295 x 0 x 28 values and holds 0"),
-        ((2**32 - 1, 2**32 - 1, 2**32 - 1), 1, "4294967295 x 4294967295 x 4294967295 values and holds 1"),
+        ((2, 3, 4), 23, "2 x 3 x 4 values and has 23"),
+        ((2, 3, 4), 25, "2 x 3 x 4 values and has 25"),
+        ((0, 3, 4), 0, "0 x 3 x 4 values and has 0"),
+        ((2**32 - 1, 0, 28), 0, "4294967295 x 0 x 28 values and has 0"),
+        ((2**32 - 1, 2**32 - 1, 2**32 - 1), 1, "4294967295 x 4294967295 x 4294967295 values and has 1"),
     ],
 )
 def test_a_file_that_claims_other_sizes_than_it_holds_is_refused(fault_of, shape, values, claim):
@@ -89,12 +89,12 @@ def test_pictures_lie_in_their_splits_and_classes_in_the_files_order(published):
 
 
 def test_labels_and_pictures_that_disagree_in_number_are_refused(fault_of):
-    assert fault_of(idx_members, contents(labels=idx(np.zeros(3))), ["cat", "dog"]) == f"'{LABELS}' holds 3 labels for 4 pictures"
+    assert fault_of(idx_members, contents(labels=idx(np.zeros(3))), ["cat", "dog"]) == f"'{LABELS}' contains 3 labels for 4 pictures"
 
 
 def test_a_label_outside_the_classes_is_refused(fault_of):
     found = fault_of(idx_members, contents(labels=idx(np.array([0, 1, 2, 0]))), ["cat", "dog"])
-    assert found == f"'{LABELS}' holds the label 2, and there are 2 classes"
+    assert found == f"'{LABELS}' contains the label 2, but there are 2 classes"
 
 
 @pytest.mark.parametrize("name", contents())

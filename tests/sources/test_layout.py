@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.sources.layout import ClassFile, find_layout, split_of
+from pipeline.sources.layout import ClassFile, Layout, choose_folders, find_layout
 
-CURE = "those are splits; name the folder that holds the classes"
+CURE = ", which are splits; name the folder of the classes"
 
 
 def labels_of(*names):
@@ -47,10 +47,6 @@ def test_the_split_folders_are_listed_as_they_are_written():
     assert find_layout(["Train/cats/1.png", "Testing/cats/2.png"], "pics").folders == ["Testing", "Train"]
 
 
-def test_without_split_folders_none_are_listed():
-    assert find_layout(["cats/1.png", "dogs/2.png"], "pics").folders == []
-
-
 def test_a_lone_train_folder_is_passed_by():
     assert labels_of("train/cats/1.png", "train/dogs/2.png") == {"train/cats/1.png": "cats", "train/dogs/2.png": "dogs"}
 
@@ -59,32 +55,48 @@ def test_files_beside_the_folders_are_outside():
     assert sorted(find_layout(["README", "a/licence", "a/cats/1.png", "a/dogs/1.png"], "pics").outside) == ["README", "a/licence"]
 
 
-def test_the_order_of_the_names_does_not_matter():
-    names = ["cats/2.png", "dogs/1.png", "cats/1.png", "notes"]
-    assert find_layout(names, "pics") == find_layout(names[::-1], "pics")
+@pytest.mark.parametrize(
+    ("folders", "val", "test", "expected"),
+    [
+        ("train val test", 0.1, 0.1, ("test", "val")),
+        ("Training VALID Testing", 0.1, 0.1, ("Testing", "VALID")),
+        ("train validation", 0.1, 0.1, ("validation", None)),  # what its publisher held out is the test split
+        ("train test", 0.1, 0.1, ("test", None)),
+        ("train val", "val", 0.1, (None, "val")),
+        ("train val test", "test", "val", ("val", "test")),
+        ("train training test", 0.1, 0.1, ("test", None)),
+        ("", 0.1, 0.1, (None, None)),
+    ],
+)
+def test_split_folders_become_test_and_val(folders, val, test, expected):
+    assert choose_folders(Layout([], [], folders.split()), val, test) == expected
+
+
+@pytest.mark.parametrize(
+    ("folders", "val", "test", "fault"),
+    [
+        ("train val", 0.1, "holdout", "params.yaml: split.test: 'holdout' is not a split folder of the pictures; they have train, val"),
+        ("train val", "val", "val", "params.yaml: split: val and test both name the folder 'val'; name different ones"),
+        ("train val valid", 0.1, 0.1, "data/raw.zip: contains 'val' and 'valid'; name one of them in params.yaml: split"),
+        ("val test", 0.1, 0.1, "data/raw.zip: contains val, test and no training folder; add train/"),
+    ],
+)
+def test_split_folders_that_leave_a_doubt_are_refused(folders, val, test, fault):
+    with pytest.raises(PipelineError) as caught:
+        choose_folders(Layout([], [], folders.split()), val, test)
+    assert str(caught.value) == fault
 
 
 @pytest.mark.parametrize("names", [(), ("1.png",), ("1.png", "2.png")])
 def test_pictures_without_folders_are_refused(names):
-    assert message_of(*names) == "pics: holds no pictures in folders; make one folder for each class"
+    assert message_of(*names) == "pics: contains no folders of pictures; make one folder for each class"
 
 
 def test_pictures_right_below_split_folders_are_refused():
     found = message_of("train/1.png", "val/2.png")
-    assert found == f"pics: its root: the classes would be 'train', 'val': {CURE}"
+    assert found == f"pics: its root: the classes would be 'train', 'val'{CURE}"
 
 
 def test_classes_beside_split_folders_are_refused():
     found = message_of("a/cats/1.png", "a/Test/dogs/1.png", "a/train/dogs/2.png")
-    assert found == f"pics: a/: the classes would be 'Test', 'cats', 'train': {CURE}"
-
-
-@pytest.mark.parametrize(
-    ("folder", "expected"),
-    [
-        ("train", "train"), ("Training", "train"), ("val", "val"), ("valid", "val"),
-        ("VALIDATION", "val"), ("test", "test"), ("testing", "test"),
-    ],
-)  # fmt: skip
-def test_a_folders_name_stands_for_a_split(folder, expected):
-    assert split_of(folder) == expected
+    assert found == f"pics: a/: the classes would be 'Test', 'cats', 'train'{CURE}"

@@ -24,23 +24,23 @@ def message_of(*names):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("../a", "climbs out of the archive"),
-        ("a/../../b", "climbs out of the archive"),
-        ("a/..", "climbs out of the archive"),
-        ("..", "climbs out of the archive"),
+        ("../a", "leads out of the archive"),
+        ("a/../../b", "leads out of the archive"),
+        ("a/..", "leads out of the archive"),
+        ("..", "leads out of the archive"),
         ("/etc/a", "has an absolute path"),
         ("//a", "has an absolute path"),
         ("C:/a", "has an absolute path"),
         ("c:a", "has an absolute path"),
-        ("a\\b", "has a name that is no plain path"),
-        ("..\\a", "has a name that is no plain path"),
-        ("a\0b", "has a name that is no plain path"),
-        ("a//b", "has a name that is no plain path"),
-        ("a/./b", "has a name that is no plain path"),
-        ("a/", "has a name that is no plain path"),
-        ("", "has a name that is no plain path"),
-        (".", "has a name that is no plain path"),
-        ("a/\udce9", "has a name that is no UTF-8"),
+        ("a\\b", "does not have a plain path as its name"),
+        ("..\\a", "does not have a plain path as its name"),
+        ("a\0b", "does not have a plain path as its name"),
+        ("a//b", "does not have a plain path as its name"),
+        ("a/./b", "does not have a plain path as its name"),
+        ("a/", "does not have a plain path as its name"),
+        ("", "does not have a plain path as its name"),
+        (".", "does not have a plain path as its name"),
+        ("a/\udce9", "has a name that is not UTF-8"),
         ("é" * 128, "has a name of more than 255 bytes in a part or 1000 in all"),
         ("a/" * 500 + "b", "has a name of more than 255 bytes in a part or 1000 in all"),
     ],
@@ -59,16 +59,12 @@ def test_a_leading_dot_and_a_slash_at_the_end_hide_nothing(name):
     assert message_of(name).endswith("; pack the archive again without it")
 
 
-def test_the_fault_of_a_name_is_told_with_the_name_as_it_stands_there():
-    assert message_of("./../a") == "pics: member './../a' climbs out of the archive; pack the archive again without it"
-
-
 def test_a_leading_dot_is_no_part_of_a_name():
     assert choose("./", "./a/", "./a/1") == ["a/1"]
 
 
 def test_junk_with_an_unsafe_name_is_refused_all_the_same():
-    assert message_of("../.DS_Store") == "pics: member '../.DS_Store' climbs out of the archive; pack the archive again without it"
+    assert message_of("../.DS_Store") == "pics: member '../.DS_Store' leads out of the archive; pack the archive again without it"
 
 
 def test_junk_that_is_there_twice_is_left_out():
@@ -80,11 +76,6 @@ def test_junk_that_is_there_twice_is_left_out():
 )
 def test_junk_is_known_by_its_name(name, expected):
     assert is_junk(name) is expected
-
-
-@pytest.mark.parametrize("names", [("a/1", "a/1"), ("a/1", "./a/1")])
-def test_a_file_that_is_there_twice_is_refused(names):
-    assert message_of(*names) == "pics: member 'a/1' is there twice; pack the archive again without one"
 
 
 def test_a_folder_may_be_there_twice():
@@ -106,43 +97,35 @@ def test_a_folder_may_be_there_twice():
     ],
 )
 def test_names_that_meet_on_some_file_system_are_refused(names, there, here):
-    expected = f"pics: {there!r} and {here!r} differ by case or Unicode form alone; rename one and pack the archive again"
+    expected = f"pics: {there!r} and {here!r} differ only by case or Unicode form; rename one and pack the archive again"
     assert message_of(*names) == expected
 
 
 @pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("a", "a/"), ("a/", "a")])
 def test_a_file_that_is_a_folder_too_is_refused(names):
-    assert message_of(*names) == "pics: 'a' is a file and a folder at once; rename one and pack the archive again"
-
-
-def test_equal_names_in_several_folders_are_no_clash():
-    assert choose("a/1", "b/1", "1", "b/a/1") == ["a/1", "b/1", "1", "b/a/1"]
+    assert message_of(*names) == "pics: 'a' is both a file and a folder; rename one and pack the archive again"
 
 
 def test_a_long_name_is_cut_in_messages():
     assert shown("a" * 101) == f"'{'a' * 100}'…"
 
 
-def test_a_name_stays_in_one_line_in_messages():
-    assert shown("a\n\u2028b") == r"'a\n\u2028b'"
-
-
 def test_damage_of_many_lines_is_one_short_line():
     with pytest.raises(PipelineError) as caught, damage_named("pics"):
         raise EOFError("a\nb " * 200)
-    assert str(caught.value) == f"pics: is damaged or no archive: {'a b ' * 74}a …; fetch it again"
+    assert str(caught.value) == f"pics: is damaged or not an archive: {'a b ' * 74}a …; download it again"
 
 
 def test_damage_without_words_gets_some():
     with pytest.raises(PipelineError) as caught, damage_named("pics"):
         raise EOFError
-    assert str(caught.value) == "pics: is damaged or no archive: it ends too early; fetch it again"
+    assert str(caught.value) == "pics: is damaged or not an archive: it ends too early; download it again"
 
 
 def test_too_little_memory_is_told_as_such():
     with pytest.raises(PipelineError) as caught, damage_named("pics"):
         raise MemoryError
-    assert str(caught.value) == "pics: takes more memory to unpack than there is; pack it again as a plain zip or tar"
+    assert str(caught.value) == "pics: needs more memory to unpack than there is; pack it again as a plain zip or tar"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES])

@@ -29,12 +29,12 @@ def test_the_pictures_of_the_lists_lie_in_their_splits_and_breeds(published):
     ],
 )  # fmt: skip
 def test_a_line_that_names_no_picture_is_refused(fault_of, line):
-    assert fault_of(pet_members, contents(train=line)) == f"'{LIST}' holds the line {line!r}, which is no picture with its class"
+    assert fault_of(pet_members, contents(train=line)) == f"'{LIST}' contains the line {line!r}, which is not a picture with its class"
 
 
 def test_a_class_of_two_breeds_is_refused(fault_of):
     found = fault_of(pet_members, contents(test="great_pyrenees_101 1 2 1"))
-    assert found == "'annotations/test.txt' holds Abyssinian and great_pyrenees as class 1"
+    assert found == "'annotations/test.txt' has Abyssinian and great_pyrenees as class 1"
 
 
 def test_a_picture_that_is_missing_is_named(fault_of):

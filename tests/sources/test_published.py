@@ -42,13 +42,13 @@ def test_archives_packed_files_and_plain_ones_are_opened_by_their_names(tmp_path
 def test_a_member_that_climbs_is_refused(tmp_path, pack):
     name = {tarred: "a.tgz", zipped: "a.zip"}[pack]
     assert message_of(tmp_path, {name: pack({"../../evil": b""})}) == (
-        f"set: {name}: member '../../evil' climbs out of the archive; pack the archive again without it"
+        f"set: {name}: member '../../evil' leads out of the archive; pack the archive again without it"
     )
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path):
     assert message_of(tmp_path, {"a.tar.gz": b"<html>"}) == (
-        "set: a.tar.gz: is damaged or no archive: it begins like neither a zip nor a tar; fetch it again"
+        "set: a.tar.gz: is damaged or not an archive: it does not begin like a zip or a tar; download it again"
     )
 
 
@@ -61,7 +61,7 @@ def test_an_archive_that_is_none_is_refused(tmp_path):
     ],
 )
 def test_a_packed_file_that_is_damaged_is_refused(tmp_path, content, fault):
-    assert message_of(tmp_path, {"c.gz": content}) == f"set: c.gz: is damaged or no archive: {fault}; fetch it again"
+    assert message_of(tmp_path, {"c.gz": content}) == f"set: c.gz: is damaged or not an archive: {fault}; download it again"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_packed_file_that_is_damaged_is_refused(tmp_path, content, fault):
 )
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, changed, fault):
     content = gzip.compress(bytes(50_000_000))
-    assert message_of(tmp_path, {"c.gz": content}, **changed) == f"set: c.gz: unpacks to more than {fault} if that is meant"
+    assert message_of(tmp_path, {"c.gz": content}, **changed) == f"set: c.gz: unpacks to more than {fault} if this is intended"
 
 
 # What a reader asks
@@ -84,7 +84,7 @@ def test_lines_are_those_that_say_something(published):
 
 
 def test_lines_that_are_no_text_are_refused(fault_of):
-    assert fault_of(lambda published: published.lines("a"), {"a": b"\xff\xfe"}) == "'a' is no text in UTF-8"
+    assert fault_of(lambda published: published.lines("a"), {"a": b"\xff\xfe"}) == "'a' is not text in UTF-8"
 
 
 @pytest.mark.parametrize("line", ["a/b", "..", ".", ".hidden", "/etc", "C:x", "a\\b", "a\0b", "a\x07b", "x" * 256, "__MACOSX"])

