@@ -199,7 +199,7 @@ def test_a_disk_that_is_full_of_an_unpacked_tar_is_no_damage(tmp_path, monkeypat
 
 
 # Few letters, so that names meet; each of them is special to some system. All of Unicode would take hypothesis 20 s to list.
-PARTS = st.text("aAsSßéE\u0301\u0345\u1fb4 ./\\:~*\n\0\udce9猫🐈", min_size=1, max_size=8)
+PARTS = st.text("aAsSßéE\u0301\u0345\u1fb4 .\\:~*\n\0\udce9猫🐈", min_size=1, max_size=8)
 ODD = ["a", "A", "a/b", "a/B", "./a", "ß", "ss", "é", "e\u0301", "../a", "/a", "a//b", "a\\b", ".a/b", "\udce9", "a" * 256, "\n'\"<script>"]
 NAMES = st.lists(st.one_of(st.lists(PARTS, min_size=1, max_size=3).map("/".join), st.sampled_from(ODD)), max_size=4)
 

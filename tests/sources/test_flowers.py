@@ -13,7 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.sources.formats import FLOWER_NAMES, flower_members
 from tests.published_sets import matlab
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def contents(labels=(1, 2, 102), train=(1,), **changed):

@@ -11,7 +11,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.sources.formats import idx_members, read_idx
 from tests.published_sets import idx, noise
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SHAPES = st.tuples(*[st.integers(1, 6)] * 3)
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
