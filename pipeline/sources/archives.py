@@ -280,15 +280,11 @@ def _read_header(file: BinaryIO, offset: int) -> tarfile.TarInfo | None:
     block = file.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it ends without its end mark" if offset else _NEITHER)
-    if any(block):
-        return _parse(block, offset)
-    while rest := file.read(BLOCK):
-        if rest.strip(b"\0"):
-            raise tarfile.ReadError("there are bytes after its end mark")
-    return None
-
-
-def _parse(block: bytes, offset: int) -> tarfile.TarInfo:
+    if not any(block):
+        while rest := file.read(BLOCK):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError("there are bytes after its end mark")
+        return None
     try:
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
 
-
 _CIFAR_PIXEL_BYTES = 3 * 32 * 32
 _FLOWER_SPLITS = {"train": "trnid", "val": "valid", "test": "tstid"}  # and their names in setid.mat
 _MATLAB_BYTES = 1 << 16  # compressed up to a thousandfold; the published files are far smaller
@@ -159,22 +158,19 @@ def encode_png(pixels: "NDArray[Any]") -> bytes:
 
 def cifar10_members(published: Published) -> Members:
     """The pictures of CIFAR-10, in its splits. Raises PipelineError."""
-    folder = "cifar-10-batches-bin/"
-    splits = {"train": [f"{folder}data_batch_{number}.bin" for number in range(1, 6)], "test": [f"{folder}test_batch.bin"]}
-    return _cifar_members(published, splits, published.class_names(f"{folder}batches.meta.txt"), 1)
+    splits = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
+    return _cifar_members(published, "cifar-10-batches-bin", splits, "batches.meta.txt", 1)
 
 
 def cifar100_members(published: Published) -> Members:
     """The pictures of CIFAR-100, in its splits and fine classes. Raises PipelineError."""
-    folder = "cifar-100-binary/"
-    splits = {"train": [f"{folder}train.bin"], "test": [f"{folder}test.bin"]}
-    return _cifar_members(published, splits, published.class_names(f"{folder}fine_label_names.txt"), 2)
+    return _cifar_members(published, "cifar-100-binary", {"train": ["train"], "test": ["test"]}, "fine_label_names.txt", 2)
 
 
-def _cifar_members(published: Published, splits: dict[str, list[str]], class_names: Sequence[str], label_bytes: int) -> Members:
-    members: Members = {}
+def _cifar_members(published: Published, folder: str, splits: dict[str, list[str]], classes: str, label_bytes: int) -> Members:
+    class_names, members = published.class_names(f"{folder}/{classes}"), Members()
     for split, names in splits.items():
-        batches = [_read_cifar_batch(published, name, label_bytes, len(class_names)) for name in names]
+        batches = [_read_cifar_batch(published, f"{folder}/{name}.bin", label_bytes, len(class_names)) for name in names]
         pictures = chain.from_iterable(pictures for pictures, _ in batches)
         labels = chain.from_iterable(labels.tolist() for _, labels in batches)
         members |= picture_members(published, split, pictures, labels, class_names)
