@@ -17,7 +17,7 @@ from pipeline.net import fetch
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """The project's root, and with it the store, in a folder of this test."""
+    """The project's root, and so the store, in a folder of this test."""
     folder = tmp_path / "root"
     folder.mkdir()
     monkeypatch.setenv("DVC_ROOT", str(folder))
@@ -26,7 +26,7 @@ def root(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sleeps(monkeypatch):
-    """The seconds that `fetch` would have slept between its attempts."""
+    """The seconds that `fetch` would have slept between attempts. It does not sleep."""
     slept = []
     monkeypatch.setattr(fetch.time, "sleep", slept.append)
     return slept
@@ -34,9 +34,9 @@ def sleeps(monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch, sleeps):
-    """A server on this machine. `answers[path]` are given in turn, the last one again and again; `asked` are the paths,
+    """A server on this machine. `answers[path]`: sent in turn, the last one repeatedly; `asked`: the requested paths, `headers`: theirs.
 
-    `headers` what came with each. An answer is (status, headers, body), or a function of the handler.
+    An answer is (status, headers, body), or a function of the handler.
     """
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with serving() as listening:
@@ -45,7 +45,7 @@ def server(monkeypatch, sleeps):
 
 @pytest.fixture
 def tls_server(monkeypatch, sleeps, tmp_path):
-    """The same over TLS, with a certificate that is trusted."""
+    """The same server over TLS, with a trusted certificate."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     certificate = write_certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
@@ -57,7 +57,7 @@ def tls_server(monkeypatch, sleeps, tmp_path):
 
 @contextmanager
 def serving(context=None):
-    """A server while the block lasts, over TLS where a context is given."""
+    """A server during the block, over TLS if there is a context."""
     answers, asked, headers = defaultdict(list), [], []
 
     def answer(handler):
@@ -93,7 +93,7 @@ def send(handler, status, headers, body):
 
 
 def offer(body, stop=None, etag='"1"', after=lambda handler: None, **headers):
-    """Answer as a file server does, a part where one is asked for. Before the byte `stop` call `after`, and hang up."""
+    """Answer as a file server does, with a part if one is requested. Before the byte `stop`, call `after` and hang up."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()} | ({"ETag": etag} if etag else {})
 
     def answer(handler):
@@ -108,7 +108,7 @@ def offer(body, stop=None, etag='"1"', after=lambda handler: None, **headers):
 
 
 def reset(handler):
-    """Break the connection off, as a machine that dies does."""
+    """Reset the connection, as a crashing machine does."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     handler.rfile.close()
     handler.wfile.close()
@@ -116,20 +116,20 @@ def reset(handler):
 
 
 def stall(handler):
-    """Say nothing more until the other side hangs up."""
+    """Send nothing more until the client hangs up."""
     handler.connection.settimeout(10)
     handler.connection.recv(1)
 
 
 def drip(handler):
-    """Send bytes one by one until the other side hangs up."""
+    """Send bytes one by one until the client hangs up."""
     send(handler, 200, {"ETag": '"1"'}, b"")
     while not threading.Event().wait(0.01):
         handler.wfile.write(b"x")
 
 
 def pour(handler):
-    """Send bytes without end."""
+    """Send bytes endlessly."""
     send(handler, 200, {"ETag": '"1"'}, b"")
     while True:
         handler.wfile.write(bytes(1000))

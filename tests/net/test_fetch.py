@@ -1,4 +1,4 @@
-"""Files from the network: fetched once by one process, asked for again where that may help, refused in one line where not."""
+"""Downloads: once for all processes, retried if that may help, refused in one line otherwise."""
 
 import hashlib
 import signal

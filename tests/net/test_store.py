@@ -1,4 +1,4 @@
-"""The store: files by their sums and aliases; what is still coming in, for a later process to go on with."""
+"""The store: files by sha256 and alias, and partial downloads that a later process resumes."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One request for one file: what is missing is asked for, what does not fit is not taken, bounds and redirects are watched."""
+"""One request: only missing bytes are requested, wrong parts are refused, bounds and redirects are checked."""
 
 import errno
 import gc

@@ -1,4 +1,4 @@
-"""The audit's parts that the stage's test does not reach: who leaks to whom, what a sentence names, when too little is left."""
+"""Parts of the audit that the stage's test does not reach: relations of leaks, sentences, thumbnails, too few pictures."""
 
 import base64
 import io

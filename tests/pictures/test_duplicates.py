@@ -1,4 +1,4 @@
-"""Pictures that are there twice: the same pixels, or a photograph as another programme saved it."""
+"""Duplicates: equal pixels, or the same photograph encoded again."""
 
 import io
 

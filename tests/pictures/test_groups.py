@@ -1,4 +1,4 @@
-"""Groups that the user names: by a part of the path or by a table; whole messages where they are refused."""
+"""Groups of the user: by a part of the path, or by a table."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The one decoder: each rule against pixels that were worked by hand."""
+"""The decoder: every rule against pixels worked by hand."""
 
 import io
 import struct

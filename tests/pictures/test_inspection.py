@@ -1,4 +1,4 @@
-"""A look at a picture: its sums, its size, its hash by the definition, what it was named and what it is."""
+"""The facts about a picture: checksums, thumbnail, hash by its definition, suffix."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""The table of the pictures comes back as it was written, sorted."""
+"""The manifest comes back as it was written, sorted."""
 
 from dataclasses import replace
 

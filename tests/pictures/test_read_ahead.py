@@ -1,4 +1,4 @@
-"""Batches of pictures: in the order of the paths, decoded once."""
+"""Batches of pictures, in the order of the paths."""
 
 import numpy as np
 import pytest

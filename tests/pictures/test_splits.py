@@ -1,4 +1,4 @@
-"""Dealing pictures out: shares worked by hand, groups whole, the same for the same seed, whatever the order."""
+"""Dealing pictures: shares worked by hand, whole groups, the same result for the same seed in any order."""
 
 import os
 import subprocess

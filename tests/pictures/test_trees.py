@@ -1,4 +1,4 @@
-"""ImageFolder trees: where a picture lies, names that every file system takes, and what is written."""
+"""Paths in ImageFolder trees: distinct and valid on every file system."""
 
 import numpy as np
 import pytest

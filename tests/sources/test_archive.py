@@ -1,4 +1,4 @@
-"""Archives and folders as their users see them: what is unsafe or damaged is one whole line, what is packed is always the same."""
+"""Archives and folders: unsafe or damaged ones end in one line, and the same content packs to the same bytes."""
 
 import gzip
 import hashlib

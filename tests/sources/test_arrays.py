@@ -1,4 +1,4 @@
-"""Arrays as PNG files: no value changes, the same bytes each time, and made only when they are read."""
+"""Arrays as PNG files: values unchanged, reproducible bytes, encoded only when read."""
 
 import io
 

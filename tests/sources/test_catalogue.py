@@ -1,4 +1,4 @@
-"""The catalogue: addresses and checksums as torchvision states them, and nothing of torch needed."""
+"""The named datasets: addresses and checksums as torchvision states them, without torch."""
 
 import importlib.util
 import subprocess

@@ -1,4 +1,4 @@
-"""CIFAR's binary version: records of the right length, labels that have a class, classes that can be folders."""
+"""CIFAR's binary version: whole records, known labels, and class names that are valid folders."""
 
 import io
 

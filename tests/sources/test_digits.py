@@ -1,4 +1,4 @@
-"""The digits are those of scikit-learn, value for value."""
+"""The digits equal those of scikit-learn."""
 
 import io
 

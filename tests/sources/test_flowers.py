@@ -1,4 +1,4 @@
-"""Oxford 102 Flower: its MATLAB files hold numbers of pictures and of classes that are there, or are refused in one line."""
+"""Oxford 102 Flower: its MATLAB files name existing pictures and classes, or are refused in one line."""
 
 import ast
 import importlib.util

@@ -1,4 +1,4 @@
-"""Food-101: classes and splits by its lists; a line that climbs or names no known class is refused."""
+"""Food-101: classes and splits from its lists; a line that names no picture of a known class is refused."""
 
 import pytest
 

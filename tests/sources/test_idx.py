@@ -1,4 +1,4 @@
-"""IDX files: read as they were written, refused in one line where they are cut, lie, or disagree."""
+"""IDX files: read as they were written, refused in one line if they are cut, false, or inconsistent."""
 
 import struct
 

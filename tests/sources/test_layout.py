@@ -1,4 +1,4 @@
-"""Where the classes begin: below lone folders, below folders named like splits, or nowhere."""
+"""The layout: classes below single folders and split folders, and which folder becomes which split."""
 
 import pytest
 

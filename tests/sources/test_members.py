@@ -1,4 +1,4 @@
-"""What an archive may hold: which names are safe, which cannot stand side by side, what damage is called."""
+"""Members of an archive: safe names, names that clash, and the errors of damaged archives."""
 
 import errno
 

@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: breeds by the pictures' names, splits by the lists; a list that says otherwise is refused in one line."""
+"""Oxford-IIIT Pet: breeds from file names, splits from lists; an inconsistent list is refused in one line."""
 
 import pytest
 

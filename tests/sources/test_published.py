@@ -1,4 +1,4 @@
-"""The files of a data set, opened: archives, packed files and plain ones, by their names; what is hostile in them is refused."""
+"""Published files: archives, compressed and plain files by name; hostile ones are refused."""
 
 import gzip
 import zlib

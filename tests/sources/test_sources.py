@@ -1,4 +1,4 @@
-"""What `download.source` may name, and how it is pinned."""
+"""The values of `download.source`, and the digests that pin them."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""Tars: what their headers may claim, and what is read of sound ones."""
+"""Tar headers: every format is read, and false ones are refused."""
 
 import bz2
 import tarfile

@@ -1,4 +1,4 @@
-"""Zips: what their directories may claim, and what is read of sound ones."""
+"""Zip directories: valid ones are read, and false ones are refused."""
 
 import io
 import stat

@@ -1,4 +1,4 @@
-"""The stage `download`: one zip of the source, pinned, described; whole messages where it is refused."""
+"""The stage `download`: one zip of the source, pinned and described."""
 
 import hashlib
 import io

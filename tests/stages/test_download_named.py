@@ -1,4 +1,4 @@
-"""The data sets with a name, from small files in their published formats, served on this machine, down to the split tables."""
+"""Named datasets in their published formats, from a server on this machine to the split tables."""
 
 import csv
 import hashlib

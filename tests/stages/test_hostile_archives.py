@@ -1,4 +1,4 @@
-"""Hostile archives through the whole stage `download`: each ends in its one line, and nothing is written or left behind."""
+"""Hostile archives in the stage `download`: each ends in one line, and nothing is left on disk."""
 
 import bz2
 import gzip

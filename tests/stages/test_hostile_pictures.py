@@ -1,4 +1,4 @@
-"""Pictures that are cut, forged or meant to do harm, each among good ones: the stage names it, and deals out all the others."""
+"""Damaged and hostile pictures in the stage `split`: each is named, and the good ones are dealt."""
 
 import io
 import json

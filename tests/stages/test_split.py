@@ -1,4 +1,4 @@
-"""The stage `split`: ImageFolder trees of all that can be used, no picture in two splits, tables of all there was; whole messages."""
+"""The stage `split`: ImageFolder trees of all usable pictures, no picture in two splits, and tables of all pictures."""
 
 import contextlib
 import csv
