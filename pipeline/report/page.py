@@ -74,7 +74,6 @@ Size = tuple[int, int]  # width and height in pixels
 _GALLERY_PICTURES = 24  # of one kind, over all models; at least four and at most twelve of each
 _GLIMPSE = 12
 _TINY = 48  # pixels, below which a picture is shown pixel by pixel
-_SHOWN_FINDINGS = 8  # of each kind; audit.json contains thumbnails for as many
 
 
 # figure: what it is called, and what it means
@@ -178,7 +177,7 @@ def write_page(folder: Path, report: Report) -> None:
     environment.filters |= {"three": three, "interval": interval, "points": points, "share": share}
     first = report.models[0].scores
     html = environment.get_template("page.html").render(
-        report=report, models=report.models, scores=first, audit=report.audit, shown_findings=_SHOWN_FINDINGS,
+        report=report, models=report.models, scores=first, audit=report.audit,
         figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
         shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,
         accuracy_start=charts.whisker_scale(model.scores["figures"]["top1_accuracy"]["low"] for model in report.models),

@@ -14,7 +14,7 @@ from torchvision.models import get_model
 
 from pipeline.networks import zoo
 from tests.commands.conftest import NAMES
-from tests.servers import serving
+from tests.data.conftest import serving
 
 MODEL = "lraspp_mobilenet_v3_large"
 

@@ -56,7 +56,7 @@ def test_a_wrong_digest_ends_in_one_line_and_leaves_nothing(project, type_in):
     output = type_in(clone, "dvc", "repro", "download", code=255)
     assert (
         f"pictures: its digest is {found}, params.yaml pins download.digest {'0' * 64}; "
-        "if the change is intended, run `pipeline data refresh`\n"
+        "if the change is meant, run `pipeline data refresh`\n"
     ) in output
     assert not (clone / "data/raw.zip").exists()
     (clone / "params.yaml").write_text(kept)

@@ -13,7 +13,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.net import store
 from pipeline.networks.weights import kept_file
 from pipeline.stock.networks import NetworkRequest, WeightsFile, check_model, fill, find_weights
-from tests.servers import serving, sleeps  # noqa: F401 - a fixture
+from tests.data.conftest import serving, sleeps  # noqa: F401 - a fixture
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
 
