@@ -250,11 +250,18 @@ def _redirected(response: requests.Response) -> str:
 
 def _prepare(response: requests.Response, partial: Partial) -> int | None:
     """Make the partial ready for the body of this response. Returns the length of the complete file, if it is known."""
-    _expect_content(response, partial)
+    status = response.status_code
+    if status == 416 and partial.size:
+        partial.restart("")
+        raise Interrupted("HTTP 416")
+    if status == 429 or status >= 500:
+        raise Interrupted(f"HTTP {status}", _pause_seconds(response.headers.get("Retry-After", "")))
+    if status not in (200, 206):
+        raise Refused(f"HTTP {status}")
     # A server may compress in spite of the request. Such a body has no usable length and cannot be resumed.
     encoded = response.headers.get("Content-Encoding", "identity").lower() != "identity"
     validator = "" if encoded else _validator(response.headers)
-    if response.status_code == 200:
+    if status == 200:
         partial.restart(validator)
         length = response.headers.get("Content-Length", "")
         return int(length) if re.fullmatch("[0-9]{1,4000}", length) and not encoded else None
@@ -264,18 +271,6 @@ def _prepare(response: requests.Response, partial: Partial) -> int | None:
         raise Interrupted("the response is not the part that was requested")
     partial.resumed = True
     return total
-
-
-def _expect_content(response: requests.Response, partial: Partial) -> None:
-    status = response.status_code
-    if status in (200, 206):
-        return
-    if status == 416 and partial.size:
-        partial.restart("")
-        raise Interrupted("HTTP 416")
-    if status == 429 or status >= 500:
-        raise Interrupted(f"HTTP {status}", _pause_seconds(response.headers.get("Retry-After", "")))
-    raise Refused(f"HTTP {status}")
 
 
 def _validator(headers: CaseInsensitiveDict[str]) -> str:

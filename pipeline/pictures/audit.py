@@ -50,14 +50,10 @@ class Finding:
         return f"{_listed([name for name in self.image_ids if repr(name) not in self.detail])}: {self.detail}"
 
 
-def misplaced(names: Iterable[str]) -> Iterator[Finding]:
-    """Files outside the class folders."""
-    for name in sorted(names):
+def unusable(outside: Iterable[str], inspected: Mapping[str, Inspection]) -> Iterator[Finding]:
+    """Files outside the class folders, and files that do not decode to their last byte."""
+    for name in sorted(outside):
         yield Finding("misplaced", (name,), "not in a class folder", (name,))
-
-
-def broken(inspected: Mapping[str, Inspection]) -> Iterator[Finding]:
-    """Files that do not decode to their last byte."""
     for name in sorted(inspected):
         if fault := inspected[name].fault:
             yield Finding("broken", (name,), fault, (name,))

@@ -122,7 +122,10 @@ def write_trees(archive: zipfile.ZipFile, pictures: list[Picture], infos: Mappin
             target = partial / picture.split / picture.path
             target.parent.mkdir(parents=True, exist_ok=True)
             content = archive.read(picture.image_id)
-            target.write_bytes(content if is_kept(picture.image_id, infos[picture.image_id]) else _as_png(content))
+            if is_kept(picture.image_id, infos[picture.image_id]):
+                target.write_bytes(content)
+            else:
+                decode(content).save(target, "PNG")
 
 
 def _groups_by_expression(names: list[str], expression: str) -> dict[str, str]:
@@ -242,9 +245,3 @@ def _without_debts(shares: list[int], is_empty: list[bool]) -> list[int]:
         shares[giver] -= 1
         shares[shares.index(min(shares))] += 1
     return shares
-
-
-def _as_png(content: bytes) -> bytes:
-    with io.BytesIO() as file:
-        decode(content).save(file, "PNG")
-        return file.getvalue()

@@ -97,12 +97,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         relations, together = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
         if params.leak == "fail":
             refuse_leaks(relations)
-        findings = [
-            *audit.misplaced(layout.outside),
-            *audit.broken(inspected),
-            *relations,
-            *audit.oddities(infos),
-        ]
+        findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.oddities(infos)]
         unused = left_out(findings)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
