@@ -51,8 +51,9 @@ def test_a_lone_train_folder_is_passed_by():
     assert labels_of("train/cats/1.png", "train/dogs/2.png") == {"train/cats/1.png": "cats", "train/dogs/2.png": "dogs"}
 
 
-def test_files_beside_the_folders_are_outside():
+def test_files_beside_the_class_folders_are_outside():
     assert sorted(find_layout(["README", "a/licence", "a/cats/1.png", "a/dogs/1.png"], "pics").outside) == ["README", "a/licence"]
+    assert find_layout(["a/train/notes", "a/train/cats/1.png", "a/val/cats/2.png"], "pics").outside == ["a/train/notes"]
 
 
 @pytest.mark.parametrize(
