@@ -1,4 +1,4 @@
-"""Archives for tests: sound ones, and crafted ones whose every field may lie."""
+"""Archives for tests: valid ones, and crafted ones in which every field may be false."""
 
 import io
 import struct
@@ -12,13 +12,13 @@ from pipeline.sources.members import Limits
 
 
 def limits(**changes):
-    """Limits that no sound archive of a test exceeds."""
+    """Limits that no valid archive of a test exceeds."""
     return Limits(**{"fetch_gigabytes": 1, "fetch_hours": 1, "files": 1000, "gigabytes": 0.1, "ratio": 200, **changes})
 
 
 def make_zip(path, *names, content=b"x", **options):
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", **options) as archive:
-        warnings.simplefilter("ignore")  # of a name that is there twice
+        warnings.simplefilter("ignore")  # a name that occurs twice
         for name in names:
             archive.writestr(name, content)
     return path
@@ -37,7 +37,7 @@ def make_tar(path, *names, mode="w", kind=tarfile.REGTYPE, content=b"x", **optio
 
 @dataclass
 class ZipMember:
-    """A member as its headers tell it; None: the truth. One with an offset stands in the directory alone."""
+    """A member as its headers describe it; None: the truth. One with an offset is only in the directory."""
 
     name: bytes
     content: bytes = b"x"
@@ -60,7 +60,7 @@ def deflated(content):
 
 
 def zip_bytes(*members, before=b"", comment=b"", size=None, start=None, disks=(0, 0), large=None):
-    """A zip of members. `size`, `start`, `disks`: what its end says of the directory; `large`: the same in a zip64 end."""
+    """A zip of members. `size`, `start`, `disks`: the directory's according to the end of the zip; `large`: those in a zip64 end."""
     body, directory = before, b""
     for member in members:
         packed = deflated(member.content) if member.deflate else member.content
@@ -86,7 +86,7 @@ def zip_bytes(*members, before=b"", comment=b"", size=None, start=None, disks=(0
 
 
 def tar_member(name=b"cats/1", content=b"x", kind=b"0", size=None):
-    """A header and its content, padded. `size`: what the header says, a number or the twelve bytes of the field."""
+    """A header and its content, padded. `size`: as the header states it, a number or the twelve bytes of the field."""
     size = len(content) if size is None else size
     field = size if isinstance(size, bytes) else b"%011o\0" % size
     header = struct.pack("100s8s8s8s12s12s8s1s100s8s", name, b"644", b"0", b"0", field, b"0", b" " * 8, kind, b"target", b"ustar\00000")

@@ -1,4 +1,4 @@
-"""Small data sets in the formats in which the large ones are published: a few pictures of noise, each another one."""
+"""Small datasets in the formats of the published ones: a few different pictures of noise."""
 
 import gzip
 import io
@@ -57,7 +57,7 @@ def zipped(contents):
         return file.getvalue()
 
 
-# Each set as it is published: the files by their names, and the splits that come of it: split, class and what tells the picture.
+# Each dataset as it is published: its files by name, and the expected pictures by split, class and file.
 
 
 def mnist(class_names):

@@ -37,12 +37,15 @@ def make_figure(value=0.5, low=0.25, high=0.75):
 
 def make_audit(class_names=("ants", "bees"), *findings):
     """An audit, as its file holds it; each finding is (kind, image_ids, sentence)."""
-    counts = {kind: sum(finding[0] == kind for finding in findings) for kind in KINDS}
+    kinds = {
+        kind: {"title": title, "fate": fate, "count": sum(finding[0] == kind for finding in findings)}
+        for kind, (title, fate) in KINDS.items()
+    }
     shown = [dict(zip(("kind", "image_ids", "sentence"), finding, strict=True)) for finding in findings]
     return {
         "pictures": 1234, "quarantined": 1, "median_width": 8, "median_height": 8.5,
         "classes": {name: {"train": 1006, "val": 3, "test": 1} for name in class_names},
-        "found": counts, "findings": shown, "thumbnails": {name: PICTURE for finding in findings for name in finding[1]},
+        "kinds": kinds, "findings": shown, "thumbnails": {name: PICTURE for finding in findings for name in finding[1]},
     }  # fmt: skip
 
 

@@ -122,6 +122,40 @@ def test_the_seed_comes_from_the_top_level():
     assert read_section("embed", Seeded).seed == 5
 
 
+class OwnSeed(Section):
+    overridable = ("seed",)
+
+    seed: Annotated[int, Field(ge=0)]
+    threads: int
+    count: int
+
+
+@pytest.mark.parametrize(("own", "seed"), [("", 5), ("seed: null, ", 5), ("seed: 7, ", 7), ("seed: 0, ", 0)])
+def test_a_section_may_set_a_shared_key_that_it_declares_and_null_is_the_top_level_value(own, seed):
+    write(f"seed: 5\nthreads: 2\nembed: {{{own}count: 1}}\n")
+    assert read_section("embed", OwnSeed) == OwnSeed(seed=seed, threads=2, count=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("seed: 5\nthreads: 2\nembed: {seed: one, count: 1}\n", "embed.seed: 'one' is not a whole number"),
+        ("seed: 5\nthreads: 2\nembed: {seed: -1, count: 1}\n", "embed.seed: -1 is not at least 0"),
+        ("seed: -1\nthreads: 2\nembed: {seed: null, count: 1}\n", "seed: -1 is not at least 0"),
+        ("threads: 2\nembed: {seed: null, count: 1}\n", "seed: is missing"),
+        ("seed: 5\nthreads: 2\nembed: {threads: 1, count: 1}\n", "embed.threads: belongs at the top level; move it there"),
+    ],
+)
+def test_a_fault_of_a_shared_key_is_named_where_it_stands(text, fault):
+    write(text)
+    assert message_of("embed", OwnSeed) == f"params.yaml: {fault}"
+
+
+def test_the_split_may_have_a_seed_of_its_own():
+    write("seed: 5\nsplit: {seed: 7, val: 0.1, test: 0.1, group: null, similarity: null, leak: repair}\n")
+    assert read_section("split", Split).seed == 7
+
+
 def test_a_section_cannot_be_changed():
     section = Seeded(seed=1, count=2)
     with pytest.raises(ValueError, match="frozen"):

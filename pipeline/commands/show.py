@@ -65,16 +65,14 @@ def add_audit(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
     """The lines to print: how many pictures there are, then each kind of finding with the first of them. Raises PipelineError."""
-    from pipeline.pictures.audit import KINDS
-
     if not path.is_file():
         raise PipelineError(f"{path}: is not there; run `dvc repro`")
     audit = read_json(path)
     yield f"{audit['pictures']} pictures are used, {audit['quarantined']} left out."
-    for kind, (title, fate) in KINDS.items():
+    for kind, facts in audit["kinds"].items():
         findings = [finding for finding in audit["findings"] if finding["kind"] == kind]
         if findings:
-            yield f"\n{title}: {len(findings)}, {fate}"
+            yield f"\n{facts['title']}: {len(findings)}, {facts['fate']}"
         for finding in findings[:shown]:
             yield f"  {finding['sentence']}"
         if len(findings) > len(findings[:shown]):

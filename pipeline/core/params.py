@@ -21,6 +21,7 @@ class Section(BaseModel):
     """A stage's section of params.yaml. A field `seed` or `threads` takes the value of that name at the top level."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
+    overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value
 
 
 _DEFAULTS = {"models": "recipe"}  # where an entry of a section takes what it leaves open
@@ -108,19 +109,21 @@ def read_section(name: str, section_class: type[SectionType], path: Path = Path(
     What an entry of `models` does not say, the section `recipe` says.
     """
     params = read_params(path)
-    section = _at(name, params, path)
+    own = section_class.overridable
+    section = {key: value for key, value in _at(name, params, path, own).items() if value is not None or key not in own}
     default = _DEFAULTS.get(name.partition(".")[0])
     defaults = _at(default, params, path) if default else {}
-    shared = {key: params[key] for key in SHARED if key in section_class.model_fields and key in params}
+    top_level = [key for key in SHARED if key not in section]
+    shared = {key: params[key] for key in top_level if key in section_class.model_fields and key in params}
     try:
         return section_class.model_validate({**defaults, **section, **shared})
     except ValidationError as error:
         first = str(_foremost(error.errors())["loc"][0])
         stands_in = name if default is None or first in section else default
-        raise PipelineError(f"{path}: {_sentence(stands_in, error.errors(), section_class)}") from None
+        raise PipelineError(f"{path}: {_sentence(stands_in, error.errors(), section_class, top_level)}") from None
 
 
-def _at(name: str, params: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def _at(name: str, params: Mapping[str, Any], path: Path, own: Sequence[str] = ()) -> Mapping[str, Any]:
     section: Any = params
     for key in name.split("."):
         if not isinstance(section, dict) or key not in section:
@@ -129,7 +132,7 @@ def _at(name: str, params: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     if not isinstance(section, dict):
         raise PipelineError(f"{path}: {name}: {section!r} is not a set of keys")
     for key in SHARED:
-        if key in section:
+        if key in section and key not in own:
             raise PipelineError(f"{path}: {name}.{key}: belongs at the top level; move it there")
     return section
 
@@ -139,13 +142,13 @@ def _foremost(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
 
 
-def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section]) -> str:
+def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section], top_level: Sequence[str]) -> str:
     """`split.test: 1.4 is not below 1` for pydantic's errors."""
     first = _foremost(errors)
     below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]  # of a union's members, the one that fits best fails deepest
     error = max(below, key=lambda fault: (len(fault["loc"]), fault["type"] == "extra_forbidden"))
     keys = [str(part) for part in error["loc"]]
-    where = keys[0] if keys[0] in SHARED else ".".join([section, *_path(keys)])
+    where = keys[0] if keys[0] in top_level else ".".join([section, *_path(keys)])
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key{nearest(keys[-1], tuple(_section_at(_path(keys)[:-1], section_class).model_fields))}"
     if error["type"] == "missing":

@@ -1,4 +1,4 @@
-"""The store, `.cache/store`: downloaded files by their sha256, aliases that lead to them, and partial downloads."""
+"""The store, `.cache/store`: downloaded files by their sha256, aliases of them, and partial downloads."""
 
 import hashlib
 import re
@@ -8,12 +8,12 @@ from typing import Self
 
 from pipeline.core.files import atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, write_json
 
-# A strong ETag or an HTTP date. It goes into a request, so that nothing else is taken from a server or a file.
+# A strong ETag or an HTTP date. It goes into a request header, so nothing else is accepted from a server or a file.
 _VALIDATOR = re.compile(r'"[!#-~]{0,200}"|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT')
 
 
 def stored(digest: str) -> Path | None:
-    """The file in the store with that sha256 or that alias, its sum checked, or None. A damaged one is removed."""
+    """The file with this sha256 or alias, after its checksum was verified, or None. A damaged file is deleted."""
     alias = _store() / f"{digest}.alias"
     digest = alias.read_text().strip() if alias.is_file() else digest
     path = _store() / digest
@@ -26,7 +26,7 @@ def stored(digest: str) -> Path | None:
 
 
 def keep(path: Path, sha256: str) -> Path:
-    """Move a file of that sha256 into the store and return its new path."""
+    """Move a file with this sha256 into the store and return its new path."""
     target = _store() / sha256
     with atomic_file(target) as partial:
         path.replace(partial)
@@ -34,18 +34,18 @@ def keep(path: Path, sha256: str) -> Path:
 
 
 def checksum(path: Path, algorithm: str) -> str:
-    """The sum of a file of the store by an algorithm, in hex."""
-    return path.name if algorithm == "sha256" else _sum_of(path, algorithm)
+    """The checksum of a stored file by an algorithm, in hex."""
+    return path.name if algorithm == "sha256" else _checksum_of(path, algorithm)
 
 
 def alias(digest: str, path: Path) -> None:
-    """Let `stored(digest)` find a file of the store that has another sha256."""
+    """Let `stored(digest)` return a stored file whose sha256 is different."""
     with atomic_file(_store() / f"{digest}.alias") as partial:
         partial.write_text(path.name)
 
 
 def forget(digest: str) -> None:
-    """Take an alias back."""
+    """Delete an alias."""
     (_store() / f"{digest}.alias").unlink(missing_ok=True)
 
 
@@ -55,10 +55,11 @@ def is_validator(text: object) -> bool:
 
 
 class Partial:
-    """A file that comes in from a URL: its bytes so far, and the server's validator, by which the rest may be asked for.
+    """The partial download of a URL: the bytes so far, and the server's validator, with which the rest can be requested.
 
-    Both lie in the store, so that a later process can go on, and vanish once the file is kept. Bytes without a validator
-    vanish with the block. `size`: bytes so far. `validator`: "" where there is none. `resumed`: not all are of one answer.
+    Both are files in the store, so that a later process can resume. They are deleted once the download is kept, and on
+    exit if there is no validator. `size`: bytes so far; `validator`: "" if there is none; `resumed`: whether the bytes
+    come from more than one response.
     """
 
     def __init__(self, url: str) -> None:
@@ -84,35 +85,35 @@ class Partial:
 
     @property
     def sha256(self) -> str:
-        """The sum of the bytes so far."""
+        """The sha256 of the bytes so far, in hex."""
         return self._sum.hexdigest()
 
     def checksum(self, algorithm: str) -> str:
-        """The same by another algorithm, for which what came is read again."""
+        """The checksum of the bytes so far, in hex. An algorithm other than sha256 reads the file again."""
         self._file.flush()
-        return self.sha256 if algorithm == "sha256" else _sum_of(self._path, algorithm)
+        return self.sha256 if algorithm == "sha256" else _checksum_of(self._path, algorithm)
 
     def append(self, content: bytes) -> None:
-        """Add what came. Raises OSError where the disk is full."""
+        """Add bytes. Raises OSError if the disk is full."""
         self._file.write(content)
         self._sum.update(content)
         self.size += len(content)
 
     def restart(self, validator: str) -> None:
-        """Begin again with no bytes, of a server's file that has this validator."""
-        self._note.unlink(missing_ok=True)  # first, so that it never stands beside bytes of another file
+        """Start again without bytes, for a file with this validator."""
+        self._note.unlink(missing_ok=True)  # first, so that a kill never leaves it beside another file's bytes
         self._file.truncate(0)
         self._sum, self.size, self.validator, self.resumed = hashlib.sha256(), 0, validator, False
         if validator:
             write_json(self._note, {"validator": validator})
 
     def discard(self) -> None:
-        """Delete what came."""
+        """Delete the bytes and the validator."""
         self._note.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
 
     def keep(self) -> Path:
-        """Move the file into the store, now that it is whole, and return its path there."""
+        """Move the complete file into the store and return its path there."""
         self._file.close()
         path = keep(self._path, self.sha256)
         self.discard()
@@ -121,13 +122,13 @@ class Partial:
 
 def _read_validator(note: Path) -> str:
     try:
-        found = read_json(note)["validator"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # what is no note of ours is none
+        validator = read_json(note)["validator"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # missing, or not written by this class
         return ""
-    return str(found) if is_validator(found) else ""
+    return str(validator) if is_validator(validator) else ""
 
 
-def _sum_of(path: Path, algorithm: str) -> str:
+def _checksum_of(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 

@@ -11,61 +11,40 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tqdm import tqdm
 
-if TYPE_CHECKING:
-    pass
-
-_PLUGINS = (
-    BmpImagePlugin.BmpImageFile,
-    GifImagePlugin.GifImageFile,
-    JpegImagePlugin.JpegImageFile,
-    PngImagePlugin.PngImageFile,
-    PpmImagePlugin.PpmImageFile,
-    TiffImagePlugin.TiffImageFile,
-    WebPImagePlugin.WebPImageFile,
-)
-
-
-FORMATS = tuple(plugin.format for plugin in _PLUGINS)
+# Pillow has a parser for some forty formats; untrusted bytes reach only these. It registers the first five by itself.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo")
-MAX_PIXELS = 80_000_000  # below the point where Pillow itself begins to warn
+MAX_PIXELS = 80_000_000  # below the number from which Pillow warns
 BACKGROUND = (255, 255, 255)
-_DEEP_MODES = ("I", "F")
-_TURNED = range(2, 9)  # EXIF orientations; 1 is upright, and some cameras write 0
+_DEEP_MODES = ("I", "F")  # more than 8 bits
+_ROTATED = range(2, 9)  # EXIF orientations; 1 is upright, and some cameras write 0
+_THUMBNAIL_SIDE = 96
 
-
-# Pillow's readers let all of these out of a damaged file.
+# The exceptions of Pillow's readers on a damaged file.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, struct.error, zlib.error)
-_DOUBTS = ("ignore", None, Warning, re.compile("PIL"), 0)  # a filter of warnings
+_IGNORED_WARNINGS = ("ignore", None, Warning, re.compile("PIL"), 0)  # as `warnings.filters` lists it
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-class BrokenPicture(ValueError):  # noqa: N818 - it says what the picture is
-    """The bytes are no picture that decodes to its last byte; the text says why."""
+class BrokenPicture(ValueError):  # noqa: N818 - a state of the picture, which the user may accept
+    """The bytes do not decode to the last pixel. The text is the reason."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a decoded picture becomes the square that a network sees.
+    """From a decoded picture to the square input of a network.
 
-    `image_size`: side in pixels; `crop`: the share of the shorter side that the square covers, centred;
+    `image_size`: side in pixels; `crop`: the share of the shorter side that the centred square covers;
     `interpolation`: bilinear or bicubic.
     """
 
@@ -76,9 +55,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a file was before it was decoded: Pillow's name of its format, and in words what decoding had to change.
+    """A file before it was decoded: its format in Pillow's words, and what decoding changed, in plain words.
 
-    `plain`: its pixels have 8 bits, so that the file may be kept as it is: readers of 8 bits clip deeper ones.
+    `plain`: whether its pixels have 8 bits. Other readers clip deeper pixels, so such a file is written anew.
     """
 
     format: str
@@ -87,19 +66,21 @@ class Traits:
 
 
 def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
-    """The picture as 8-bit RGB, upright, decoded to its last byte. Raises BrokenPicture.
+    """Decode a picture to its last byte, as 8-bit RGB, upright. Raises BrokenPicture.
 
-    EXIF orientation is applied; 16-bit and float pixels are scaled to 8 bits; transparent pixels lie on white;
-    CMYK and palettes are converted; the first frame of an animation counts. `at_least`: a JPEG may be decoded
-    at a half, a quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
+    EXIF orientation is applied; 16-bit and float pixels are scaled to 8 bits; transparent pixels become white; CMYK and
+    palettes are converted; an animation is its first frame. `at_least`: a JPEG may be decoded at a half, a quarter or an
+    eighth of its size, as long as its shorter side keeps that many pixels.
     """
     return decode_with_traits(source, at_least)[0]
 
 
 def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tuple[Image.Image, Traits]:
-    """The same, and what the file was like."""
-    if _DOUBTS not in warnings.filters:  # no catch_warnings: it is not safe among threads
-        warnings.filterwarnings("ignore", module="PIL")  # of what it cannot read it raises, of the rest it only warns
+    """As `decode`, with the traits of the file."""
+    # Pillow raises on what it cannot read; its warnings are about pictures that it reads. The filter stays in place,
+    # because `catch_warnings` is not safe among threads.
+    if _IGNORED_WARNINGS not in warnings.filters:
+        warnings.filterwarnings("ignore", module="PIL")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -107,8 +88,7 @@ def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tup
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            return upright, _traits(image)
+            return _to_rgb(ImageOps.exif_transpose(image)), _traits(image)
     except UnidentifiedImageError:
         raise BrokenPicture("not a picture") from None
     except Image.DecompressionBombError:
@@ -120,11 +100,11 @@ def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tup
 def _traits(image: Image.Image) -> Traits:
     deep = image.mode.startswith(_DEEP_MODES)
     changes = {
-        "turned upright as its EXIF says": image.getexif().get(ExifTags.Base.Orientation) in _TURNED,
+        "rotated upright by its EXIF orientation": image.getexif().get(ExifTags.Base.Orientation) in _ROTATED,
         "scaled from 16 bits or more to 8": deep,
         "converted from CMYK to RGB": image.mode == "CMYK",
-        "its transparent pixels laid on white": _has_transparent_pixels(image),
-        "the first of its frames taken": _has_more_frames(image),
+        "transparent pixels made white": _has_transparent_pixels(image),
+        "reduced to its first frame": _has_more_frames(image),
     }
     return Traits(image.format or "", not deep, tuple(change for change, is_so in changes.items() if is_so))
 
@@ -141,7 +121,7 @@ def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
     except _DAMAGE:
-        return True  # a second one begins, and is broken
+        return True  # a second frame begins, and is broken
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -155,23 +135,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale by the range that the numbers announce: 0 to 1, 255 or 65535, else up to their largest."""
-    with np.errstate(invalid="ignore"):  # a NaN may be of the kind that signals
+    """Scale to 0..255 by the smallest usual range that contains all values: 0 to 1, 255 or 65535, or up to the largest."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN
         pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
     largest = pixels.max(initial=0)
     top = 65535 if image.mode.startswith("I;16") else next((t for t in (1, 255, 65535) if largest <= t), largest)
     if image.mode != "F" and top == 1:
         top = 255
     levels = np.clip(np.rint(pixels * (255 / top)), 0, 255)
+    # A level may stand for transparency. It is replaced here, since it is not the same level after scaling.
     levels[pixels == image.info.get("transparency", np.nan)] = BACKGROUND[0]
     return Image.fromarray(levels.astype(np.uint8))
 
 
 def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The centred square of a picture, resized: uint8, (image_size, image_size, 3), 0 to 255, RGB.
+    """The centred square of a picture, resized: uint8 (image_size, image_size, 3), RGB.
 
-    The same as torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one
-    resampling.
+    Equals torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one resampling.
     """
     side = min(image.size) * preprocessing.crop
     left, top = (image.width - side) / 2, (image.height - side) / 2
@@ -181,28 +161,23 @@ def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[An
 
 
 def read_square(source: bytes | Path, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Decode a picture and take its square, see `to_square`. Raises BrokenPicture."""
-    wanted = 2 * math.ceil(preprocessing.image_size / preprocessing.crop)
-    return to_square(decode(source, at_least=wanted), preprocessing)
-
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+    """Decode a picture and return its square, as `to_square` does. Raises BrokenPicture."""
+    side = 2 * math.ceil(preprocessing.image_size / preprocessing.crop)  # twice: the JPEG decoder scales coarsely
+    return to_square(decode(source, at_least=side), preprocessing)
 
 
 def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
-    """Prepared pixels, uint8 (batch, S, S, 3), in the order of the paths; the next batch is decoded meanwhile."""
+    """Squares, uint8 (batch, S, S, 3), in the order of the paths. The next batch is decoded in the background."""
     for squares in read_ahead(paths, lambda path: read_square(path, preprocessing), batch_size, threads, title):
         yield np.stack(squares)
 
 
 def read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Found], batch_size: int, threads: int, title: str | None
-) -> Iterator[list[Found]]:
-    """What `read` finds for each item, in batches, in the order of the items; the next batch is read meanwhile.
+    items: Sequence[Item], read: Callable[[Item], Result], batch_size: int, threads: int, title: str | None
+) -> Iterator[list[Result]]:
+    """The results of `read`, in batches, in the order of the items. The next batch is read in the background.
 
-    Without a title no progress is shown.
+    `title` names the progress bar; None shows no bar.
     """
     chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(items), desc=title, unit="picture", disable=None if title else True) as bar:
@@ -213,15 +188,12 @@ def read_ahead(
             bar.update(len(chunk))
 
 
-def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Found], items: Sequence[Item]) -> list[Future[Found]]:
+def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Result], items: Sequence[Item]) -> list[Future[Result]]:
     return [pool.submit(read, item) for item in items]
 
 
-_THUMBNAIL_SIDE = 96
-
-
 def thumbnail_url(content: bytes) -> str:
-    """A picture at 96 pixels at the most, as the data URL of a JPEG."""
+    """A picture reduced to at most 96 pixels per side, as the data URL of a JPEG."""
     image = decode(content, at_least=_THUMBNAIL_SIDE)
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     with io.BytesIO() as file:

@@ -1,4 +1,4 @@
-"""The manifest: the table of all pictures, their classes and their splits."""
+"""The manifest: the table of all pictures, with their classes and splits."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,10 +12,10 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Picture:
-    """A row: `image_id` is the path inside the archive, `path` the path below `data/splits/<split>/`.
+    """One row of the manifest.
 
-    `sha256` is that of the picture's bytes in the archive, `label` its class; pictures of one `group` are in one split;
-    `width` and `height` are in pixels, upright.
+    `image_id`: path in the archive; `path`: path below `data/splits/<split>/`; `sha256`: of its bytes in the archive;
+    `label`: name of its class; `group`: pictures of one group are in one split; `width`, `height`: pixels, upright.
     """
 
     image_id: str
@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All pictures, in the order of their image_id. A stage reads it once and passes it on."""
+    """All pictures, sorted by image_id. A stage reads it once and passes it on."""
 
     pictures: Sequence[Picture]
 
@@ -54,17 +54,17 @@ class Manifest:
         return sorted({picture.label for picture in self.train})
 
     def labels(self, pictures: Iterable[Picture]) -> list[int]:
-        """The class numbers of some pictures."""
+        """The class numbers of some pictures: positions in `class_names`."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         return [numbers[picture.label] for picture in pictures]
 
 
 def write_manifest(path: Path, pictures: Iterable[Picture]) -> None:
-    """Write the table, sorted by image_id."""
+    """Write manifest.csv, sorted by image_id."""
     rows = [asdict(picture) for picture in sorted(pictures, key=lambda picture: picture.image_id)]
     write_table(path, [field.name for field in fields(Picture)], rows)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read the table."""
+    """Read manifest.csv."""
     return Manifest([Picture(**{**row, "width": int(row["width"]), "height": int(row["height"])}) for row in read_table(path)])  # type: ignore[arg-type]

@@ -12,7 +12,6 @@ from typing import Any
 from pipeline.core.files import atomic_dir, read_json, sha256_of_file
 from pipeline.evaluation.figures import plot_curves
 from pipeline.evaluation.galleries import TITLES
-from pipeline.pictures.audit import KINDS, SHOWN_FINDINGS
 from pipeline.report import charts
 
 CsvRow = Mapping[str, str]
@@ -142,7 +141,7 @@ def write_page(folder: Path, report: Report) -> None:
     environment.filters |= {"three": three, "interval": interval, "points": points, "share": share}
     first = report.models[0].scores
     html = environment.get_template("page.html").render(
-        report=report, models=report.models, scores=first, audit=report.audit, kinds=KINDS, shown_findings=SHOWN_FINDINGS,
+        report=report, models=report.models, scores=first, audit=report.audit,
         figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
         shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,
         accuracy_start=charts.whisker_scale(model.scores["figures"]["top1_accuracy"]["low"] for model in report.models),

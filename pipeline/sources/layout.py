@@ -1,4 +1,4 @@
-"""Where the class folders begin in a set of files, and which splits they come with."""
+"""Where the class folders begin in a set of files, and which splits the files are already in."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _SPLIT_NAMES = {
 
 @dataclass(frozen=True)
 class ClassFile:
-    """A file of a class: its name in the archive, its class, its path in the class, the folder above the class."""
+    """A file in a class folder: its name in the archive, its class, its path in the class folder, and the split folder above."""
 
     name: str
     label: str
@@ -25,7 +25,7 @@ class ClassFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files that lie in classes, and those that do not. `folders`: the split folders by their names."""
+    """The files in class folders, and the names of the others. `folders`: the names of the split folders."""
 
     entries: list[ClassFile]
     outside: list[str]
@@ -33,13 +33,13 @@ class Layout:
 
 
 def find_layout(names: Iterable[str], title: str) -> Layout:
-    """Find the classes: below a lone folder or several, with or without folders named like splits above them.
+    """Find the class folders: below any number of single folders, with or without split folders above them.
 
-    Raises PipelineError where there are none, or where what looks like classes are splits.
+    `title` names the files in messages. Raises PipelineError if there are no folders, or if the apparent classes are splits.
     """
     root, below, outside = _descend(sorted(names))
     if not below:
-        raise PipelineError(f"{title}: holds no pictures in folders; make one folder for each class")
+        raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
     split_like = [name for name in below if name.lower() in _SPLIT_NAMES]
     if not split_like:
         return Layout(_entries(root, below, None), outside)
@@ -47,7 +47,7 @@ def find_layout(names: Iterable[str], title: str) -> Layout:
     flat = [name for name in split_like if not any("/" in inner for inner in below[name])]
     if others or flat:
         classes = f"the classes would be {', '.join(map(repr, sorted(below)))}"
-        raise PipelineError(f"{title}: {root or 'its root'}: {classes}: those are splits; name the folder that holds the classes")
+        raise PipelineError(f"{title}: {root or 'its root'}: {classes}, which are splits; name the folder of the classes")
     entries = []
     for folder in split_like:
         outside += [f"{root}{folder}/{inner}" for inner in below[folder] if "/" not in inner]
@@ -56,42 +56,36 @@ def find_layout(names: Iterable[str], title: str) -> Layout:
     return Layout(entries, outside, split_like)
 
 
-def split_of(folder: str) -> str:
-    """The split that a folder's name stands for: train, val or test."""
-    return _SPLIT_NAMES[folder.lower()]
-
-
 def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple[str | None, str | None]:
-    """The archive's folders that are the test split and the val split, where it has them.
+    """The folders of the archive that become test and val, if it has any. `val`, `test`: a fraction, or a folder's name.
 
-    With a train and a val folder alone, val is what its publisher held out: it is the test split.
+    In an archive of train and val alone, val becomes the test split: it is what the publisher held out. Raises PipelineError.
     """
     for name, folder in (("val", val), ("test", test)):
         if isinstance(folder, str) and folder not in layout.folders:
             there = ", ".join(layout.folders) or "none"
-            raise PipelineError(f"params.yaml: split.{name}: {folder!r} is no split folder of the pictures; there: {there}")
+            raise PipelineError(f"params.yaml: split.{name}: {folder!r} is not a split folder of the pictures; they have {there}")
     if val == test and isinstance(val, str):
-        raise PipelineError(f"params.yaml: split: val and test both name the folder {val!r}; name another for one")
+        raise PipelineError(f"params.yaml: split: val and test both name the folder {val!r}; name different ones")
     by_split: dict[str, str] = {}
     for folder in layout.folders:
         if folder in (val, test):
             continue
-        if split_of(folder) in by_split and split_of(folder) != "train":
-            raise PipelineError(
-                f"data/raw.zip: holds {by_split[split_of(folder)]!r} and {folder!r}; name one of them in params.yaml: split"
-            )
-        by_split[split_of(folder)] = folder
+        split = _SPLIT_NAMES[folder.lower()]
+        if split in by_split and split != "train":
+            raise PipelineError(f"data/raw.zip: contains {by_split[split]!r} and {folder!r}; name one of them in params.yaml: split")
+        by_split[split] = folder
     test_folder = test if isinstance(test, str) else by_split.get("test", by_split.get("val"))
     val_folder = val if isinstance(val, str) else by_split.get("val")
     if val_folder == test_folder:
         val_folder = None
     if layout.folders and not set(layout.folders) - {test_folder, val_folder}:
-        raise PipelineError(f"data/raw.zip: holds {', '.join(layout.folders)} and no training folder; add train/")
+        raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
     return test_folder, val_folder
 
 
 def _descend(names: list[str]) -> tuple[str, dict[str, list[str]], list[str]]:
-    """Follow lone folders down to where there are several, or to the last: its path, what is in it, what was passed."""
+    """Descend through single folders until there are several, or none below: the path, its contents, the files passed."""
     root, outside = "", []
     while True:
         outside += [root + name for name in names if "/" not in name]

@@ -1,4 +1,4 @@
-"""What `download.source` may name: a named data set, a folder, an archive, or a URL."""
+"""The source of the pictures: a named dataset, a folder, an archive, or a URL."""
 
 import difflib
 from collections.abc import Iterator
@@ -31,9 +31,9 @@ from pipeline.sources.members import Limits, Members
 
 @dataclass(frozen=True)
 class NamedSource:
-    """A data set with a name: its licence, the files that it is published as (none: a package carries it), what reads them.
+    """A dataset with a name: its licence, its published files (none: a package contains it), and the function that reads them.
 
-    Where there are several files, each has a checksum. `digest`: that of the content, where it is known.
+    Of several files, each has a checksum. `digest`: of the content, if it is known.
     """
 
     licence: str
@@ -42,19 +42,20 @@ class NamedSource:
     digest: str | None = None
 
 
-def _mnist_files(folder: str, *md5s: str) -> tuple[PublishedFile, ...]:
-    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    return tuple(PublishedFile(f"{folder}{name}", md5) for name, md5 in zip(names, md5s, strict=True))
-
-
 def _files(folder: str, *files: tuple[str, str]) -> tuple[PublishedFile, ...]:
     return tuple(PublishedFile(f"{folder}{name}", md5) for name, md5 in files)
 
 
-# Chapters 4 to 9 of the course «Learn PyTorch for Deep Learning» use this archive; the commit keeps it from changing.
+def _mnist_files(folder: str, *md5s: str) -> tuple[PublishedFile, ...]:
+    names = [f"{prefix}-{kind}-ubyte.gz" for prefix in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    return _files(folder, *zip(names, md5s, strict=True))
+
+
+# Chapters 4 to 9 of the course «Learn PyTorch for Deep Learning» use this archive; the commit pins it.
 _FOOD_COMMIT = "3b6c230bc4b373456f3a6ccd2734cac23cfac77f"
 _EUROSAT_COMMIT = "c877bcd43f099cd0196738f714544e355477f3fd"
-_FASHION = ("T-shirt_top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")  # it is «T-shirt/top»
+# The publisher writes «T-shirt/top», which is no name of a folder.
+_FASHION = ("T-shirt_top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _VGG = "https://www.robots.ox.ac.uk/~vgg/data/"
 NAMED = {
     "digits": NamedSource(
@@ -63,12 +64,12 @@ NAMED = {
         digest="37acf0748c15b78e0925dba295929831a53986dbc868cb45322833d51c5da306",
     ),
     "hymenoptera": NamedSource(
-        "pictures of the web, for teaching; no licence stated",
+        "pictures from the web, for teaching; no licence stated",
         (PublishedFile("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
         digest="5a108f97d3bce1380a9ce668f27cbad193fc4949eae3742814be6880564333ae",
     ),
     "pizza_steak_sushi": NamedSource(
-        "a part of Food-101: pictures of the web, for research",
+        "a part of Food-101: pictures from the web, for research",
         (PublishedFile(f"https://raw.githubusercontent.com/mrdbourke/pytorch-deep-learning/{_FOOD_COMMIT}/data/pizza_steak_sushi.zip"),),
     ),
     "mnist": NamedSource(
@@ -110,7 +111,7 @@ NAMED = {
         flower_members,
     ),
     "oxford_iiit_pet": NamedSource(
-        "CC BY-SA 4.0 (Visual Geometry Group, Oxford, and IIIT Hyderabad); the pictures remain their owners'",
+        "CC BY-SA 4.0 (Visual Geometry Group, Oxford, and IIIT Hyderabad); the pictures belong to their owners",
         _files(
             f"{_VGG}pets/data/",
             ("images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c"),
@@ -119,7 +120,7 @@ NAMED = {
         pet_members,
     ),
     "food101": NamedSource(
-        "pictures of Foodspotting, not property of ETH Zurich; what goes beyond scientific fair use is for their owners to allow",
+        "pictures from Foodspotting, not property of ETH Zurich; use beyond scientific fair use needs the consent of their owners",
         _files("http://data.vision.ee.ethz.ch/cvl/", ("food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87")),
         food_members,
     ),
@@ -131,17 +132,15 @@ NAMED = {
         ),
     ),
 }  # fmt: skip
-
-
 _CURE = f"give a path, a URL, or one of {', '.join(NAMED)}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where pictures come from: a name, the URL of an archive, or a local path.
+    """Where the pictures come from: a named dataset, the URL of an archive, or a local path.
 
-    `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is that
-    of the files by their paths, not that of one archive's bytes. `known_digest`: what it was when it got its name here.
+    `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is over the
+    files by path (`digest_of`), not over the bytes of one archive. `known_digest`: of a named dataset, if it is known.
     """
 
     title: str
@@ -154,14 +153,14 @@ class Source:
 
 
 def find_source(text: str) -> Source:
-    """Understand `download.source`. Relative paths start at the project's root. Raises PipelineError."""
+    """The source that `download.source` names. Relative paths start at the project's root. Raises PipelineError."""
     if text in NAMED:
         named = NAMED[text]
         return Source(text, named.licence, named, pinned_by_content=True, known_digest=named.digest)
     try:
         scheme = urlsplit(text).scheme
     except ValueError:
-        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is no address; {_CURE}") from None
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is not a valid address; {_CURE}") from None
     if scheme in ("http", "https"):
         return Source(without_password(text), "unknown", url=text)
     path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
@@ -170,18 +169,18 @@ def find_source(text: str) -> Source:
     if not path.exists():
         near = difflib.get_close_matches(text.lower(), NAMED, n=1)
         cure = f"did you mean {near[0]!r}?" if near else _CURE
-        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is not there; {cure}")
+        raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} does not exist; {cure}")
     if not is_archive(path.name):
-        raise PipelineError(f"params.yaml: download.source: {text!r} is no folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz")
+        raise PipelineError(f"params.yaml: download.source: {text!r} is not a folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; {_CURE}")
     return Source(path.name, "unknown", path=path)
 
 
 @contextmanager
 def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Iterator[Members]:
-    """The files of a source. With the digest that params.yaml pins, what was fetched before is not fetched again.
+    """The files of a source. `digest`: the one that params.yaml pins; what it finds in the store is not downloaded again.
 
-    A mirror of a URL is another address of that archive; one of a source with a name is a folder, to which the names of
-    its files are added. A file whose own digest or published checksum differs is refused before it is read. Raises PipelineError.
+    A mirror of a URL is another address of the same archive. A mirror of a named dataset is a folder with files of the
+    published names. A file with another digest or published checksum is refused unread. Raises PipelineError.
     """
     try:
         if source.named is not None:
@@ -194,14 +193,14 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, li
                 yield members
     except PipelineError:
         if digest is not None:
-            store.forget(digest)
+            store.forget(digest)  # the stored file may be damaged; the next run downloads it anew
         raise
 
 
 def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> str:
-    """Look at the source as it is now, fetching it anew, and return its digest. Raises PipelineError.
+    """Download the source as it is now and return its digest. Raises PipelineError.
 
-    A file with a published checksum is fetched only where the store lacks it: there is no other that would be taken.
+    A file with a published checksum is taken from the store if it is there, since no other file would be accepted.
     """
     if not source.pinned_by_content:
         return sha256_of_file(_find_archive(source, mirrors, None, limits))
@@ -213,12 +212,12 @@ def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> 
         digest = digest_of(source.named.read(published))
     for file in source.named.files:
         if file.md5 is None:
-            store.alias(digest, paths[file.name])  # what is pinned now need not be fetched once more
+            store.alias(digest, paths[file.name])  # so that the stage does not download it again
     return digest
 
 
 def expect_digest(source: Source, found: str, pinned: str) -> None:
-    """Raise PipelineError where the source is not what params.yaml pins, and forget what was fetched."""
+    """Raise PipelineError if the source is not what params.yaml pins, and forget what was downloaded for it."""
     if found != pinned:
         store.forget(pinned)
         refusal = _pin(pinned).refusal(found)
@@ -227,11 +226,11 @@ def expect_digest(source: Source, found: str, pinned: str) -> None:
 
 def _pin(digest: str) -> Pin:
     fault = "its digest is {found}, params.yaml pins download.digest {digits}"
-    return Pin(digest, fault, "if the change is meant, run `pipeline data refresh`")
+    return Pin(digest, fault, "if the change is intended, run `pipeline data refresh`")
 
 
 def _find_archive(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
-    """The source's archive, where it lies or from the network; with a digest, the one that has it."""
+    """The source's archive, local or downloaded. `digest`: what it must have, if it is pinned."""
     if source.path is None:
         return fetch(source.url or "", _bounds(limits), digest, None if digest is None else _pin(digest), mirrors)
     if digest is not None:
@@ -240,9 +239,9 @@ def _find_archive(source: Source, mirrors: tuple[str, ...], digest: str | None, 
 
 
 def _fetch_files(named: NamedSource, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> dict[str, Path]:
-    """The files of a source with a name, by their names, from the store or the network.
+    """The files of a named dataset by name, from the store or the network.
 
-    A published checksum is what one is found by in the store; where there is none, the digest of the content.
+    Their key in the store is the published checksum, or the digest of the content if there is none.
     """
     paths = {}
     for file in named.files:

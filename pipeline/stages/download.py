@@ -1,4 +1,4 @@
-"""Download the pictures, or take them from where they are, and pack them into one zip whose digest is pinned."""
+"""Download the pictures, or take them from this machine, and pack them into one zip whose content is pinned."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,14 +16,14 @@ from pipeline.sources.source import Source, expect_digest, find_source, open_sou
 
 
 class Params(Section):  # section `download` of params.yaml
-    source: Annotated[str, StringConstraints(min_length=1)]  # a name, a folder, an archive or a URL
+    source: Annotated[str, StringConstraints(min_length=1)]  # a dataset's name, a folder, an archive, or a URL
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
-    url_mirrors: list[str] = Field(strict=True)  # tried in order when the source's own URL does not give what is pinned
-    limits: Limits  # what is more than this is refused
+    url_mirrors: list[str] = Field(strict=True)  # tried in order if the source's own URL does not provide what is pinned
+    limits: Limits  # a source that exceeds them is refused
 
 
 def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
-    """What `data/source.json` says of the pictures and of the zip that holds them."""
+    """The content of `data/source.json`: where the pictures are from, their licence and layout, and the digest of the zip."""
     layout = find_layout(members, source.title)
     return {
         "source": source.title,
@@ -36,13 +36,13 @@ def describe_source(source: Source, members: Members, raw: Path, digest: str) ->
 
 
 def run(params: Params, raw: Path, source_json: Path) -> None:
-    """Pack the source into `raw` and describe it; fail where it is not what `download.digest` pins."""
+    """Pack the source into `raw` and describe it. Raises PipelineError if it is not what `download.digest` pins."""
     source, mirrors = find_source(params.source), tuple(params.url_mirrors)
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
     with open_source(source, mirrors, params.digest, params.limits) as members:
         if not members:
-            raise PipelineError(f"{source.title}: holds no files; name a folder or an archive of pictures")
+            raise PipelineError(f"{source.title}: contains no files; name a folder or an archive of pictures")
         with atomic_file(raw) as partial:
             content_digest = pack(members, partial)
             if source.pinned_by_content:

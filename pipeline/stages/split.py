@@ -1,4 +1,4 @@
-"""Split the pictures into train, val and test: ImageFolder trees of all that can be used, a list of all that cannot."""
+"""Split the pictures into train, val and test: audit them all, write ImageFolder trees, and list what was left out."""
 
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,29 +22,31 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Params(Section):  # section `split` of params.yaml
-    seed: NonNegativeInt
-    val: Fraction | str  # a share of the pictures that the archive deals to no split, or the name of a folder in the archive
+    overridable = ("seed",)
+
+    seed: NonNegativeInt  # null: the top-level seed
+    val: Fraction | str  # a share of the pictures that the archive assigns to no split, or the name of a folder in the archive
     test: Fraction | str  # the same; an archive's own test folder comes first
-    group: str | GroupTable | None  # what names a group in a picture's path, or a table; groups stay whole
-    similarity: Annotated[float, Field(gt=0, le=1)] | None  # of two thumbnails, from which the pictures stay together
-    leak: Literal["repair", "fail"]  # what to do where labels contradict each other or given splits share pictures
+    group: str | GroupTable | None  # the part of a path that names a group, or a table; groups stay together
+    similarity: Annotated[float, Field(gt=0, le=1)] | None  # correlation of two thumbnails from which the pictures stay together
+    leak: Literal["repair", "fail"]  # what to do if labels conflict, or if given splits share pictures
 
 
 def given_splits(layout: Layout, params: Params) -> dict[str, str]:
-    """`image_id: split` of the pictures that the archive's own folders hold out."""
+    """`image_id: split` of the pictures that the archive's own folders put into val or test."""
     test_folder, val_folder = choose_folders(layout, params.val, params.test)
     given = {folder: name for folder, name in ((test_folder, "test"), (val_folder, "val")) if folder}
     return {entry.name: given[entry.folder] for entry in layout.entries if entry.folder in given}
 
 
-def sort_out(
-    looks: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], params: Params
+def relate(
+    infos: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], params: Params
 ) -> tuple[list[Finding], Groups]:
-    """What is there twice, contradicts or leaks; and which pictures of the rest must stay together."""
-    exact = exact_duplicates(looks)
+    """The findings about several pictures (duplicates, conflicts, leaks), and the groups of the pictures that remain."""
+    exact = exact_duplicates(infos)
     conflicts = [*audit.label_conflicts(exact, labels)]
     contradicted = left_out(conflicts)
-    rest = {name: look for name, look in looks.items() if name not in contradicted}
+    rest = {name: info for name, info in infos.items() if name not in contradicted}
     near = near_duplicates(rest, params.similarity) if params.similarity else []
     agreeing = [names for names in exact if names[0] in rest]
     user_groups = read_groups(rest, params.group)
@@ -61,59 +63,54 @@ def sort_out(
 
 
 def left_out(findings: Iterable[Finding]) -> set[str]:
-    """The pictures that no split gets."""
+    """The pictures that no split contains."""
     return {name for finding in findings for name in finding.left_out}
 
 
 def refuse_leaks(findings: Sequence[Finding]) -> None:
-    """Raise PipelineError where labels contradict each other or given splits share pictures."""
+    """Raise PipelineError if labels conflict or given splits share pictures."""
     faults = [finding for finding in findings if finding.kind in ("label_conflict", "leak")]
     if faults:
         count = f"{len(faults)} conflict{'s' * (len(faults) != 1)} of labels or splits"
-        raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; mend the source, or say split.leak: repair")
+        raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; correct the source, or set split.leak: repair")
 
 
 def assign(entries: list[ClassFile], given: Mapping[str, str], together: Groups, params: Params) -> dict[str, str]:
-    """Decide `image_id: split`: by the archive's own folders where it has them, by the dealt fractions elsewhere."""
+    """`image_id: split` of every picture: the archive's own folders first, fractions for the rest. Raises PipelineError."""
     rest = {entry.name: entry.label for entry in entries if entry.name not in given}
     shares = {name: value for name, value in (("val", params.val), ("test", params.test)) if name not in given.values()}
     train_share = 1 - sum(float(value) for value in shares.values())
     if train_share <= 0:
-        raise PipelineError(f"params.yaml: split: val {params.val} and test {params.test} leave nothing to train on")
+        raise PipelineError(f"params.yaml: split: val {params.val} and test {params.test} leave nothing to train on; lower them")
     fractions = {"train": train_share, **{name: float(value) for name, value in shares.items()}}
     dealt = deal(rest, {name: together.of(name) for name in rest}, fractions, params.seed)
     return {entry.name: given.get(entry.name) or dealt[entry.name] for entry in entries}
 
 
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:
-    """Look at every picture, leave out what cannot be used, deal out the rest, write the trees and the tables."""
+    """Inspect every picture, leave out the unusable ones, deal the rest, and write the trees and tables."""
     with zipfile.ZipFile(raw) as archive:
         layout = find_layout(archive.namelist(), "data/raw.zip")
         given = given_splits(layout, params)
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
-        looks = {name: facts.look for name, facts in inspected.items() if facts.look}
-        shared, together = sort_out(looks, {entry.name: entry.label for entry in layout.entries}, given, params)
+        infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
+        relations, together = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
         if params.leak == "fail":
-            refuse_leaks(shared)
-        findings = [
-            *audit.misplaced(layout.outside),
-            *audit.broken(inspected),
-            *shared,
-            *audit.oddities(looks),
-        ]
+            refuse_leaks(relations)
+        findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.oddities(infos)]
         unused = left_out(findings)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
-        pictures = place(entries, inspected, looks, assign(entries, given, together, params), together)
+        pictures = place(entries, inspected, infos, assign(entries, given, together, params), together)
         check_every_class_everywhere(pictures)
-        write_trees(archive, pictures, looks, splits)
+        write_trees(archive, pictures, infos, splits)
         thumbnails = draw_thumbnails(archive, findings)
     rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], rows)
     write_json(audit_json, summarise_audit(pictures, findings, thumbnails))
     if rows:
-        print(f"{len(rows)} of {len(pictures) + len(rows)} files were left out; {quarantine} says which and why")
+        print(f"{len(rows)} of {len(pictures) + len(rows)} files were left out; {quarantine} lists them with the reasons")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ def show(tmp_path):
 
     def show(*findings, shown=None):
         facts = [dict(zip(("kind", "sentence"), finding, strict=True)) for finding in findings]
-        write_json(tmp_path / "audit.json", {"pictures": 7, "quarantined": 2, "findings": facts})
+        kinds = {"broken": {"title": "Broken", "fate": "left out"}, "near_duplicate": {"title": "Alike", "fate": "kept in one split"}}
+        write_json(tmp_path / "audit.json", {"pictures": 7, "quarantined": 2, "kinds": kinds, "findings": facts})
         return "\n".join(audit_lines(tmp_path / "audit.json", shown))
 
     return show
@@ -26,7 +27,7 @@ def test_pictures_are_counted(show):
 def test_findings_stand_below_their_kind_and_its_fate(show):
     assert show(("near_duplicate", "'a', 'b': the two look alike"), ("broken", "'c\\nd': not a picture")) == (
         "7 pictures are used, 2 left out.\n"
-        "\nDoes not decode: 1, left out\n  'c\\nd': not a picture\n"
+        "\nBroken: 1, left out\n  'c\\nd': not a picture\n"
         "\nAlike: 1, kept in one split\n  'a', 'b': the two look alike"
     )
 

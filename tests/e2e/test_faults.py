@@ -82,9 +82,9 @@ def plant(files):
     change("broken", "more than 80,000,000 pixels", lambda content: bomb(), 1, ".png")
     change("converted", "scaled from 16 bits or more to 8", deep, 2, ".png")
     change("converted", "converted from CMYK to RGB", lambda content: encoded(decoded(content).convert("CMYK")), 2)
-    change("converted", "turned upright as its EXIF says", turned, 3)
-    change("wrong_suffix", "is PNG, whatever its name says", lambda content: encoded(decoded(content), "PNG"), 2)
-    change("one_colour", "shows one colour and nothing else", lambda content: encoded(Image.new("RGB", (300, 200), "green")))
+    change("converted", "rotated upright by its EXIF orientation", turned, 3)
+    change("wrong_suffix", "is PNG, despite its suffix", lambda content: encoded(decoded(content), "PNG"), 2)
+    change("one_colour", "shows a single colour", lambda content: encoded(Image.new("RGB", (300, 200), "green")))
 
     def copy(kind, detail, source, name, content, *others):
         files[name] = content
@@ -92,12 +92,12 @@ def plant(files):
 
     for number in range(3):
         source = next(bees)
-        copy("exact_duplicate", "one picture 2 times", source, name := f"{TRAIN}/bees/copy {number}.jpg", files[source], source, name)
+        copy("exact_duplicate", "the same picture 2 times", source, name := f"{TRAIN}/bees/copy {number}.jpg", files[source], source, name)
     for number in range(2):
         source, name = next(bees), f"{TRAIN}/bees/small {number}.jpg"
         copy(
             "near_duplicate",
-            "the two look alike",
+            "look alike",
             source,
             name,
             encoded(decoded(files[source]).resize((160, 120)), quality=60),
@@ -111,7 +111,7 @@ def plant(files):
     copy("leak", f"looks like {source!r} in test", source, f"{TRAIN}/bees/leak.jpg", encoded(decoded(files[source]), quality=50))
     source = next(bees)
     other = f"{TRAIN}/ants/a bee.jpg"
-    detail = f"one picture under the labels ants, bees: {other!r}, {source!r}"
+    detail = f"one picture with the labels ants, bees: {other!r}, {source!r}"
     copy("label_conflict", detail, source, other, files[source], other, source)
     for name in HOSTILE_NAMES:
         files[f"{TRAIN}/bees/{name}"] = files.pop(next(bees))

@@ -270,7 +270,7 @@ def test_the_page_says_so_where_nothing_was_found(write):
 
 def test_a_finding_is_shown_with_its_fate_and_its_pictures(write):
     html = write(findings=[FINDING])
-    assert "One picture several times: 1, kept in one split &#39;x.png&#39;, &#39;y.png&#39;: one picture 2 times" in text_of(html)
+    assert "Duplicate pictures: 1, kept in one split &#39;x.png&#39;, &#39;y.png&#39;: one picture 2 times" in text_of(html)
     assert (html.count('alt="x.png"'), html.count('alt="y.png"')) == (1, 1)
 
 

@@ -1,4 +1,4 @@
-"""The data sets with a name, from small files in their published formats, served on this machine, down to the split tables."""
+"""Named datasets in their published formats, from a server on this machine to the split tables."""
 
 import csv
 import hashlib
@@ -19,8 +19,8 @@ from pipeline.sources.formats import PublishedFile
 from pipeline.sources.members import Limits
 from pipeline.sources.source import NAMED
 from pipeline.stages import download, split
-from tests.data.conftest import serving
 from tests.published_sets import SETS
+from tests.servers import serving
 
 LIMITS = {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 1000, "gigabytes": 1, "ratio": 1000}
 
@@ -112,22 +112,17 @@ def kept(root):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_set_comes_down_to_the_split_tables_with_its_published_splits_and_classes(root, publish, name):
+def test_a_dataset_arrives_in_the_split_tables_with_its_published_splits_classes_and_values(root, publish, name):
     expected = publish(name)
     run_download(root, name, pin(root, name))
+    facts = json.loads((root / "source.json").read_text())
+    assert (facts["source"], facts["licence"]) == (name, NAMED[name].licence)
     rows = run_split(root)
     assert {row["image_id"] for row in rows} == set(expected)
     for row in rows:
         *_, folder, label, _ = row["image_id"].split("/")
         assert row["label"] == label
         assert row["split"] in {"train": ("train", "val"), "test": ("test",), "val": ("val",), "2750": ("train", "val", "test")}[folder]
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_no_value_of_a_picture_changes(root, publish, name):
-    expected = publish(name)
-    run_download(root, name, pin(root, name))
-    for row in run_split(root):
         content = (root / "splits" / row["split"] / row["path"]).read_bytes()
         there = expected[row["image_id"]]
         if isinstance(there, bytes):
@@ -149,14 +144,6 @@ def test_a_validation_split_that_is_published_is_the_val_split(root, publish):
             "blackberry lily/image_00010",
         )
     }
-
-
-@pytest.mark.parametrize("name", SETS)
-def test_what_is_written_says_the_source_and_its_licence(root, publish, name):
-    publish(name)
-    run_download(root, name, pin(root, name))
-    facts = json.loads((root / "source.json").read_text())
-    assert (facts["source"], facts["licence"]) == (name, NAMED[name].licence)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -219,7 +206,7 @@ def test_pictures_of_another_digest_are_refused_and_both_are_named(root, publish
     expected = publish("mnist")
     assert message_of(run_download, root, "mnist", "0" * 64) == (
         f"mnist: its digest is {digest_of(expected)}, params.yaml pins download.digest {'0' * 64}; "
-        "if the change is meant, run `pipeline data refresh`"
+        "if the change is intended, run `pipeline data refresh`"
     )
 
 
@@ -236,5 +223,5 @@ def test_more_pictures_than_the_limits_allow_are_refused(root, publish):
     publish("mnist")
     params = download.Params(source="mnist", digest="0" * 64, url_mirrors=[], limits=Limits(**LIMITS | {"files": 29}))
     assert message_of(download.run, params, root / "raw.zip", root / "source.json") == (
-        "mnist: holds more than 29 files; raise download.limits.files if that is meant"
+        "mnist: contains more than 29 files; raise download.limits.files if this is intended"
     )

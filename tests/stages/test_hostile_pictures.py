@@ -1,4 +1,4 @@
-"""Pictures that are cut, forged or meant to do harm, each among good ones: the stage names it, and deals out all the others."""
+"""Damaged and hostile pictures in the stage `split`: each is named, and the good ones are dealt."""
 
 import io
 import json
@@ -190,7 +190,7 @@ BROKEN = {
     "a BMP with a header of 2 GB": (".bmp", lambda: bmp(4, 4, header=2**31 - 1), "Truncated File Read"),
     "a BMP without a header": (".bmp", lambda: bmp(4, 4, header=0), "Unsupported BMP header type (0)"),
 }  # fmt: skip
-ONE_COLOUR, FIRST_FRAME = ("one_colour", "shows one colour and nothing else"), ("converted", "the first of its frames taken")
+ONE_COLOUR, FIRST_FRAME = ("one_colour", "shows a single colour"), ("converted", "reduced to its first frame")
 KEPT = {
     "a CMYK JPEG": (".jpg", lambda: encoded(noise().convert("CMYK"), "JPEG"), [("converted", "converted from CMYK to RGB")]),
     "a YCCK JPEG": (".jpg", ycck, [("converted", "converted from CMYK to RGB")]),
@@ -199,7 +199,7 @@ KEPT = {
         [("converted", "scaled from 16 bits or more to 8")],
     ),
     "a palette with a transparent colour": (
-        ".png", lambda: encoded(noise().quantize(), "PNG", transparency=b"\0"), [("converted", "its transparent pixels laid on white")],
+        ".png", lambda: encoded(noise().quantize(), "PNG", transparency=b"\0"), [("converted", "transparent pixels made white")],
     ),
     "a JPEG with garbage for EXIF": (".jpg", lambda: jpeg_with_exif(b"\xde\xad\xbe\xef" * 8), []),
     "a JPEG with nothing for EXIF": (".jpg", lambda: jpeg_with_exif(b""), []),
@@ -232,7 +232,7 @@ KEPT = {
     "a float that is no number": (
         ".pfm", lambda: b"Pf 2 1 -1.0\n" + struct.pack("<ff", float("nan"), 1.0), [("converted", "scaled from 16 bits or more to 8")],
     ),
-    "a picture with another's suffix": (".png", lambda: encoded(noise(), "JPEG"), [("wrong_suffix", "is JPEG, whatever its name says")]),
+    "a picture with another's suffix": (".png", lambda: encoded(noise(), "JPEG"), [("wrong_suffix", "is JPEG, despite its suffix")]),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The stage `split`: ImageFolder trees of all that can be used, no picture in two splits, tables of all there was; whole messages."""
+"""The stage `split`: ImageFolder trees of all usable pictures, no picture in two splits, and tables of all pictures."""
 
 import contextlib
 import csv
@@ -15,6 +15,7 @@ from torchvision.datasets import ImageFolder
 from pipeline.core import files
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import read_section
+from pipeline.pictures.audit import KINDS
 from pipeline.pictures.splits import GroupTable
 from pipeline.stages.split import Params, run
 
@@ -130,23 +131,24 @@ def test_the_manifest_tells_sum_class_and_size(tmp_path):
     assert {key: row[key] for key in expected} == expected
 
 
-def test_the_audit_tells_all_at_a_glance(tmp_path):
-    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no", "dogs/flat.png": encoded(Image.new("RGB", (12, 8)))}
+def test_the_audit_counts_pictures_and_findings_and_shows_those_that_decode(tmp_path):
+    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no", "dogs/wide.png": encoded(Image.new("RGB", (40, 8)))}
     audit = audit_of(split(tmp_path, contents))
     assert {key: audit[key] for key in ("pictures", "quarantined", "median_width", "median_height")} == {
         "pictures": 22, "quarantined": 1, "median_width": 12, "median_height": 8,
     }  # fmt: skip
+    counts = {kind: facts["count"] for kind, facts in audit["kinds"].items()}
+    assert counts == {**dict.fromkeys(KINDS, 0), "exact_duplicate": 1, "broken": 1, "one_colour": 1}
+    assert list(counts) == list(KINDS)
+    assert {kind: (facts["title"], facts["fate"]) for kind, facts in audit["kinds"].items()} == KINDS
+    assert sorted(audit["thumbnails"]) == ["cats/00.png", "cats/again.png", "dogs/wide.png"]
 
 
-def test_the_audit_counts_what_was_found(tmp_path):
-    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no", "dogs/flat.png": encoded(Image.new("RGB", (12, 8)))}
-    found = audit_of(split(tmp_path, contents))["found"]
-    assert {kind: count for kind, count in found.items() if count} == {"exact_duplicate": 1, "broken": 1, "one_colour": 1}
-
-
-def test_the_audit_shows_what_was_found(tmp_path):
-    contents = {**TWO_CLASSES, "cats/again.png": picture(0), "cats/broken.png": b"no"}
-    assert sorted(audit_of(split(tmp_path, contents))["thumbnails"]) == ["cats/00.png", "cats/again.png"]
+def test_more_pictures_than_are_decoded_at_once_are_dealt_out(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 6, 6, 3), dtype=np.uint8)
+    contents = {f"{number % 3}/{number}.bmp": encoded(Image.fromarray(each), "BMP") for number, each in enumerate(pixels)}
+    audit = audit_of(split(tmp_path, contents))
+    assert audit["classes"] == {str(label): {"train": 120, "val": 40, "test": 40} for label in range(3)}
 
 
 def test_where_nothing_was_found_nothing_is_listed(tmp_path):
@@ -158,14 +160,14 @@ def test_a_class_of_broken_pictures_alone_is_not_passed_over(tmp_path):
     with pytest.raises(PipelineError) as error:
         split(tmp_path, contents)
     assert str(error.value) == (
-        "data/raw.zip: class 'fish' has 0 pictures that decode, fewer than 3; add pictures or take the class out "
+        "data/raw.zip: class 'fish' has 0 usable pictures, fewer than 3; add pictures or remove the class "
         "(2 do not decode, first 'fish/1.jpg': an empty file)"
     )
 
 
 def test_what_was_left_out_is_told(tmp_path, capsys):
     split(tmp_path, {**TWO_CLASSES, "cats/broken.png": b"", "notes.txt": b"hello"})
-    assert capsys.readouterr().out == f"2 of 22 files were left out; {tmp_path}/data/quarantine.csv says which and why\n"
+    assert capsys.readouterr().out == f"2 of 22 files were left out; {tmp_path}/data/quarantine.csv lists them with the reasons\n"
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path):
@@ -199,16 +201,12 @@ def test_broken_pictures_are_listed_with_the_reason(tmp_path):
     }
     found = reasons(split(tmp_path, contents))
     assert found.pop("cats/cut.gif").startswith("image file is truncated")
-    assert found == {"README": "not in the folder of a class", "cats/empty.png": "an empty file", "dogs/notes.txt": "not a picture"}
+    assert found == {"README": "not in a class folder", "cats/empty.png": "an empty file", "dogs/notes.txt": "not a picture"}
 
 
 def test_broken_pictures_are_not_in_the_trees(tmp_path):
     names = files_below(split(tmp_path, {**TWO_CLASSES, "cats/empty.png": b""}) / "splits")
     assert not [name for name in names if "empty" in name]
-
-
-def test_without_broken_pictures_the_list_is_a_header(tmp_path):
-    assert (split(tmp_path, TWO_CLASSES) / "quarantine.csv").read_text() == "image_id,reason\n"
 
 
 def test_sub_folders_of_a_class_are_kept(tmp_path):
@@ -323,36 +321,36 @@ def test_a_folder_may_be_named_for_a_split(tmp_path):
 @pytest.mark.parametrize(("key", "value"), [("test", "holdout"), ("val", "Val")])
 def test_a_named_folder_that_is_not_there_is_refused(tmp_path, key, value):
     found = message_of(tmp_path, folders(train=(4, 4), val=(3, 3)), **{key: value})
-    assert found == f"params.yaml: split.{key}: {value!r} is no split folder of the pictures; there: train, val"
+    assert found == f"params.yaml: split.{key}: {value!r} is not a split folder of the pictures; they have train, val"
 
 
 def test_a_named_folder_is_refused_where_there_are_none(tmp_path):
     found = message_of(tmp_path, TWO_CLASSES, test="holdout")
-    assert found == "params.yaml: split.test: 'holdout' is no split folder of the pictures; there: none"
+    assert found == "params.yaml: split.test: 'holdout' is not a split folder of the pictures; they have none"
 
 
 def test_an_archive_without_a_training_folder_is_refused(tmp_path):
     found = message_of(tmp_path, folders(val=(4, 4), test=(4, 4)))
-    assert found == "data/raw.zip: holds test, val and no training folder; add train/"
+    assert found == "data/raw.zip: contains test, val and no training folder; add train/"
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.6, 0.7), (0.1, 0.9), (0.7, 0.3)])
 def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, val, test):
     found = message_of(tmp_path, TWO_CLASSES, val=val, test=test)
-    assert found == f"params.yaml: split: val {val} and test {test} leave nothing to train on"
+    assert found == f"params.yaml: split: val {val} and test {test} leave nothing to train on; lower them"
 
 
 def test_one_class_is_refused(tmp_path):
     found = message_of(tmp_path, of_class("cats", 5))
-    assert found == "data/raw.zip: holds one class, 'cats'; a classifier needs two: one folder each"
+    assert found == "data/raw.zip: contains one class, 'cats'; a classifier needs two, one folder each"
 
 
-@pytest.mark.parametrize(("count", "words"), [(2, "2 pictures that decode"), (1, "1 picture that decodes")])
+@pytest.mark.parametrize(("count", "words"), [(2, "2 usable pictures"), (1, "1 usable picture")])
 def test_a_class_of_less_than_three_pictures_is_refused(tmp_path, count, words):
     found = message_of(tmp_path, {**of_class("cats", 5), **of_class("dogs", count, 9), "dogs/broken.png": b""})
     assert (
         found == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; "
-        "add pictures or take the class out (1 does not decode, first 'dogs/broken.png': an empty file)"
+        "add pictures or remove the class (1 does not decode, first 'dogs/broken.png': an empty file)"
     )
 
 
@@ -363,16 +361,16 @@ def test_a_class_of_three_pictures_has_one_in_each_split(tmp_path):
 
 def test_no_picture_that_decodes_is_refused(tmp_path):
     found = message_of(tmp_path, {"cats/1.png": b"", "dogs/2.png": b""})
-    assert found == "data/raw.zip: not one picture decodes (2 do not decode, first 'cats/1.png': an empty file); look at the source"
+    assert found == "data/raw.zip: no picture decodes (2 do not decode, first 'cats/1.png': an empty file); check the source"
 
 
 def test_pictures_without_folders_are_refused(tmp_path):
-    assert message_of(tmp_path, {"1.png": picture()}) == "data/raw.zip: holds no pictures in folders; make one folder for each class"
+    assert message_of(tmp_path, {"1.png": picture()}) == "data/raw.zip: contains no folders of pictures; make one folder for each class"
 
 
 def test_classes_called_like_splits_are_refused(tmp_path):
     assert message_of(tmp_path, {**of_class("train", 4), **of_class("val", 4, 9)}) == (
-        "data/raw.zip: its root: the classes would be 'train', 'val': those are splits; name the folder that holds the classes"
+        "data/raw.zip: its root: the classes would be 'train', 'val', which are splits; name the folder of the classes"
     )
 
 
@@ -387,7 +385,7 @@ def test_classes_called_like_splits_are_refused(tmp_path):
 def test_a_class_absent_from_a_given_split_is_refused(tmp_path, absent, counts):
     # An archive's own folders come first, so that params.yaml cannot deal that split out
     found = message_of(tmp_path, folders(**counts))
-    assert found == f"data/raw.zip: class 'dogs' has no picture in {absent}; add some, or take the class out"
+    assert found == f"data/raw.zip: class 'dogs' has no picture in {absent}; add some, or remove the class"
 
 
 def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
@@ -434,7 +432,7 @@ def test_a_param_is_read_as_it_is_written(tmp_path, key, value, expected):
 # Pictures that are there twice
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_what_belongs_together_is_in_one_split_whatever_the_seed(tmp_path, seed):
     twice = {f"cats/again {number}.bmp": picture(number, "BMP") for number in range(4)}
     alike = {f"dogs/{number} {kind}": encoded(photograph(number), kind) for number in range(3) for kind in ("PNG", "JPEG", "WEBP")}
@@ -451,12 +449,12 @@ def test_a_group_is_called_by_its_first_picture_in_the_manifest(tmp_path):
 
 def test_pictures_that_are_there_twice_are_listed(tmp_path):
     data = split(tmp_path, {**TWO_CLASSES, "cats/again.bmp": picture(0, "BMP"), "cats/again.png": picture(0)})
-    assert found_in(data) == [(["cats/00.png", "cats/again.bmp", "cats/again.png"], "one picture 3 times")]
+    assert found_in(data) == [(["cats/00.png", "cats/again.bmp", "cats/again.png"], "the same picture 3 times")]
 
 
 def test_pictures_that_look_alike_are_listed(tmp_path):
     data = split(tmp_path, {**TWO_CLASSES, "cats/p.jpg": encoded(photograph(0), "JPEG", quality=60), "cats/p.png": encoded(photograph(0))})
-    assert found_in(data) == [(["cats/p.jpg", "cats/p.png"], "the two look alike")]
+    assert found_in(data) == [(["cats/p.jpg", "cats/p.png"], "look alike")]
 
 
 def alike_under_two_labels():
@@ -465,10 +463,10 @@ def alike_under_two_labels():
 
 def test_like_pictures_of_two_labels_are_listed(tmp_path):
     data = split(tmp_path, alike_under_two_labels())
-    assert found_in(data) == [(["cats/p.png", "dogs/p.jpg"], "the two look alike, but are cats and dogs")]
+    assert found_in(data) == [(["cats/p.png", "dogs/p.jpg"], "look alike, but have the labels cats and dogs")]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_like_pictures_of_two_labels_are_kept_in_one_split(tmp_path, seed):
     dealt = split_by_id(split(tmp_path, alike_under_two_labels(), seed=seed))
     assert dealt["cats/p.png"] == dealt["dogs/p.jpg"]
@@ -480,14 +478,14 @@ def test_without_a_similarity_nothing_looks_alike(tmp_path):
 
 def test_without_a_similarity_equal_pictures_are_still_in_one_split(tmp_path):
     data = split(tmp_path, {**TWO_CLASSES, "cats/again.png": picture(0)}, similarity=None)
-    assert found_in(data) == [(["cats/00.png", "cats/again.png"], "one picture 2 times")]
+    assert found_in(data) == [(["cats/00.png", "cats/again.png"], "the same picture 2 times")]
 
 
 def test_a_class_of_one_picture_many_times_is_refused(tmp_path):
     found = message_of(tmp_path, {**of_class("cats", 5), **{f"dogs/{number}.png": picture(9) for number in range(7)}})
     assert (
-        found == "class 'dogs' has 7 pictures in 1 group, too few for train, val, test; add pictures or take it out"
-        ", or look at split.group and split.similarity"
+        found == "class 'dogs' has 7 pictures in 1 group, too few for train, val, test; add pictures or remove the class"
+        ", or change split.group or split.similarity"
     )
 
 
@@ -495,7 +493,7 @@ def test_a_class_of_one_picture_many_times_is_refused(tmp_path):
 
 
 CONFLICT = {**TWO_CLASSES, "cats/x.png": picture(99), "dogs/x.bmp": picture(99, "BMP"), "dogs/y.png": picture(99)}
-CONFLICT_REASON = "one picture under the labels cats, dogs: 'cats/x.png', 'dogs/x.bmp', 'dogs/y.png'"
+CONFLICT_REASON = "one picture with the labels cats, dogs: 'cats/x.png', 'dogs/x.bmp', 'dogs/y.png'"
 
 
 def test_one_picture_under_two_labels_is_left_out_with_the_reason(tmp_path):
@@ -519,8 +517,8 @@ def test_one_picture_under_two_labels_in_two_given_splits_is_left_out_of_both(tm
 def test_a_class_that_loses_all_its_pictures_to_conflicts_is_refused(tmp_path):
     found = message_of(tmp_path, {**TWO_CLASSES, **{f"fish/{number}.png": picture(number) for number in range(5)}})
     assert found == (
-        "data/raw.zip: class 'fish' has 0 pictures that decode and may stay (5 may not, by their labels or splits), fewer than 3; "
-        "add pictures or take the class out"
+        "data/raw.zip: class 'fish' has 0 usable pictures (5 more decode, but may not stay, because of labels or splits), fewer than 3; "
+        "add pictures or remove the class"
     )
 
 
@@ -566,14 +564,14 @@ def test_a_folder_that_is_named_as_val_is_kept_from_what_is_dealt_to_test(tmp_pa
 def test_a_picture_of_a_group_in_test_is_left_out_of_train(tmp_path):
     contents = leaky("train/cats/p7 a.png", "test/cats/p7 b.png", picture(98))
     assert reasons(split(tmp_path, contents, group=r"p(\d) ")) == {
-        "train/cats/p7 a.png": "of the same group as 'test/cats/p7 b.png' in test"
+        "train/cats/p7 a.png": "in the same group as 'test/cats/p7 b.png' in test"
     }
 
 
 def test_a_class_whose_training_pictures_all_leak_is_refused(tmp_path):
     contents = folders(train=(6, 0), test=(3, 3))
     contents |= {f"train/{name.removeprefix('test/')}": content for name, content in contents.items() if name.startswith("test/dogs/")}
-    assert message_of(tmp_path, contents) == "data/raw.zip: class 'dogs' has no picture in train; add some, or take the class out"
+    assert message_of(tmp_path, contents) == "data/raw.zip: class 'dogs' has no picture in train; add some, or remove the class"
 
 
 @pytest.mark.parametrize(
@@ -593,7 +591,7 @@ def test_a_class_whose_training_pictures_all_leak_is_refused(tmp_path):
 )
 def test_conflicts_are_refused_where_they_are_not_to_be_repaired(tmp_path, contents, line):
     found = message_of(tmp_path, contents, leak="fail")
-    assert found == f"data/raw.zip: {line}; mend the source, or say split.leak: repair"
+    assert found == f"data/raw.zip: {line}; correct the source, or set split.leak: repair"
 
 
 @pytest.mark.parametrize("contents", [TWO_CLASSES, {**TWO_CLASSES, "cats/again.png": picture(0)}, alike_under_two_labels()])
@@ -635,14 +633,14 @@ def test_a_group_takes_in_what_looks_like_one_of_its_pictures(tmp_path):
 
 def test_a_rule_for_groups_that_finds_nothing_is_refused(tmp_path):
     assert message_of(tmp_path, TWO_CLASSES, group="patient(.)") == (
-        "params.yaml: split.group: 'patient(.)' is found in no path, the first of which is 'cats/00.png'; mend it, or say null"
+        "params.yaml: split.group: 'patient(.)' matches no path, such as 'cats/00.png'; correct it, or set null"
     )
 
 
 def test_too_few_groups_are_refused(tmp_path):
     assert message_of(tmp_path, TWO_CLASSES, group="([01])[0-9].png") == (
-        "class 'cats' has 10 pictures in 1 group, too few for train, val, test; add pictures or take it out"
-        ", or look at split.group and split.similarity"
+        "class 'cats' has 10 pictures in 1 group, too few for train, val, test; add pictures or remove the class"
+        ", or change split.group or split.similarity"
     )
 
 
@@ -658,17 +656,17 @@ def turned():
 @pytest.mark.parametrize(
     ("name", "content", "kind", "detail"),
     [
-        ("flat.png", encoded(Image.new("RGB", (12, 8), (1, 2, 3))), "one_colour", "shows one colour and nothing else"),
-        ("x.jpg", picture(99), "wrong_suffix", "is PNG, whatever its name says"),
+        ("flat.png", encoded(Image.new("RGB", (12, 8), (1, 2, 3))), "one_colour", "shows a single colour"),
+        ("x.jpg", picture(99), "wrong_suffix", "is PNG, despite its suffix"),
         ("x.png", deep_picture(9), "converted", "scaled from 16 bits or more to 8"),
         ("x.jpg", encoded(photograph(7).convert("CMYK"), "JPEG"), "converted", "converted from CMYK to RGB"),
-        ("x.jpg", turned(), "converted", "turned upright as its EXIF says"),
-        ("x.png", encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 4))), "converted", "its transparent pixels laid on white"),
+        ("x.jpg", turned(), "converted", "rotated upright by its EXIF orientation"),
+        ("x.png", encoded(Image.new("RGBA", (9, 9), (1, 2, 3, 4))), "converted", "transparent pixels made white"),
         (
             "x.gif",
             encoded(photograph(7), "GIF", save_all=True, append_images=[photograph(8)]),
             "converted",
-            "the first of its frames taken",
+            "reduced to its first frame",
         ),
     ],
     ids=["one colour", "suffix", "16 bits", "CMYK", "turned", "transparent", "animated"],
@@ -735,10 +733,3 @@ def test_odd_names_are_in_the_audit(tmp_path):
     flat = encoded(Image.new("RGB", (12, 8)))
     contents = {**TWO_CLASSES, **{f"cats/{name}": flat for name in ODD_NAMES}}
     assert {image_ids[0] for image_ids, _ in found_in(split(tmp_path, contents), "one_colour")} == {f"cats/{name}" for name in ODD_NAMES}
-
-
-def test_five_thousand_pictures_are_dealt_out(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (5000, 6, 6, 3), dtype=np.uint8)
-    contents = {f"{number % 10}/{number}.bmp": encoded(Image.fromarray(each), "BMP") for number, each in enumerate(pixels)}
-    audit = audit_of(split(tmp_path, contents))
-    assert audit["classes"] == {str(label): {"train": 300, "val": 100, "test": 100} for label in range(10)}

@@ -1,0 +1,3 @@
+"""The fixtures of tests that download."""
+
+from tests.servers import root, server, sleeps, tls_server  # noqa: F401

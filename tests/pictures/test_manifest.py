@@ -1,0 +1,46 @@
+"""The manifest comes back as it was written, sorted."""
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.pictures.manifest import Manifest, Picture, read_manifest, write_manifest
+
+CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6)
+DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)
+
+
+def test_a_manifest_comes_back_as_it_was_sorted_by_image_id(tmp_path):
+    write_manifest(tmp_path / "m.csv", [DOG, CAT])
+    assert read_manifest(tmp_path / "m.csv").pictures == [CAT, DOG]
+
+
+def test_a_manifest_is_plain_csv(tmp_path):
+    write_manifest(tmp_path / "m.csv", [DOG])
+    expected = f"image_id,path,sha256,label,split,group,width,height\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4\n"
+    assert (tmp_path / "m.csv").read_text() == expected
+
+
+@pytest.mark.parametrize(("split", "expected"), [("train", [CAT]), ("val", []), ("test", [DOG])])
+def test_one_split_can_be_read_alone(tmp_path, split, expected):
+    write_manifest(tmp_path / "m.csv", [CAT, DOG])
+    assert read_manifest(tmp_path / "m.csv").split(split) == expected
+
+
+@pytest.mark.parametrize("label", ["a,b", 'a"b', "ä 猫", " a ", "None", "1"])
+def test_an_odd_class_comes_back(tmp_path, label):
+    write_manifest(tmp_path / "m.csv", [replace(CAT, label=label)])
+    assert read_manifest(tmp_path / "m.csv").pictures[0].label == label
+
+
+@pytest.mark.parametrize("image_id", ["a\nb", "a\r\nb", "\r", 'a"b', "-a", "a. ", "<script>", "\U0001f408"])
+def test_an_odd_name_comes_back(tmp_path, image_id):
+    odd = replace(CAT, image_id=image_id, path=image_id, group=image_id)
+    write_manifest(tmp_path / "m.csv", [odd])
+    assert read_manifest(tmp_path / "m.csv").pictures == [odd]
+
+
+def test_the_classes_are_those_of_train_sorted_and_their_numbers_the_labels():
+    owl, ant = replace(CAT, label="owls"), replace(CAT, label="ants")
+    manifest = Manifest([owl, CAT, ant, DOG, owl])
+    assert (manifest.class_names, manifest.labels([owl, CAT, ant])) == (["ants", "cats", "owls"], [2, 1, 0])
