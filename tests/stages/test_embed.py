@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import inception_v3
 
+from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
 from pipeline.networks import embedding, onnx_file
@@ -23,6 +24,7 @@ from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages import embed as stage
 from pipeline.stages.embed import Params, run
+from tests.checkout import ROOT
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 TRAIN, VAL = {"1.png": 1, "2.png": 2, "4.png": 4, "5.png": 5}, {"0.png": 0, "3.png": 3}  # names of pictures and the seeds of their pixels
@@ -338,3 +340,15 @@ def test_every_batch_that_the_network_sees_is_full(project, monkeypatch):
     shutil.rmtree(project.cache)
     run_in(project.root)
     assert shapes == [(4, 64, 64, 3)] * 2
+
+
+@pytest.mark.parametrize(("edit", "exports"), [("# a comment", 0), ("def added():\n    pass", 1)], ids=["a comment", "code"])
+def test_a_changed_comment_keeps_the_export_and_changed_code_does_not(edit, exports, project, counts, monkeypatch):
+    copied = shutil.copytree(ROOT / "pipeline", project.root / "code" / "pipeline")
+    monkeypatch.setattr(core_stage, "_ROOT", project.root / "code")
+    for name in ("classifier", "onnx_file"):
+        with (copied / "networks" / f"{name}.py").open("a") as file:
+            file.write(f"\n\n{edit}\n")
+    run_in(project.root)
+    assert len(list((project.root / ".cache" / "onnx").iterdir())) == 1 + exports
+    assert counts() == (0, 6)  # the graph has equal bytes
