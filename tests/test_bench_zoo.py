@@ -42,7 +42,7 @@ def test_what_took_too_long_has_a_row(monkeypatch):
 def test_what_crashed_has_a_row(monkeypatch):
     ended = SimpleNamespace(returncode=-9, stderr="", stdout="")
     monkeypatch.setattr(zoo.subprocess, "run", lambda *_, **__: ended)
-    assert zoo.try_apart("resnet18")[5] == "ended with -9: nothing said"
+    assert zoo.try_apart("resnet18")[5] == "ended with -9: no message"
 
 
 @pytest.fixture
