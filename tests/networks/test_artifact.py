@@ -77,18 +77,18 @@ def test_a_model_written_twice_has_equal_bytes(tmp_path):
 # The facts
 
 
-def test_model_json_tells_the_facts_and_the_files_sha256(folder):
+def test_model_json_contains_the_facts_and_the_files_sha256(folder):
     found = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert found == {**FACTS, "hardware": HARDWARE, "model_sha256": sha256_of_file(folder / "model.onnx")}
 
 
-def test_model_onnx_tells_the_facts_of_itself(folder):
+def test_model_onnx_contains_the_facts_in_its_metadata(folder):
     (entry,) = onnx.load(folder / "model.onnx").metadata_props
     assert entry.key == METADATA_KEY
     assert json.loads(entry.value) == {**FACTS, "hardware": HARDWARE}
 
 
-def test_the_history_lies_beside(folder):
+def test_the_history_is_written_beside_the_model(folder):
     assert (folder / "history.csv").read_text() == "step,l2,val_loss\n0,0.1,0.5\n1,0.2,0.25\n"
 
 
@@ -97,7 +97,7 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
     assert (tmp_path / "history.csv").read_text() == "epoch,train_loss,val_loss\n0,,0.5\n1,0.25,0.5\n"
 
 
-def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_path):
+def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
     params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe_model(
@@ -121,7 +121,7 @@ def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_pa
 # The check
 
 
-def test_a_folder_that_agrees_with_itself_gives_its_sha256(folder):
+def test_a_folder_that_agrees_with_itself_returns_its_sha256(folder):
     assert verify_model(folder) == sha256_of_file(folder / "model.onnx")
 
 
@@ -183,7 +183,7 @@ def test_the_identity_is_known_before_the_model_is_made():
     assert identity({**facts, "model_sha256": "c"}) == identity(facts)
 
 
-# Graphs above the size that one file can hold
+# Graphs too large for one file
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_large_graph_may_be_moved_with_its_tensors(large):
     assert verify_model(moved) == sha256_of_file(moved / "model.onnx")
 
 
-def test_the_sum_of_the_tensors_stands_in_the_graph_and_in_model_json(large):
+def test_the_sum_of_the_tensors_is_in_the_graph_and_in_model_json(large):
     (entry,) = onnx.load(large / "model.onnx").metadata_props
     wanted = sha256_of_file(large / "model.onnx.data")
     assert json.loads(entry.value)["data_sha256"] == read_facts(large)["data_sha256"] == wanted

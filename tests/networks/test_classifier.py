@@ -68,7 +68,7 @@ def test_pixels_are_normalised_as_torchvision_does_it():
 @pytest.mark.parametrize(
     ("name", "head"), [("resnet18", "fc"), ("mobilenet_v3_small", "classifier.3"), ("tf_efficientnet_lite0", "classifier")]
 )
-def test_features_are_what_the_network_gives_to_its_own_head(name, head):
+def test_features_are_the_input_of_the_networks_own_head(name, head):
     architecture = zoo.find_architecture(name)
     torch.manual_seed(0)
     network = zoo.build(architecture).eval()
@@ -82,7 +82,7 @@ def test_features_are_what_the_network_gives_to_its_own_head(name, head):
 
 
 @pytest.mark.parametrize(("name", "num_features"), [("googlenet", 1024)])
-def test_a_network_with_side_heads_gives_features_while_it_trains(name, num_features, backbone_of):
+def test_a_network_with_side_heads_returns_features_while_it_trains(name, num_features, backbone_of):
     classifier = Classifier(backbone_of(name), num_features, 2)
     train_mode(classifier)
     assert classifier(draw_pixels(1, 64)).shape == (1, 2)
@@ -176,7 +176,7 @@ def test_without_thawing_all_stages_are_there_at_once():
     assert Regime(stages=4, first=1).first_stage(1) == 1
 
 
-def test_the_optimiser_is_told_the_stage_of_each_parameter_that_ever_moves():
+def test_every_parameter_that_ever_moves_has_a_stage():
     classifier = build_small()
     stages = Regime(**IN_TWO, first=1, thaw_epochs=3).stages_of(classifier, classifier)
     names = {parameter: name.removeprefix("backbone.network.") for name, parameter in classifier.named_parameters()}
@@ -199,7 +199,7 @@ def test_a_backbone_is_loaded_frozen_in_eval_mode(folder):
     assert not any(layer.training for layer in backbone.modules())
 
 
-def test_a_loaded_backbone_holds_what_its_folder_stores(folder):
+def test_a_loaded_backbone_has_the_tensors_of_its_folder(folder):
     stored, found = load_file(folder / "weights.safetensors"), load_backbone(folder)[0].network.state_dict()
     assert stored.keys() - found.keys() == {"classifier.3.weight", "classifier.3.bias"}
     assert all(torch.equal(found[key], stored[key]) for key in found)

@@ -76,17 +76,17 @@ def test_the_file_is_a_valid_model_of_uint8_pixels_with_a_free_batch_size(export
     assert pixels.type.tensor_type.shape.dim[0].dim_param == features.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_exporting_twice_gives_equal_bytes(exported, tmp_path):
+def test_exporting_twice_writes_equal_bytes(exported, tmp_path):
     write_onnx(export_onnx(exported.backbone, SIDE, ["features"]), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
 
 
-def test_exporting_says_nothing(capsys):
+def test_exporting_prints_nothing(capsys):
     export_onnx(nn.Flatten(), 4, ["flat"])
     assert capsys.readouterr() == ("", "")
 
 
-def test_another_network_is_told_from_the_file(small):
+def test_another_network_than_that_of_the_file_is_refused(small):
     torch.manual_seed(1)
     other = Backbone(nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(

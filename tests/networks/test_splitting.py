@@ -15,7 +15,7 @@ from pipeline.networks.splitting import Rear, measure, run_front, split_at
     ("name", "side", "ends"),
     [
         ("resnet18", 64, ("relu", "layer1", "layer2", "layer3")),
-        ("vgg11", 64, ("features.1", "features.4", "features.9", "features.14", "features.19")),
+        pytest.param("vgg11", 64, ("features.1", "features.4", "features.9", "features.14", "features.19"), marks=pytest.mark.slow),
         ("mobilenet_v3_small", 64, ("features.0", "features.1", "features.3", "features.8")),
         ("shufflenet_v2_x0_5", 64, ("conv1", "maxpool", "stage2", "stage3")),
         ("tf_efficientnet_lite0", 64, ("bn1", "blocks.1", "blocks.2", "blocks.4")),

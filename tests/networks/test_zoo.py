@@ -1,4 +1,4 @@
-"""Names to architectures: what each expects, where its head is, and what an unknown name is told."""
+"""Names to architectures: what each expects, where its head is, and what is suggested for an unknown name."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ TINY = zoo.Architecture("tiny", "torchvision", 8, *HALVES, "bicubic", 1.0, False
         ("timm/resnet18", "timm", IMAGENET, "bicubic", 0.95),
     ],
 )
-def test_a_name_resolves_to_what_its_publisher_says(name, library, statistics, interpolation, crop):
+def test_a_name_resolves_to_the_preprocessing_of_its_publisher(name, library, statistics, interpolation, crop):
     assert zoo.find_architecture(name) == zoo.Architecture(name, library, 224, *statistics, interpolation, pytest.approx(crop), False)
 
 
@@ -50,7 +50,7 @@ def test_a_network_may_have_other_classes_than_those_of_its_published_weights():
 
 
 def build(name):
-    """A network whose tensors hold no numbers."""
+    """A network on the meta device: its tensors have no data."""
     with torch.device("meta"):
         return zoo.build(zoo.find_architecture(name))
 
@@ -98,7 +98,7 @@ def test_the_features_are_counted(name, count):
 
 
 @pytest.mark.parametrize("network", [nn.Identity(), nn.Flatten(0, 1)], ids=["maps", "rows for pixels"])
-def test_what_gives_no_row_a_picture_is_refused(network):
+def test_a_network_without_a_row_of_features_per_picture_is_refused(network):
     with pytest.raises(PipelineError) as error:
         zoo.count_features(network, TINY)
     assert str(error.value) == "backbone tiny: its head cannot be found; choose another model"
@@ -113,7 +113,7 @@ def test_a_network_without_a_head_is_refused(network, library):
     assert str(error.value) == "backbone tiny: its head cannot be found; choose another model"
 
 
-def test_an_unknown_name_is_told_the_five_nearest():
+def test_an_unknown_name_is_refused_with_the_five_nearest():
     with pytest.raises(PipelineError) as error:
         zoo.find_architecture("mobilenet_v3_smal")
     start, _, names = str(error.value).partition("the nearest are ")

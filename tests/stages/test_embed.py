@@ -99,7 +99,7 @@ def test_tiny_pictures_enter_inception_at_its_own_size(inception, side, image_si
 
 
 class Refusing(nn.Module):
-    """A network that takes one size alone, and says so in two lines."""
+    """A network that accepts one size, and reports another in two lines."""
 
     def forward(self, pixels):
         raise AssertionError(f"Input height ({pixels.shape[1]}) doesn't match model (224)\nmore")
@@ -146,7 +146,7 @@ def run_in(root, name="again", image_size="auto", batch_size=4, threads=1):
     return (root / name / "features.npy").read_bytes()
 
 
-def test_a_size_that_the_network_refuses_is_told(tmp_path, monkeypatch):
+def test_a_size_that_the_network_refuses_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     put_in_place(Refusing(), monkeypatch)
     with pytest.raises(PipelineError) as error:
@@ -242,7 +242,7 @@ def test_an_export_is_made_once(embedded):
     assert embedded.exported == [64]
 
 
-def test_embedding_twice_gives_equal_bytes(embedded):
+def test_embedding_twice_writes_equal_bytes(embedded):
     names = sorted(path.name for path in embedded.folder.iterdir())
     assert names == ["backbone.onnx", "embedding.json", "features.npy", "image_ids.csv"]
     assert all((embedded.folder / name).read_bytes() == (embedded.root / "second" / name).read_bytes() for name in names)
