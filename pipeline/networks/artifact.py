@@ -32,13 +32,9 @@ def append_head(backbone: "onnx.ModelProto", weight: Any, bias: Any, temperature
     scale = np.array(temperature, np.float32)
     tensors = {"head.weight": weight, "head.bias": bias, "temperature": scale}
     graph.initializer.extend([numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()])
-    graph.node.extend(
-        [
-            helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1),
-            helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"),
-            helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1),
-        ]
-    )
+    graph.node.append(helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1))
+    graph.node.append(helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"))
+    graph.node.append(helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1))
     others = [output for output in graph.output if output.name != "features"]
     del graph.output[:]
     graph.output.extend([helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]), *others])
@@ -111,24 +107,17 @@ def verify_model(folder: Path) -> str:
     from pipeline.networks.onnx_file import METADATA_KEY
 
     facts = read_facts(folder)
-    for name, key in _SUMS.items():
-        if key in facts:
-            check_sum(folder / name, facts[key])
+    for path, sha256 in [(folder / name, facts[key]) for name, key in _SUMS.items() if key in facts]:
+        if not path.is_file():
+            raise PipelineError(f"{path}: is not there; run `dvc checkout`")
+        if (found := sha256_of_file(path)) != sha256:
+            raise PipelineError(f"{path}: its sha256 is {found}, model.json states another; run `dvc checkout`")
     expected = {key: value for key, value in facts.items() if key not in ("model_sha256", "weights_sha256")}
     graph = onnx.load(folder / "model.onnx", load_external_data=False)
     stored = {entry.key: entry.value for entry in graph.metadata_props}
     if json.loads(stored[METADATA_KEY]) != expected:
         raise PipelineError(f"{folder}: model.json differs from the metadata of model.onnx; run `dvc checkout`")
     return str(facts["model_sha256"])
-
-
-def check_sum(path: Path, sha256: str) -> None:
-    """Raise PipelineError if a file of a model folder is missing or has another sha256 than model.json states."""
-    if not path.is_file():
-        raise PipelineError(f"{path}: is not there; run `dvc checkout`")
-    found = sha256_of_file(path)
-    if found != sha256:
-        raise PipelineError(f"{path}: its sha256 is {found}, model.json states another; run `dvc checkout`")
 
 
 def kept_row(folder: Path) -> dict[str, str]:

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NotImplemented,
-    RuntimeException,
-)
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from pipeline.core.errors import PipelineError
 
@@ -26,7 +19,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Array = np.ndarray[Any, np.dtype[Any]]
-ORT_FAULTS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)  # raised for a graph it cannot run
+# Raised by ONNX Runtime for a graph that it cannot run.
+ORT_FAULTS = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException)
 METADATA_KEY = "transfer_pipeline"
 _LARGEST = 2**31 - 2**24  # bytes of tensors in one file: protobuf reads no file of 2 GiB, and the nodes need room too
 _LEAST = 1024  # bytes; smaller tensors stay in the graph, because shapes are inferred from them

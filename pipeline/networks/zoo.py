@@ -167,17 +167,10 @@ def timm_loads_as_is(name: str) -> bool:
 def _torchvision_architecture(name: str) -> Architecture:
     transform = torchvision_weights(name).transforms()
     side = transform.crop_size[0]
-    crop = side / transform.resize_size[0]
     return Architecture(
-        name,
-        "torchvision",
-        side,
-        tuple(transform.mean),
-        tuple(transform.std),
-        transform.interpolation.value,
-        crop,
-        name.startswith(("vit", "maxvit")),
-    )
+        name, "torchvision", side, tuple(transform.mean), tuple(transform.std), transform.interpolation.value,
+        side / transform.resize_size[0], name.startswith(("vit", "maxvit")),
+    )  # fmt: skip
 
 
 def _timm_architecture(name: str) -> Architecture:
