@@ -1,12 +1,12 @@
-"""Try architectures by name, each in a process of its own, and keep what came of it in docs/zoo.md.
+"""Try architectures by name, each in a process of its own, and keep the results in docs/zoo.md.
 
     python bench/zoo.py resnet18 timm/vit_tiny_patch16_224
     python bench/zoo.py --torchvision        # all of torchvision's
     python bench/zoo.py --timm-families      # the smallest of each of timm's families
     python bench/zoo.py --timm               # all of timm's: days
 
-Rows that are there for the same versions are kept, so that it may be stopped at any time and goes on where it was. Weights are
-those of a package where one carries them, else random: what is tried is whether the pipeline can work with a network.
+Rows for the same versions are kept: it may be stopped at any time and continues where it was. Weights come from a package if one
+contains them, and are random otherwise: the trial shows whether the pipeline works with a network, not how good it is.
 """
 
 import argparse
@@ -29,11 +29,11 @@ ROOT = Path(__file__).parent.parent
 TABLE = ROOT / "docs" / "zoo.md"
 COLUMNS = ("name", "parameters", "px", "features", "head", "built", "frozen", "in ONNX", "trained", "stored", "Grad-CAM")
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime")
-SECONDS, GIGABYTES = 1800, 24  # that one architecture may take
+SECONDS, GIGABYTES = 1800, 24  # bounds for one architecture
 
 
 def head_of_table() -> list[str]:
-    """The lines above the rows, which name the versions that they hold for."""
+    """Return the lines above the rows. They name the versions of the trial."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return [
         "# The zoo",
@@ -54,7 +54,7 @@ def head_of_table() -> list[str]:
 
 
 def read_rows() -> dict[str, list[str]]:
-    """The rows of the table by name; none where they are of other versions or another form."""
+    """Return the rows of the table by name, or none if they are for other versions or of another form."""
     head = head_of_table()
     lines = TABLE.read_text(encoding="utf-8").splitlines() if TABLE.is_file() else []
     if lines[: len(head)] != head:
@@ -72,7 +72,7 @@ def write_rows(rows: dict[str, list[str]], order: Sequence[str]) -> None:
 
 
 def try_apart(name: str) -> list[str]:
-    """The row of an architecture, tried in a process that may neither last for ever nor take all memory."""
+    """Return the row of an architecture, tried in a process with bounds on time and memory."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-W", "ignore", __file__, "--here", folder, name]
         environment = {**os.environ, "DVC_ROOT": folder, "PYTHONPATH": str(ROOT)}
@@ -81,14 +81,14 @@ def try_apart(name: str) -> list[str]:
         except subprocess.TimeoutExpired:
             return _failed(name, f"took more than {SECONDS} s")
     if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or ["nothing said"])[-1]
-        return _failed(name, f"ended with {ended.returncode}: {said[:120]}")
-    found = json.loads(ended.stdout.splitlines()[-1])
-    return [_cell(found.get(column, "-")) for column in COLUMNS]
+        last_line = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        return _failed(name, f"ended with {ended.returncode}: {last_line[:120]}")
+    result = json.loads(ended.stdout.splitlines()[-1])
+    return [_cell(result.get(column, "-")) for column in COLUMNS]
 
 
 def smallest_of_families() -> list[str]:
-    """The network with the fewest parameters of each of timm's modules."""
+    """Return the network with the fewest parameters of each of timm's modules."""
     import timm
     import torch
 
@@ -102,13 +102,13 @@ def smallest_of_families() -> list[str]:
 
 
 def qualified(name: str) -> str:
-    """A name of timm's as params.yaml spells it where torchvision may have the same."""
+    """Return a name of timm's as params.yaml spells it: with a prefix if torchvision has the same."""
     return f"timm/{name}" if name in zoo.torchvision_names() else name
 
 
 def _failed(name: str, reason: str) -> list[str]:
-    told = {"name": name, "built": reason}
-    return [_cell(told.get(column, "-")) for column in COLUMNS]
+    result = {"name": name, "built": reason}
+    return [_cell(result.get(column, "-")) for column in COLUMNS]
 
 
 def _cell(text: str) -> str:

@@ -42,7 +42,7 @@ def test_what_took_too_long_has_a_row(monkeypatch):
 def test_what_crashed_has_a_row(monkeypatch):
     ended = SimpleNamespace(returncode=-9, stderr="", stdout="")
     monkeypatch.setattr(zoo.subprocess, "run", lambda *_, **__: ended)
-    assert zoo.try_apart("resnet18")[5] == "ended with -9: nothing said"
+    assert zoo.try_apart("resnet18")[5] == "ended with -9: no message"
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def kept():
     return (zoo.ROOT / "docs" / "zoo.md").read_text(encoding="utf-8").splitlines()
 
 
-def test_the_kept_table_holds_the_columns_that_it_announces(kept):
+def test_every_row_of_the_kept_table_has_all_columns(kept):
     assert {line.count("|") for line in kept if line.startswith("|")} == {len(zoo.COLUMNS) + 1}
 
 

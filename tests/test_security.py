@@ -289,14 +289,14 @@ def test_a_pickle_in_place_of_the_backbones_facts_is_not_run(plant):
 @pytest.mark.parametrize("ending", ["pt", "pth", "safetensors", "bin"])
 def test_a_pickle_in_place_of_a_weights_file_of_ones_own_is_not_run(plant, ending):
     path = plant(f"own.{ending}")
-    with pytest.raises(PipelineError, match=r"^own\.\w+: holds no plain tensors: .+; save a state dict, best as \.safetensors$"):
+    with pytest.raises(PipelineError, match=r"^own\.\w+: contains no plain tensors: .+; save a state dict, best as \.safetensors$"):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, path.name, sha256_of_file(path))
 
 
 def test_a_pickle_in_place_of_the_weights_of_the_package_is_not_run(plant, monkeypatch):
     path = plant("packaged.pth")
     monkeypatch.setattr(weights, "_packaged", lambda _: (path, "the package", "Apache-2.0"))
-    with pytest.raises(PipelineError, match=r"^the package: holds no plain tensors: "):
+    with pytest.raises(PipelineError, match=r"^the package: contains no plain tensors: "):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "packaged", None)
 
 
@@ -311,7 +311,7 @@ def test_a_pickle_in_place_of_weights_in_the_store_under_its_own_sum_is_not_run(
     sha256 = sha256_of_file(path)
     path.rename(path.with_name(sha256))
     monkeypatch.setattr(zoo, "torchvision_weights", lambda _: SimpleNamespace(url="http://127.0.0.1:9/tiny.pth", meta={}))
-    with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: holds no plain tensors: "):
+    with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: contains no plain tensors: "):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "pretrained", sha256)
 
 

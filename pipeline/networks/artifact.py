@@ -7,38 +7,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, sha256_of_file, sha256_of_json, write_json, write_table
 from pipeline.core.params import Section, read_params
 from pipeline.core.stage import code_digest
-from pipeline.networks.onnx_file import METADATA_KEY, add_facts, data_path, move_tensors_out, write_onnx
 from pipeline.pictures.images import Preprocessing
 
 if TYPE_CHECKING:
-    pass
+    import onnx
 
-_SUMS = {"model.onnx": "model_sha256", "model.onnx.data": "data_sha256", "model.safetensors": "weights_sha256"}  # as model.json names them
+BACKBONE = Path("models/backbone")
+_SUMS = {"model.onnx": "model_sha256", "model.onnx.data": "data_sha256", "model.safetensors": "weights_sha256"}  # their keys in model.json
 
 
-def append_head(backbone: onnx.ModelProto, weight: Any, bias: Any, temperature: float) -> onnx.ModelProto:
-    """Put a linear head and a softmax behind a backbone: `features` (N, D) become `probs` (N, classes), the first output.
+def append_head(backbone: "onnx.ModelProto", weight: Any, bias: Any, temperature: float) -> "onnx.ModelProto":
+    """Append a linear head and a softmax to a backbone: `features` (N, D) become `probs` (N, classes), the first output.
 
-    `weight`: float32 (classes, D); `bias`: float32 (classes,). What else the backbone gives stays.
+    `weight`: float32 (classes, D); `bias`: float32 (classes,). Other outputs of the backbone remain.
     """
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = backbone.graph
     scale = np.array(temperature, np.float32)
     tensors = {"head.weight": weight, "head.bias": bias, "temperature": scale}
     graph.initializer.extend([numpy_helper.from_array(tensor, name) for name, tensor in tensors.items()])
-    graph.node.extend(
-        [
-            helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1),
-            helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"),
-            helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1),
-        ]
-    )
+    graph.node.append(helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1))
+    graph.node.append(helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"))
+    graph.node.append(helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1))
     others = [output for output in graph.output if output.name != "features"]
     del graph.output[:]
     graph.output.extend([helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]), *others])
@@ -54,32 +50,36 @@ def describe_model(
     inputs: Mapping[str, Path],
     hardware: Mapping[str, str | int],
 ) -> dict[str, Any]:
-    """What a model is and what it was made from: its classes, its params, the sums of its inputs and of its `code`.
+    """Return the facts of a model: its classes, its params, and the sha256 of its inputs and of its code.
 
-    `code` is the module that trains it; `inputs` are files; `hardware` holds what else its bytes depend on.
+    `code`: the module that trains it; `inputs`: files; `hardware`: whatever else decides its bytes.
     """
-    shown = params.model_dump(mode="json")
+    params_json = params.model_dump(mode="json")
     sums = {key: sha256_of_file(path) for key, path in inputs.items()}
     return {
         "model": name,
         "class_names": list(class_names),
         "preprocessing": asdict(preprocessing),
-        "params": shown,
-        "inputs_sha256": {**sums, "params": sha256_of_json(shown), "code": code_digest(code)},
+        "params": params_json,
+        "inputs_sha256": {**sums, "params": sha256_of_json(params_json), "code": code_digest(code)},
         "hardware": dict(hardware),
     }
 
 
 def identity(facts: Mapping[str, Any]) -> str:
-    """The sha256 of all that decides a model's bytes: its inputs, device, precision and threads."""
+    """Return the sha256 of all that decides a model's bytes: its inputs, device, precision and threads."""
     return sha256_of_json([facts["model"], facts["inputs_sha256"], facts["hardware"]])
 
 
-def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:
-    """Finish a model folder: the facts go into model.onnx and, with the sums of the files, into model.json; the history beside.
+def write_facts(folder: Path, model: "onnx.ModelProto", facts: Mapping[str, Any], history: Sequence[Mapping[str, object]]) -> None:
+    """Complete a model folder: model.onnx with the facts, model.json with the facts and the sha256 of the files, history.csv.
 
-    The graph tells the sum of model.onnx.data itself, so that its own sum, `model_sha256`, stands for both files.
+    The graph stores the sha256 of model.onnx.data, so that `model_sha256` identifies both files.
     """
+    import onnx
+
+    from pipeline.networks.onnx_file import add_facts, data_path, move_tensors_out, write_onnx
+
     path, weights = folder / "model.onnx", folder / "model.safetensors"
     if move_tensors_out(model, path):
         facts = {**facts, "data_sha256": sha256_of_file(data_path(path))}
@@ -92,39 +92,36 @@ def write_facts(folder: Path, model: onnx.ModelProto, facts: Mapping[str, Any], 
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What model.json says. Raises PipelineError where the folder holds no model."""
+    """Return the content of model.json. Raises PipelineError if the folder contains no model."""
     path = folder / "model.json"
     if not path.is_file():
-        raise PipelineError(f"{folder}: holds no model; run `dvc repro`")
+        raise PipelineError(f"{folder}: contains no model; run `dvc repro`")
     facts: dict[str, Any] = read_json(path)
     return facts
 
 
 def verify_model(folder: Path) -> str:
-    """Check that model.json tells the truth of the files beside it, and return model.onnx's sha256. Raises PipelineError."""
-    told = read_facts(folder)
-    for name, key in _SUMS.items():
-        if key in told:
-            check_sum(folder / name, told[key])
-    facts = {key: value for key, value in told.items() if key not in ("model_sha256", "weights_sha256")}
+    """Check that model.json agrees with the files beside it, and return the sha256 of model.onnx. Raises PipelineError."""
+    import onnx
+
+    from pipeline.networks.onnx_file import METADATA_KEY
+
+    facts = read_facts(folder)
+    for path, sha256 in [(folder / name, facts[key]) for name, key in _SUMS.items() if key in facts]:
+        if not path.is_file():
+            raise PipelineError(f"{path}: is not there; run `dvc checkout`")
+        if (found := sha256_of_file(path)) != sha256:
+            raise PipelineError(f"{path}: its sha256 is {found}, model.json states another; run `dvc checkout`")
+    expected = {key: value for key, value in facts.items() if key not in ("model_sha256", "weights_sha256")}
     graph = onnx.load(folder / "model.onnx", load_external_data=False)
     stored = {entry.key: entry.value for entry in graph.metadata_props}
-    if json.loads(stored[METADATA_KEY]) != facts:
-        raise PipelineError(f"{folder}: model.json differs from what model.onnx says of itself; run `dvc checkout`")
-    return str(told["model_sha256"])
-
-
-def check_sum(path: Path, sha256: str) -> None:
-    """Raise PipelineError where a file of a model folder is missing or is not the one that model.json tells of."""
-    if not path.is_file():
-        raise PipelineError(f"{path}: is not there; run `dvc checkout`")
-    found = sha256_of_file(path)
-    if found != sha256:
-        raise PipelineError(f"{path}: its sha256 is {found}, model.json says otherwise; run `dvc checkout`")
+    if json.loads(stored[METADATA_KEY]) != expected:
+        raise PipelineError(f"{folder}: model.json differs from the metadata of model.onnx; run `dvc checkout`")
+    return str(facts["model_sha256"])
 
 
 def kept_row(folder: Path) -> dict[str, str]:
-    """The row of history.csv whose weights a model folder stores: that which its param `monitor` ranks first, or the lowest val loss."""
+    """Return the row of history.csv whose weights are stored: the best by the param `monitor`, or else by val loss."""
     monitor = read_json(folder / "model.json").get("params", {}).get("monitor", "val_loss")
     sign = 1 if monitor.endswith("loss") else -1
     rows = [row for row in read_table(folder / "history.csv") if row[monitor]]
@@ -132,24 +129,24 @@ def kept_row(folder: Path) -> dict[str, str]:
 
 
 def find_model(named: str | None, models: Path, here: Path) -> Path:
-    """The folder of the model that is named, below `models` or, as a path, below `here`; without a name the best on val.
+    """Return the folder of a named model, below `models` or as a path below `here`; without a name the best on val.
 
-    Raises PipelineError where there is none.
+    Raises PipelineError if there is none.
     """
     if named is None:
         return best_model(models)
     for folder in (models / named, here / named):
         if named and (folder / "model.onnx").is_file():
             return folder
-    there = ", ".join(folder.name for folder in _stored(models)) or "none; run `dvc repro`"
-    raise PipelineError(f"--model {named}: neither {models} nor that folder holds such a model; there: {there}")
+    available = ", ".join(folder.name for folder in _stored(models)) or "none; run `dvc repro`"
+    raise PipelineError(f"--model {named}: there is no such model, neither in {models} nor as a folder; available: {available}")
 
 
 def best_model(models: Path) -> Path:
-    """The model with the lowest val loss, the first by name of equals; test has no say. Raises PipelineError."""
+    """Return the model with the lowest val loss, the first by name of equals; test is not used. Raises PipelineError."""
     losses = {folder: float(kept_row(folder)["val_loss"]) for folder in _stored(models) if (folder / "history.csv").is_file()}
     if not losses:
-        raise PipelineError(f"{models}: holds no model; run `dvc repro`")
+        raise PipelineError(f"{models}: contains no model; run `dvc repro`")
     return min(losses, key=lambda folder: losses[folder])
 
 
@@ -157,23 +154,19 @@ def _stored(models: Path) -> list[Path]:
     return sorted(path.parent for path in models.glob("*/model.onnx"))
 
 
-BACKBONE = Path("models/backbone")
-
-
 def read_backbone() -> dict[str, Any]:
-    """What backbone.json says. Raises PipelineError where it is not that of params.yaml."""
+    """Return the content of backbone.json. Raises PipelineError if it is missing or of another network than params.yaml names."""
     path = BACKBONE / "backbone.json"
     if not path.is_file():
         raise PipelineError(f"{BACKBONE}: is not there; run `dvc repro backbone`")
     facts: dict[str, Any] = read_json(path)
     stored, wanted = facts["architecture"]["name"], (read_params().get("backbone") or {}).get("name")
     if stored != wanted:
-        raise PipelineError(f"{BACKBONE}: holds {stored}, params.yaml names {wanted}; run `dvc repro backbone`")
+        raise PipelineError(f"{BACKBONE}: is {stored}, params.yaml names {wanted}; run `dvc repro backbone`")
     return facts
 
 
 def check_backbone(model: Path) -> None:
-    """Raise PipelineError where the model of a folder was not trained on the backbone that is there."""
-
+    """Raise PipelineError if the model of a folder was trained on another backbone than the present one."""
     if read_facts(model)["inputs_sha256"].get("architecture") != sha256_of_file(BACKBONE / "backbone.json"):
-        raise PipelineError(f"{model}: was trained on another backbone than that in {BACKBONE}; run `dvc repro`")
+        raise PipelineError(f"{model}: was trained on another backbone than {BACKBONE}; run `dvc repro`")

@@ -1,4 +1,4 @@
-"""A backbone and a head, from pixels to logits, and the feature map that class activation maps are drawn from."""
+"""A backbone and a head, from pixels to logits, and the feature map behind Grad-CAM and class activation maps."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from pipeline.core.files import read_json
 from pipeline.networks import zoo
 
+_TOLERANCE = 1e-4  # between a pooled map and the features, as a share of the largest feature
+
 
 class Backbone(nn.Module):
     """A network without its head: pixels (N, S, S, 3) uint8 to features (N, D) float32."""
@@ -23,6 +25,7 @@ class Backbone(nn.Module):
         self.register_buffer("offset", torch.tensor(mean).view(1, 3, 1, 1) / torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        # Normalisation is part of the network, so that it is part of the exported graph: whoever serves it sends pixels.
         scaled = pixels.permute(0, 3, 1, 2).float() * cast(Tensor, self.scale) - cast(Tensor, self.offset)
         return cast(Tensor, self.network(scaled)).float()
 
@@ -40,12 +43,12 @@ class Classifier(nn.Module):
         return self.answer(self.backbone(pixels))
 
     def answer(self, features: Tensor) -> Tensor:
-        """The logits (N, classes) of features (N, D)."""
+        """Return the logits (N, classes) of features (N, D)."""
         return cast(Tensor, self.head(self.dropout(features)))
 
 
 class WithProbs(nn.Module):
-    """A classifier that answers with probabilities, softmax(logits / temperature), (N, classes): what is exported and served."""
+    """A classifier that returns probabilities (N, classes), softmax(logits / temperature): the module that is exported and served."""
 
     def __init__(self, classifier: Classifier, temperature: float) -> None:
         super().__init__()
@@ -56,10 +59,25 @@ class WithProbs(nn.Module):
         return cast(Tensor, (self.classifier(pixels) / self.temperature).softmax(dim=1))
 
 
-def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, int]:
-    """The backbone of a folder that the stage `backbone` wrote, in eval mode, and the number of its features.
+class WithFeatureMap(nn.Module):
+    """A network that also returns the output of one of its layers: float32 (N, C, h, w)."""
 
-    Its weights are those of the folder, or, without, drawn from torch's current random state.
+    def __init__(self, network: nn.Module, layer: nn.Module, channel_axis: int) -> None:
+        super().__init__()
+        self.network = network
+        self.channel_axis = channel_axis
+        self._layer = (layer,)  # in a tuple, so that torch does not register it and its tensors keep one name
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        with record_output(self._layer[0]) as outputs:
+            result = self.network(pixels)
+        return result, channels_first(outputs[-1], self.channel_axis).float()
+
+
+def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, int]:
+    """Return the backbone of a folder written by the stage `backbone`, in eval mode, and its number of features.
+
+    Without weights, its tensors are drawn from torch's current random state.
     """
     facts = read_json(folder / "backbone.json")
     architecture = zoo.Architecture(**facts["architecture"])
@@ -71,13 +89,13 @@ def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, in
 
 
 def headless(network: nn.Module, architecture: zoo.Architecture) -> Backbone:
-    """Take the head and side heads away from a network. Raises PipelineError where there is none."""
+    """Remove the head and the side heads of a network. Raises PipelineError if no head is found."""
     zoo.take_head_away(network, architecture)
     return Backbone(network, architecture.mean, architecture.std)
 
 
 def load_classifier(backbone: Path, model: Path, num_classes: int) -> Classifier:
-    """The classifier that a model folder stores, in eval mode."""
+    """Return the classifier that a model folder stores, in eval mode."""
     body, num_features = load_backbone(backbone)
     classifier = Classifier(body, num_features, num_classes)
     fill(classifier, load_file(model / "model.safetensors"))
@@ -85,67 +103,54 @@ def load_classifier(backbone: Path, model: Path, num_classes: int) -> Classifier
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load all tensors of a module, as of the versions that its layers have here: MNASNet refuses those of none."""
+    """Load all tensors of a module. Raises RuntimeError if one is missing or left over."""
+    # safetensors stores no layer versions, and MNASNet refuses tensors without one. The module's own state has them.
     state = module.state_dict()
-    state.clear()  # the versions stay
+    state.clear()  # the versions are an attribute and remain
     state.update(tensors)
     module.load_state_dict(state)
 
 
 def save_classifier(classifier: Classifier, path: Path) -> None:
-    """Write all tensors of a classifier."""
+    """Write all tensors of a classifier as safetensors."""
     save_tensors(classifier.state_dict(), path)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, each by itself: what layers of a network share (as in CoaT) is there for each of them."""
+    """Write tensors as safetensors. A tensor that layers share, as in CoaT, is written once per name."""
     save_file({key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}, path)
 
 
-_TOLERANCE = 1e-4
-
-
-class WithFeatureMap(nn.Module):
-    """A network that answers, and shows what one of its layers gave: float32 (N, C, h, w)."""
-
-    def __init__(self, network: nn.Module, layer: nn.Module, channel_axis: int) -> None:
-        super().__init__()
-        self.network = network
-        self.channel_axis = channel_axis
-        self._layer = (layer,)  # not registered: its tensors keep their one name
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        with record_output(self._layer[0]) as seen:
-            answer = self.network(pixels)
-        return answer, channels_first(seen[-1], self.channel_axis).float()
-
-
 def with_feature_map(network: nn.Module, backbone: Backbone, feature_map: Mapping[str, Any] | None) -> nn.Module:
-    """The network with the map of the layer of its backbone that backbone.json names; as it is where that names none."""
+    """Return the network with the feature map that backbone.json names, or the network itself if it names none."""
     if feature_map is None:
         return network
     return WithFeatureMap(network, backbone.network.get_submodule(feature_map["layer"]), feature_map["channel_axis"])
 
 
 def find_feature_map(backbone: Backbone, image_size: int) -> dict[str, Any] | None:
-    """The layer of a backbone whose output, averaged over its places, is the features; None where there is none.
+    """Return the last layer whose output, averaged over its places, equals the features, or None if there is none.
 
-    It is looked for by trying: a head that is linear on the features is then linear on the pooled map (Zhou et al., 2016).
+    A head that is linear in the features is then linear in the pooled map, and class activation maps follow (Zhou et al., 2016).
     """
-    features, outputs = _run_watched(backbone, image_size)
+    # Layers are compared by their output on random pictures: names and types differ from library to library.
+    features, outputs = _maps_and_tokens(backbone, image_size)
+    largest = max(features.abs().max().item(), 1e-6)
     for name, output in reversed(outputs):
-        for axis in (1, 3):
-            if _is_pooled_to(output, axis, features):
+        for axis in (1, 3) if output.dim() == 4 else ():
+            maps = channels_first(output, axis)
+            is_candidate = maps.shape[:2] == features.shape and maps.shape[2] * maps.shape[3] > 1
+            if is_candidate and (maps.mean(dim=(2, 3)) - features).abs().max().item() <= _TOLERANCE * largest:
                 return {"layer": name, "channel_axis": axis}
     return None
 
 
 def last_map(backbone: Backbone, image_size: int) -> dict[str, Any] | None:
-    """The last layer of a backbone that gives a map of more than one place, pooled to the features or not.
+    """Return the last layer with a map of more than one place, pooled to the features or not.
 
-    None where none does, or where tokens come after it, as in a vision transformer.
+    Returns None if there is none, or if tokens follow it, as in a vision transformer.
     """
-    for name, output in reversed(_run_watched(backbone, image_size)[1]):
+    for name, output in reversed(_maps_and_tokens(backbone, image_size)[1]):
         if output.dim() == 3:
             return None
         for axis in (1, 3):
@@ -155,52 +160,55 @@ def last_map(backbone: Backbone, image_size: int) -> dict[str, Any] | None:
     return None
 
 
+def channels_first(maps: Tensor, channel_axis: int) -> Tensor:
+    """Return maps whose channels are at `channel_axis` (1 or 3) as (N, C, h, w)."""
+    return maps if channel_axis == 1 else maps.permute(0, 3, 1, 2)
+
+
 @contextmanager
 def record_output(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """What a layer gives out within the block."""
-    seen: list[Tensor] = []
+    """Collect the outputs of a layer within the block."""
+    outputs: list[Tensor] = []
 
     def note(_: nn.Module, __: object, output: Tensor) -> None:
-        seen.append(output)
+        outputs.append(output)
 
     handle = layer.register_forward_hook(note)
     try:
-        yield seen
+        yield outputs
     finally:
         handle.remove()
 
 
-def channels_first(maps: Tensor, channel_axis: int) -> Tensor:
-    """Maps with their channels where `channel_axis` says, as (N, C, h, w)."""
-    return maps if channel_axis == 1 else maps.permute(0, 3, 1, 2)
-
-
-def _run_watched(backbone: Backbone, image_size: int) -> tuple[Tensor, list[tuple[str, Tensor]]]:
-    """The features of two random pictures, and what each layer gave on the way that has the form of maps or tokens, in their order."""
+def random_pixels(image_size: int) -> Tensor:
+    """Return two random pictures, always the same: uint8 (2, S, S, 3)."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, generator=generator)
+
+
+def run_watched(
+    backbone: Backbone, pixels: Tensor, on_output: Callable[[str, object], None], on_call: Callable[[str], None] | None = None
+) -> Tensor:
+    """Return the features of pixels, and report each call of a layer: `on_call` before it, `on_output` after it."""
+    handles = []
+    for name, layer in list(backbone.network.named_modules())[1:]:  # the first is the network itself
+        if on_call:
+            handles.append(layer.register_forward_pre_hook(lambda _, __, name=name: on_call(name)))
+        handles.append(layer.register_forward_hook(lambda _, __, output, name=name: on_output(name, output)))
+    try:
+        with torch.no_grad():
+            return cast(Tensor, backbone(pixels.to(cast(Tensor, backbone.scale).device)))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _maps_and_tokens(backbone: Backbone, image_size: int) -> tuple[Tensor, list[tuple[str, Tensor]]]:
+    """Return the features of two random pictures, and in order of execution every layer output of three or four dimensions."""
     outputs: list[tuple[str, Tensor]] = []
-    handles = [layer.register_forward_hook(_note(outputs, name)) for name, layer in backbone.network.named_modules() if name]
-    with torch.no_grad():
-        features = backbone(pixels)
-    for handle in handles:
-        handle.remove()
-    return features, outputs
 
-
-def _note(outputs: list[tuple[str, Tensor]], name: str) -> Callable[[nn.Module, object, object], None]:
-    def note(_: nn.Module, __: object, output: object) -> None:
+    def note(name: str, output: object) -> None:
         if isinstance(output, Tensor) and output.dim() in (3, 4):
             outputs.append((name, output))
 
-    return note
-
-
-def _is_pooled_to(output: Tensor, axis: int, features: Tensor) -> bool:
-    if output.dim() != 4:
-        return False
-    maps = channels_first(output, axis)
-    if maps.shape[:2] != features.shape or maps.shape[2] * maps.shape[3] == 1:
-        return False
-    scale = cast(float, features.abs().max().item())
-    return bool((maps.mean(dim=(2, 3)) - features).abs().max().item() <= _TOLERANCE * max(scale, 1e-6))
+    return run_watched(backbone, random_pixels(image_size), note), outputs

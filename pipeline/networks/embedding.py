@@ -1,8 +1,11 @@
-"""The frozen backbone as an ONNX file, the image size it runs at, and the features of pictures."""
+"""The frozen backbone as an ONNX file, the image size it runs at, and the features of pictures, which are cached per picture."""
 
+import io
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -13,18 +16,21 @@ from pydantic import PositiveInt
 
 from pipeline.core import hardware
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, cache_dir, read_json, sha256_of_file, sha256_of_json
+from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.params import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.classifier import load_backbone, with_feature_map
 from pipeline.networks.onnx_file import add_facts, check_parity, count_work, export_onnx, open_session, write_onnx
-from pipeline.pictures.images import Preprocessing, square_batches
+from pipeline.pictures.images import Array, Preprocessing, read_ahead, square_batches
 from pipeline.pictures.manifest import Picture
 
 if TYPE_CHECKING:
     from torch import nn
 
-_STEP, _LEAST = 32, 64
+_SIZE_STEP, _SMALLEST_SIZE = 32, 64  # pixels
+_EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
+_REFUSALS = (RuntimeError, AssertionError, ValueError)  # raised by networks for pictures that are too small or not of their size
+_SHARD_PICTURES, _SHARD_SECONDS = 4096, 60.0  # the features of so many pictures, or of so long, go into one file of the cache
 
 
 class EmbedParams(Section):
@@ -35,15 +41,10 @@ class EmbedParams(Section):
     batch_size: PositiveInt
 
 
-_EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
-_REFUSALS = (RuntimeError, AssertionError, ValueError)  # as networks say that pictures are too small, or of another side than theirs
-
-
 def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture], takes: Callable[[int], bool]) -> int:
-    """The side in pixels at which pictures enter the network. `takes`: whether it takes a side that is less than its own.
+    """Return the side in pixels at which pictures enter the network. `takes`: whether the network accepts a side.
 
-    `auto`: what is useful, and at most the backbone's own size; a network of fixed input size takes its own, and so does one that
-    refuses what is useful.
+    `auto` is the useful size, but at most the network's own. It is the own size of a network that accepts no other, or not the useful one.
     """
     if isinstance(wanted, int):
         return wanted
@@ -52,13 +53,13 @@ def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: li
 
 
 def useful_size(pictures: list[Picture]) -> int:
-    """Twice the median of the pictures' longer sides, rounded up to a multiple of 32, at least 64: more shows no more."""
+    """Return twice the median of the pictures' longer sides, as a multiple of 32 and at least 64: a larger size adds no detail."""
     longer_side = median(max(picture.width, picture.height) for picture in pictures)
-    return max(_LEAST, _STEP * math.ceil(2 * longer_side / _STEP))
+    return max(_SMALLEST_SIZE, _SIZE_STEP * math.ceil(2 * longer_side / _SIZE_STEP))
 
 
 def takes_size(backbone: "nn.Module", side: int) -> bool:
-    """Whether a backbone takes pictures of that side: it is tried with a blank one."""
+    """Whether a backbone accepts pictures of that side, tried with a blank one."""
     import torch
 
     try:
@@ -70,7 +71,10 @@ def takes_size(backbone: "nn.Module", side: int) -> bool:
 
 
 def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any], threads: int) -> Path:
-    """The backbone as ONNX at that size, compared with torch on real pixels; kept for the next time."""
+    """Return the path of the backbone as ONNX at that size, compared with torch on real pixels. It is cached by all that decides it.
+
+    Raises PipelineError if the backbone refuses the size or cannot be exported.
+    """
     import torch
 
     weights, facts = sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json")
@@ -84,28 +88,124 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
         except _REFUSALS as error:
             own = facts["architecture"]["image_size"]
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; say {own}") from None
+            raise PipelineError(f"params.yaml: embed.image_size: the backbone refuses {image_size}: {reason}; set {own}") from None
         with atomic_dir(path.parent) as partial:
-            shown = with_feature_map(backbone, backbone, facts["feature_map"])
-            graph = export_onnx(shown, image_size, ["features", "feature_map"][: 2 if facts["feature_map"] else 1])
+            network = with_feature_map(backbone, backbone, facts["feature_map"])
+            graph = export_onnx(network, image_size, ["features", "feature_map"][: 2 if facts["feature_map"] else 1])
             add_facts(graph, {"size": count_work(backbone, image_size)})
             write_onnx(graph, partial / path.name)
-            check_parity(partial / path.name, shown, pixels, threads)
+            check_parity(partial / path.name, network, pixels, threads)
     return path
 
 
 def embed(
-    paths: list[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
-) -> np.ndarray[Any, Any]:
-    """Features of pictures, float32 (pictures, D), in their order: by ONNX Runtime on a CPU, by torch on a GPU."""
+    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
+) -> tuple[Array, int]:
+    """Return the features of pictures, float32 (pictures, D), in the order of their paths, and how many were not in the cache.
+
+    `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`.
+    """
+    workers = os.cpu_count() or 1
+    # The bytes of a picture identify it: its path and its split may change, and they are what is decoded.
+    chunks = read_ahead(paths, sha256_of_file, _SHARD_PICTURES, workers, None)
+    digests = [digest.encode() for chunk in chunks for digest in chunk]
+    features = np.empty((len(paths), read_json(folder / "backbone.json")["num_features"]), np.float32)
+    cache = _FeatureCache(cache_dir("features") / _cache_key(onnx_path, preprocessing, batch_size, threads), features.shape[1])
+
+    first_rows: dict[bytes, int] = {}
+    for row, digest in enumerate(digests):
+        first_rows.setdefault(digest, row)
+    new = dict(first_rows)
+    for digest, values in cache.read():
+        if digest in new:
+            features[new.pop(digest)] = values
+
+    rows, start = list(new.values()), 0
+    run = _make_runner(onnx_path, folder, threads, batch_size)
+    for pixels in square_batches([paths[row] for row in rows], preprocessing, batch_size, workers, "embed"):
+        batch = rows[start : start + len(pixels)]
+        features[batch] = run(pixels)
+        cache.add([digests[row] for row in batch], features[batch])
+        start += len(pixels)
+    cache.flush()
+
+    for row, digest in enumerate(digests):  # pictures of equal bytes were embedded once
+        features[row] = features[first_rows[digest]]
+    return features, sum(digest in new for digest in digests)
+
+
+def _cache_key(onnx_path: Path, preprocessing: Preprocessing, batch_size: int, threads: int) -> str:
+    """Return the sha256 of all that decides the features of a picture's bytes."""
+    graph = [sha256_of_file(path) for path in sorted(onnx_path.parent.iterdir())]  # with the tensors beside it, if it is large
+    decoder, runtime = code_digest("pipeline.pictures.images"), version("onnxruntime")
+    device = hardware.choose_device().type
+    return hardware.key_here(sha256_of_json([graph, asdict(preprocessing), decoder, runtime, device, batch_size, threads]))
+
+
+def _make_runner(onnx_path: Path, folder: Path, threads: int, batch_size: int) -> Callable[[Array], Array]:
+    """Return the function from pixels (N, S, S, 3), at most a batch, to features (N, D): ONNX Runtime on a CPU, torch on a GPU.
+
+    Libraries choose their kernels by the shape of a batch, and kernels differ in the last bits. So every batch has the full size, and
+    the features of a picture do not depend on how many others are new.
+    """
     import torch
 
-    batches = square_batches(paths, preprocessing, batch_size, os.cpu_count() or 1, "embed")
     device = hardware.choose_device()
     if device.type == "cpu":
         session = open_session(onnx_path, threads)
-        return np.concatenate([session.run(["features"], {"pixels": pixels})[0] for pixels in batches])
-    backbone = load_backbone(folder)[0].to(device)
-    hardware.mean_fp32()  # the head is served on such features
-    with torch.inference_mode():
-        return np.concatenate([backbone(torch.from_numpy(pixels).to(device)).cpu().numpy() for pixels in batches])
+    else:
+        backbone = load_backbone(folder)[0].to(device)
+        hardware.mean_fp32()  # the head is trained on these features and served in fp32
+
+    @torch.inference_mode()
+    def run(pixels: Array) -> Array:
+        full = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
+        full[: len(pixels)] = pixels
+        if device.type == "cpu":
+            features: Array = session.run(["features"], {"pixels": full})[0]
+        else:
+            features = backbone(torch.from_numpy(full).to(device)).cpu().numpy()
+        return features[: len(pixels)]
+
+    return run
+
+
+class _FeatureCache:
+    """A folder of features by the sha256 of a picture's bytes, in one file per some thousand pictures.
+
+    A file is an array of records, named by its own sha256. It appears whole, and a damaged one is known by its name: it is removed,
+    and its pictures are embedded again.
+    """
+
+    def __init__(self, folder: Path, num_features: int) -> None:
+        self.folder = folder
+        self.record = np.dtype([("sha256", "S64"), ("features", "<f4", (num_features,))])
+        self.waiting: list[Array] = []
+        self.written_at = time.monotonic()
+
+    def read(self) -> Iterator[tuple[bytes, Array]]:
+        """Return all digests of pictures with their features, float32 (D)."""
+        for path in sorted(self.folder.glob("*.npy")):
+            if sha256_of_file(path) != path.stem:
+                path.unlink(missing_ok=True)
+                continue
+            records = np.load(path, mmap_mode="r")
+            yield from zip(records["sha256"].tolist(), records["features"], strict=True)
+
+    def add(self, digests: list[bytes], features: Array) -> None:
+        """Keep features of a batch. They are written with later ones, or once a minute has passed: a kill loses no more."""
+        records = np.empty(len(digests), self.record)
+        records["sha256"], records["features"] = digests, features
+        self.waiting.append(records)
+        if sum(map(len, self.waiting)) >= _SHARD_PICTURES or time.monotonic() - self.written_at >= _SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self.waiting:
+            file = io.BytesIO()
+            np.save(file, np.concatenate(self.waiting))
+            content = file.getvalue()
+            with atomic_file(self.folder / f"{sha256_of(content)}.npy") as partial:
+                partial.write_bytes(content)
+        self.waiting, self.written_at = [], time.monotonic()

@@ -1,4 +1,4 @@
-"""Architectures of torchvision and timm by name: how to build them, what input they expect, where their head is."""
+"""Architectures of torchvision and timm by name: how to build one, which input it expects, and where its head is."""
 
 import difflib
 import sys
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 _IMAGENET_CLASSES = 1000
-_SIDE_HEADS = ("AuxLogits", "aux1", "aux2")  # of Inception and GoogLeNet: they know ImageNet's classes alone
+_SIDE_HEADS = ("AuxLogits", "aux1", "aux2")  # of Inception and GoogLeNet: they predict ImageNet's classes
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a network was made for: side in pixels, mean and std a channel (of pixels 0 to 1), how pictures are cropped.
+    """A network and the input it expects: side in pixels, mean and std per channel (of pixels 0 to 1), interpolation and crop.
 
-    `fixed_size`: it takes no other side.
+    `fixed_size`: whether it accepts no other side.
     """
 
     name: str
@@ -34,34 +34,34 @@ class Architecture:
 
 
 def find_architecture(name: str) -> Architecture:
-    """Look a name up: torchvision's classification models, then timm's. `timm/<name>` asks timm alone.
+    """Return the architecture of that name: a classification model of torchvision or else of timm; `timm/<name>` is one of timm.
 
-    Raises PipelineError with the five nearest names.
+    Raises PipelineError with the five nearest names if there is none.
     """
     library = library_of(name)
     if library is None:
-        raise PipelineError(f"params.yaml: backbone.name: {name!r} is no known model; the nearest are {', '.join(nearest_names(name))}")
+        raise PipelineError(f"params.yaml: backbone.name: {name!r} is not a known model; the nearest are {', '.join(nearest_names(name))}")
     return _torchvision_architecture(name) if library == "torchvision" else _timm_architecture(name)
 
 
 def library_of(name: str) -> str | None:
-    """Which library has a classification model of that name, torchvision before timm, or None."""
+    """Return the library with a classification model of that name, torchvision before timm, or None."""
     if name in torchvision_names():
         return "torchvision"
     try:
         timm_published(name)
-    except RuntimeError:  # so timm says that it knows no such model, or none with that tag
+    except RuntimeError:  # timm knows no such model, or not with that tag
         return None
     return "timm"
 
 
 def nearest_names(name: str) -> list[str]:
-    """The five names of models that are most like this one."""
+    """Return the five names of models most similar to this one."""
     return difflib.get_close_matches(name, dict.fromkeys([*torchvision_names(), *timm_names()]), n=5, cutoff=0.0)
 
 
 def build(architecture: Architecture, num_classes: int | None = None) -> "nn.Module":
-    """The network with the head of its published weights, or one of `num_classes`; random weights, from torch's current random state."""
+    """Build the network with the head of its published weights, or with `num_classes`. Weights are random, from torch's current state."""
     if architecture.library == "torchvision":
         import torchvision
 
@@ -77,7 +77,7 @@ def build(architecture: Architecture, num_classes: int | None = None) -> "nn.Mod
 
 
 def take_head_away(network: "nn.Module", architecture: Architecture) -> None:
-    """Let a network give its pooled features, (N, D), by taking away its head and its side heads. Raises PipelineError."""
+    """Remove the head and the side heads of a network, so that it returns its pooled features (N, D). Raises PipelineError."""
     from torch import nn
 
     if architecture.library == "timm":
@@ -93,13 +93,13 @@ def take_head_away(network: "nn.Module", architecture: Architecture) -> None:
 
 
 def name_heads(head_tensors: Iterable[str]) -> str:
-    """The layers whose tensors these are, but for side heads, as words for people."""
+    """Return the names of the layers with these tensors, side heads left out, as text."""
     layers = dict.fromkeys(key.rpartition(".")[0] for key in head_tensors if not key.startswith(_SIDE_HEADS))
     return ", ".join(layers) or "none"
 
 
 def count_features(backbone: "nn.Module", architecture: Architecture) -> int:
-    """How many features a backbone, which takes pixels, gives. Raises PipelineError where what it gives is not (N, D)."""
+    """Return the number of features of a backbone. Raises PipelineError if its output is not (N, D)."""
     import torch
 
     side = architecture.image_size
@@ -111,7 +111,7 @@ def count_features(backbone: "nn.Module", architecture: Architecture) -> int:
 
 
 def _torchvision_head(network: "nn.Module", architecture: Architecture) -> str:
-    """The dotted name of the last layer that gives ImageNet's classes: linear, or a convolution of one place. Raises PipelineError."""
+    """Return the name of the last layer with an output per ImageNet class: linear, or a 1 x 1 convolution. Raises PipelineError."""
     from torch import nn
 
     heads: list[str] = []
@@ -125,39 +125,39 @@ def _torchvision_head(network: "nn.Module", architecture: Architecture) -> str:
 
 
 def _no_head(architecture: Architecture) -> PipelineError:
-    return PipelineError(f"backbone {architecture.name}: its head cannot be found; take another model")
+    return PipelineError(f"backbone {architecture.name}: its head cannot be found; choose another model")
 
 
 def torchvision_names() -> list[str]:
-    """The names of torchvision's classification models."""
+    """Return the names of torchvision's classification models."""
     import torchvision
 
     return list(torchvision.models.list_models(module=torchvision.models))
 
 
 def timm_names() -> list[str]:
-    """The names of timm's models."""
+    """Return the names of timm's models."""
     import timm
 
     return list(timm.list_models())
 
 
 def torchvision_weights(name: str) -> "WeightsEnum":
-    """torchvision's best published weights of a model: their URL and how their pictures are prepared."""
+    """Return torchvision's best published weights of a model: their URL and their preprocessing."""
     import torchvision
 
     return torchvision.models.get_model_weights(name).DEFAULT
 
 
 def timm_published(name: str) -> Any:
-    """timm's best published weights of a model: where they are and how their pictures are prepared."""
+    """Return timm's best published weights of a model: their URL and their preprocessing."""
     import timm
 
     return timm.get_pretrained_cfg(name.removeprefix("timm/"), allow_unregistered=False)
 
 
 def timm_loads_as_is(name: str) -> bool:
-    """Whether timm takes a model's older files as they are. Else its module has a function that translates them (`…filter_…`)."""
+    """Whether timm loads a model's older files as they are. If not, its module has a function that translates them (`…filter_…`)."""
     import timm
 
     module = sys.modules[timm.model_entrypoint(name.removeprefix("timm/")).__module__]
@@ -167,17 +167,10 @@ def timm_loads_as_is(name: str) -> bool:
 def _torchvision_architecture(name: str) -> Architecture:
     transform = torchvision_weights(name).transforms()
     side = transform.crop_size[0]
-    crop = side / transform.resize_size[0]
     return Architecture(
-        name,
-        "torchvision",
-        side,
-        tuple(transform.mean),
-        tuple(transform.std),
-        transform.interpolation.value,
-        crop,
-        name.startswith(("vit", "maxvit")),
-    )
+        name, "torchvision", side, tuple(transform.mean), tuple(transform.std), transform.interpolation.value,
+        side / transform.resize_size[0], name.startswith(("vit", "maxvit")),
+    )  # fmt: skip
 
 
 def _timm_architecture(name: str) -> Architecture:

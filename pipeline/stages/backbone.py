@@ -11,7 +11,7 @@ from pipeline.networks.weights import write_backbone
 
 
 class Params(Section):  # section `backbone` of params.yaml
-    seed: NonNegativeInt  # draws the weights where `weights` is none
+    seed: NonNegativeInt  # of the random weights if `weights` is none
     name: str
     weights: str  # packaged, pretrained, none, a file, or a model folder of this pipeline
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None

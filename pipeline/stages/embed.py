@@ -1,6 +1,7 @@
-"""Embed the train and val pictures: run the frozen backbone once over each and keep its features."""
+"""Embed the train and val pictures: run the frozen backbone once on each picture and store its features."""
 
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,11 +33,12 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
     sample = next(square_batches(paths[:_CHECKED], preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, image_size, sample, params.threads)
-    features = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
+    features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
+    print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
     with atomic_dir(embeddings) as partial:
         np.save(partial / "features.npy", features)
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
-        for path in onnx_path.parent.iterdir():  # the graph, and its tensors where they lie apart
+        for path in onnx_path.parent.iterdir():  # the graph, and the tensors beside it if it is large
             shutil.copyfile(path, partial / path.name)
         tiny = useful_size(table.train) < architecture["image_size"]
         size = read_facts(open_session(onnx_path, params.threads))["size"]

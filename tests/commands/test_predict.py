@@ -136,7 +136,7 @@ def test_asking_twice_gives_the_same_bytes(ask, below):
         (["in", "--output", "/dev/null"], "/dev/null: is no ordinary file; name another"),
         (
             ["in", "--model", "other"],
-            "--model other: neither models nor that folder holds such a model; there: baseline, finetuned",
+            "--model other: there is no such model, neither in models nor as a folder; available: baseline, finetuned",
         ),
     ],
 )

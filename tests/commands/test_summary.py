@@ -133,7 +133,7 @@ def test_a_project_without_a_backbone_is_told_so(capsys, tmp_path, monkeypatch):
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(capsys):
-    assert refusal(capsys, "--model", "x") == "--model x: neither models nor that folder holds such a model; there: small\n"
+    assert refusal(capsys, "--model", "x") == "--model x: there is no such model, neither in models nor as a folder; available: small\n"
 
 
 def test_nothing_is_changed_by_looking(capsys, made):

@@ -56,7 +56,7 @@ def test_a_changed_model_file_is_refused(tmp_path):
     path = tmp_path / "models" / "finetuned" / "model.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
     assert refusal() == (
-        f"models/finetuned/model.onnx: its sha256 is {sha256_of_file(path)}, model.json says otherwise; run `dvc checkout`"
+        f"models/finetuned/model.onnx: its sha256 is {sha256_of_file(path)}, model.json states another; run `dvc checkout`"
     )
 
 

@@ -58,17 +58,17 @@ def test_a_folder_is_found_from_where_the_user_stands(models, tmp_path):
 
 
 def test_a_project_without_models_is_told_so(tmp_path):
-    assert refusal(best_model, tmp_path / "models") == f"{tmp_path}/models: holds no model; run `dvc repro`"
+    assert refusal(best_model, tmp_path / "models") == f"{tmp_path}/models: contains no model; run `dvc repro`"
 
 
 @pytest.mark.parametrize("name", ["nothing", "backbone", ""])
 def test_a_model_that_is_not_there_is_refused(models, tmp_path, name):
-    wanted = f"--model {name}: neither {models} nor that folder holds such a model; there: baseline, finetuned"
+    wanted = f"--model {name}: there is no such model, neither in {models} nor as a folder; available: baseline, finetuned"
     assert refusal(find_model, name, models, tmp_path) == wanted
 
 
 def test_a_model_named_where_there_is_none_is_refused(tmp_path):
-    wanted = f"--model a: neither {tmp_path}/models nor that folder holds such a model; there: none; run `dvc repro`"
+    wanted = f"--model a: there is no such model, neither in {tmp_path}/models nor as a folder; available: none; run `dvc repro`"
     assert refusal(find_model, "a", tmp_path / "models", tmp_path) == wanted
 
 

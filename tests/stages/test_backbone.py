@@ -42,7 +42,7 @@ def test_another_seed_draws_other_bytes(folders):
     assert digest_of(folders / "first") != digest_of(folders / "other")
 
 
-def test_the_table_says_what_the_network_is(folders):
+def test_backbone_json_describes_the_network(folders):
     assert read_json(folders / "first" / "backbone.json") == {
         "architecture": {
             "name": "mobilenet_v3_small",
@@ -57,8 +57,8 @@ def test_the_table_says_what_the_network_is(folders):
         "head": "classifier.3",
         "head_tensors": ["classifier.3.weight", "classifier.3.bias"],
         "num_features": 1024,
-        "parameters": 2542856,  # as torchvision's page of the model says
-        "feature_map": None,  # a layer with a bend stands between its pooled map and the head
+        "parameters": 2542856,  # the figure of torchvision's documentation
+        "feature_map": None,  # a nonlinear layer is between its pooled map and the head
         "weights": {"name": "random", "sha256": None, "licence": "none needed"},
     }
 
@@ -105,17 +105,17 @@ def kept(tmp_path, monkeypatch):
     return SimpleNamespace(network=classifier.backbone.network, sha256=sums["weights_sha256"])
 
 
-def test_a_kept_model_gives_the_backbone_its_weights(kept, tmp_path):
+def test_the_backbone_has_the_weights_of_a_kept_model(kept, tmp_path):
     run(make_params(2, "test_resnet", "kept", kept.sha256), tmp_path / "new")
     found, wanted = load_backbone(tmp_path / "new")[0].network.state_dict(), kept.network.state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert read_json(tmp_path / "new" / "backbone.json")["weights"]["name"] == f"model finetuned, model.onnx {'a' * 64}"
 
 
-def test_a_kept_model_of_another_network_is_told_by_three_tensors(kept, tmp_path):
+def test_a_kept_model_of_another_network_is_refused_with_three_tensors(kept, tmp_path):
     with pytest.raises(PipelineError) as error:
         run(make_params(2, "test_vit", "kept", kept.sha256), tmp_path / "new")
-    start, _, told = str(error.value).partition(" of its tensors differ, first ")
+    start, _, tensors = str(error.value).partition(" of its tensors differ, first ")
     assert re.fullmatch(rf"model finetuned, model\.onnx {'a' * 64}: does not fit test_vit: \d+", start)
-    assert re.fullmatch(r"cls_token \(absent, not 1x1x64\), (\w|\.)+ \(.+\), (\w|\.)+ \(.+\); name its own architecture", told)
+    assert re.fullmatch(r"cls_token \(absent, not 1x1x64\), (\w|\.)+ \(.+\), (\w|\.)+ \(.+\); name its own architecture", tensors)
     assert not (tmp_path / "new").exists()

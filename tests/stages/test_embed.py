@@ -1,6 +1,8 @@
-"""The embedding's stage: the size at which pictures enter the network, the export that is kept, the order of the features."""
+"""The stage embed: the size at which pictures enter the network, the export and the features that are cached, their order."""
 
 import json
+import re
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,9 +13,10 @@ from PIL import Image
 from torch import nn
 from torchvision.models import inception_v3
 
+from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
-from pipeline.networks import onnx_file as session
+from pipeline.networks import embedding, onnx_file
 from pipeline.networks.classifier import Backbone
 from pipeline.networks.embedding import export_backbone, resolve_image_size, takes_size
 from pipeline.networks.onnx_file import export_onnx
@@ -21,6 +24,10 @@ from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages import embed as stage
 from pipeline.stages.embed import Params, run
+from tests.checkout import ROOT
+
+HALF = ((0.5,) * 3, (0.5,) * 3)
+TRAIN, VAL = {"1.png": 1, "2.png": 2, "4.png": 4, "5.png": 5}, {"0.png": 0, "3.png": 3}  # names of pictures and the seeds of their pixels
 
 
 def make_picture(width, height, image_id="a.png", split="train"):
@@ -82,7 +89,7 @@ def inception():
     """A network that takes no picture below 75 pixels, at weights that torch draws quickly."""
     network = inception_v3(weights=None, aux_logits=False, transform_input=True, init_weights=False)
     network.fc = nn.Identity()
-    return Backbone(network, (0.5,) * 3, (0.5,) * 3).eval()
+    return Backbone(network, *HALF).eval()
 
 
 @pytest.mark.parametrize(("side", "image_size"), [(8, 299), (48, 96)])
@@ -92,71 +99,106 @@ def test_tiny_pictures_enter_inception_at_its_own_size(inception, side, image_si
 
 
 class Refusing(nn.Module):
-    """A network that takes one size alone, and says so in two lines."""
+    """A network that accepts one size, and reports another in two lines."""
 
     def forward(self, pixels):
         raise AssertionError(f"Input height ({pixels.shape[1]}) doesn't match model (224)\nmore")
 
 
-def write_backbone(folder):
-    """A backbone folder whose network is put in its place by the test."""
-    folder.mkdir()
-    (folder / "weights.safetensors").write_bytes(b"weights")
+def write_backbone(folder, weights=b"weights"):
+    """A backbone folder, whose network a test puts in its place."""
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(weights)
     architecture = {"image_size": 224, "fixed_size": False, "crop": 1.0, "interpolation": "bicubic"}
-    (folder / "backbone.json").write_text(json.dumps({"architecture": architecture, "feature_map": {"layer": "0", "channel_axis": 1}}))
+    facts = {"architecture": architecture, "feature_map": {"layer": "0", "channel_axis": 1}, "num_features": 4}
+    (folder / "backbone.json").write_text(json.dumps(facts))
     return folder
 
 
-def test_a_size_that_the_network_refuses_is_told(tmp_path, monkeypatch):
+def draw_backbone(seed=0, kernel=3, stride=1):
+    torch.manual_seed(seed)
+    return Backbone(nn.Sequential(nn.Conv2d(3, 4, kernel, stride), nn.AdaptiveAvgPool2d(1), nn.Flatten()), *HALF).eval()
+
+
+def put_in_place(backbone, patch):
+    """Let the stage load this network."""
+    for module in (stage, embedding):
+        patch.setattr(module, "load_backbone", lambda _: (backbone, 4))
+
+
+def deal(root, train, val):
+    """Write the pictures of both splits and their manifest."""
+    pictures = []
+    for split, seeds in {"train": train, "val": val}.items():
+        shutil.rmtree(root / split, ignore_errors=True)
+        (root / split).mkdir()
+        for name, seed in seeds.items():
+            pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / name)
+            pictures.append(make_picture(8, 8, name, split))
+    write_manifest(root / "manifest.csv", pictures)
+
+
+def run_in(root, name="again", image_size="auto", batch_size=4, threads=1):
+    """Run the stage, and return the bytes of the features."""
+    paths = (root / path for path in ("train", "val", "manifest.csv", "backbone"))
+    run(Params(threads=threads, image_size=image_size, batch_size=batch_size), *paths, root / name)
+    return (root / name / "features.npy").read_bytes()
+
+
+def test_a_size_that_the_network_refuses_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(stage, "load_backbone", lambda _: (Refusing(), 3))
+    put_in_place(Refusing(), monkeypatch)
     with pytest.raises(PipelineError) as error:
         export_backbone(write_backbone(tmp_path / "backbone"), 64, np.zeros((1, 64, 64, 3), np.uint8), 1)
     assert str(error.value) == (
-        "params.yaml: embed.image_size: the backbone refuses 64: Input height (64) doesn't match model (224); say 224"
+        "params.yaml: embed.image_size: the backbone refuses 64: Input height (64) doesn't match model (224); set 224"
     )
 
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
     """Six pictures, embedded by a network of one convolution, twice."""
-    root, patch = tmp_path_factory.mktemp("embed"), pytest.MonkeyPatch()
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    backbone, exported = Backbone(network, (0.5,) * 3, (0.5,) * 3).eval(), []
-    pictures = []
-    for number, split in enumerate(["val", "train", "train", "val", "train", "train"]):
-        path = root / split / f"{number}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-        pictures.append(make_picture(8, 8, path.name, split))
-    write_manifest(root / "manifest.csv", pictures)
+    root, backbone, exported = tmp_path_factory.mktemp("embed"), draw_backbone(), []
+    deal(root, TRAIN, VAL)
     write_backbone(root / "backbone")
-    patch.setenv("DVC_ROOT", str(root))
-    patch.setattr(stage, "load_backbone", lambda _: (backbone, 4))
-    patch.setattr(stage, "export_onnx", lambda *told: exported.append(told[1]) or export_onnx(*told))
-    patch.setattr(stage.runtime, "choose_device", lambda: torch.device("cpu"))
-    for name in ("first", "second"):
-        paths = (root / "train", root / "val", root / "manifest.csv", root / "backbone", root / name)
-        run(Params(threads=1, image_size="auto", batch_size=4), *paths)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        put_in_place(backbone, patch)
+        patch.setattr(embedding, "export_onnx", lambda *options: exported.append(options[1]) or export_onnx(*options))
+        patch.setattr(embedding.hardware, "choose_device", lambda: torch.device("cpu"))
+        for name in ("first", "second"):
+            run_in(root, name)
     return SimpleNamespace(root=root, folder=root / "first", backbone=backbone, exported=exported)
 
 
+@pytest.fixture
+def project(embedded, tmp_path, monkeypatch):
+    """A copy of that project with its cache; `features`: the bytes of its features."""
+    root = shutil.copytree(embedded.root, tmp_path / "project")
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    put_in_place(embedded.backbone, monkeypatch)
+    monkeypatch.setattr(embedding.hardware, "choose_device", lambda: torch.device("cpu"))
+    return SimpleNamespace(root=root, cache=root / ".cache" / "features", features=(root / "first" / "features.npy").read_bytes())
+
+
+@pytest.fixture
+def counts(capsys):
+    """Return how many pictures the last run embedded, and how many came from the cache."""
+
+    def read():
+        (line,) = re.findall(r"^embed: ([\d,]+) pictures embedded, ([\d,]+) from the cache$", capsys.readouterr().err, re.MULTILINE)
+        return tuple(map(int, line))
+
+    return read
+
+
 def test_the_pictures_are_those_of_train_and_then_of_val(embedded):
-    assert [row["image_id"] for row in read_table(embedded.folder / "image_ids.csv")] == [
-        "1.png",
-        "2.png",
-        "4.png",
-        "5.png",
-        "0.png",
-        "3.png",
-    ]
+    assert [row["image_id"] for row in read_table(embedded.folder / "image_ids.csv")] == [*TRAIN, *VAL]
 
 
 def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):
-    splits = {"0": "val", "1": "train", "2": "train", "3": "val", "4": "train", "5": "train"}
-    paths = [embedded.root / splits[number] / f"{number}.png" for number in "124503"]
+    paths = [*(embedded.root / "train" / name for name in TRAIN), *(embedded.root / "val" / name for name in VAL)]
     pixels = np.stack([read_square(path, Preprocessing(64, 1.0, "bicubic")) for path in paths])
     with torch.inference_mode():
         wanted = embedded.backbone(torch.from_numpy(pixels)).numpy()
@@ -173,41 +215,140 @@ def test_the_size_that_was_resolved_is_written_down(embedded):
     }
 
 
-def test_a_backbone_too_large_for_one_file_has_its_tensors_beside_it(embedded, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "_LARGEST", 100)
-    monkeypatch.setattr(session, "_LEAST", 100)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(stage, "load_backbone", lambda _: (embedded.backbone, 4))
-    paths = (embedded.root / name for name in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(threads=1, image_size="auto", batch_size=4), *paths, tmp_path / "large")
-    assert sorted(path.name for path in (tmp_path / "large").iterdir()) == [
+def test_a_backbone_too_large_for_one_file_has_its_tensors_beside_it(project, monkeypatch):
+    monkeypatch.setattr(onnx_file, "_LARGEST", 100)
+    monkeypatch.setattr(onnx_file, "_LEAST", 100)
+    shutil.rmtree(project.root / ".cache")
+    assert run_in(project.root) == project.features
+    assert sorted(path.name for path in (project.root / "again").iterdir()) == [
         "backbone.onnx",
         "backbone.onnx.data",
         "embedding.json",
         "features.npy",
         "image_ids.csv",
     ]
-    assert (tmp_path / "large" / "features.npy").read_bytes() == (embedded.folder / "features.npy").read_bytes()
-    graph = session.read_onnx(tmp_path / "large" / "backbone.onnx")
+    graph = onnx_file.read_onnx(project.root / "again" / "backbone.onnx")
     assert sum(len(tensor.raw_data) for tensor in graph.graph.initializer) > (4 * 3 * 9 + 4) * 4
 
 
-def test_pictures_too_small_for_a_network_are_embedded_at_its_own_size(embedded, tmp_path, monkeypatch):
-    network = nn.Sequential(nn.Conv2d(3, 4, 75, 75), nn.AdaptiveAvgPool2d(1), nn.Flatten())  # it takes no picture below 75 pixels
-    backbone = Backbone(network, (0.5,) * 3, (0.5,) * 3).eval()
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(stage, "load_backbone", lambda _: (backbone, 4))
-    monkeypatch.setattr(stage.runtime, "choose_device", lambda: torch.device("cpu"))
-    paths = (embedded.root / name for name in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(threads=1, image_size="auto", batch_size=4), *paths, tmp_path / "own")
-    assert json.loads((tmp_path / "own" / "embedding.json").read_text())["preprocessing"]["image_size"] == 224
+def test_pictures_too_small_for_a_network_are_embedded_at_its_own_size(project, monkeypatch):
+    put_in_place(draw_backbone(0, 75, 75), monkeypatch)  # it takes no picture below 75 pixels
+    write_backbone(project.root / "backbone", b"others")
+    run_in(project.root)
+    assert json.loads((project.root / "again" / "embedding.json").read_text())["preprocessing"]["image_size"] == 224
 
 
 def test_an_export_is_made_once(embedded):
     assert embedded.exported == [64]
 
 
-def test_embedding_twice_gives_equal_bytes(embedded):
+def test_embedding_twice_writes_equal_bytes(embedded):
     names = sorted(path.name for path in embedded.folder.iterdir())
     assert names == ["backbone.onnx", "embedding.json", "features.npy", "image_ids.csv"]
     assert all((embedded.folder / name).read_bytes() == (embedded.root / "second" / name).read_bytes() for name in names)
+
+
+def test_a_cold_cache_embeds_all_and_a_warm_one_nothing_with_equal_bytes(project, counts):
+    assert run_in(project.root) == project.features
+    assert counts() == (0, 6)
+    shutil.rmtree(project.cache)
+    assert run_in(project.root) == project.features
+    assert counts() == (6, 0)
+
+
+def test_another_split_of_the_same_pictures_embeds_nothing(project, counts):
+    deal(project.root, {**VAL, "2.png": 2}, {"1.png": 1, "4.png": 4, "renamed.png": 5})
+    run_in(project.root)
+    assert counts() == (0, 6)
+    found, before = (np.load(project.root / name / "features.npy") for name in ("again", "first"))
+    np.testing.assert_array_equal(found, before[[4, 1, 5, 0, 2, 3]])  # 0, 2, 3, then 1, 4, 5
+
+
+def test_only_new_pictures_are_embedded_with_the_bytes_of_a_cold_cache(project, counts):
+    deal(project.root, {**TRAIN, "6.png": 6, "7.png": 7, "2.png": 8}, {**VAL, "9.png": 9})  # 2.png has other bytes
+    half_known = run_in(project.root)
+    assert counts() == (4, 5)
+    shutil.rmtree(project.cache)
+    assert run_in(project.root) == half_known
+
+
+def test_pictures_of_equal_bytes_have_equal_features(project, counts):
+    deal(project.root, {"a.png": 20, "b.png": 21}, {"c.png": 20})
+    run_in(project.root)
+    assert counts() == (3, 0)
+    first, second, third = np.load(project.root / "again" / "features.npy")
+    assert np.array_equal(first, third)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("change", [{"image_size": 96}, {"batch_size": 3}, {"threads": 2}], ids=str)
+def test_what_may_change_the_features_embeds_all(change, project, counts):
+    run_in(project.root, **change)
+    assert counts() == (6, 0)
+
+
+def test_another_graph_embeds_all(project, counts, monkeypatch):
+    put_in_place(draw_backbone(1), monkeypatch)
+    write_backbone(project.root / "backbone", b"others")
+    assert run_in(project.root) != project.features
+    assert counts() == (6, 0)
+
+
+@pytest.mark.parametrize("harm", [lambda content: content[:-1] + b"\0", lambda content: content[:200], lambda content: b""])
+def test_a_damaged_file_of_the_cache_is_replaced(harm, project, counts):
+    (path,) = project.cache.rglob("*.npy")
+    content = path.read_bytes()
+    path.write_bytes(harm(content))
+    assert run_in(project.root) == project.features
+    assert counts() == (6, 0)
+    assert [file.read_bytes() for file in project.cache.rglob("*.npy")] == [content]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_SHARD_PICTURES", 4), ("_SHARD_SECONDS", 0.0)])
+def test_a_run_that_was_killed_leaves_what_it_had_embedded(limit, value, project, counts, monkeypatch):
+    monkeypatch.setattr(embedding, limit, value)
+    shutil.rmtree(project.cache)
+    make_runner, batches = embedding._make_runner, []
+
+    def make_mortal_runner(*options):
+        run_batch = make_runner(*options)
+        return lambda pixels: run_batch(pixels) if batches.append(len(pixels)) or len(batches) < 2 else 1 / 0
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(embedding, "_make_runner", make_mortal_runner)
+        run_in(project.root)
+    assert batches == [4, 2]
+    counts_before = len(list(project.cache.rglob("*.npy")))
+    assert run_in(project.root) == project.features
+    assert (counts_before, counts()) == (1, (2, 4))
+
+
+def test_every_batch_that_the_network_sees_is_full(project, monkeypatch):
+    # Kernels are chosen by the shape of a batch: a picture's features may not depend on how many others are new.
+    shapes = []
+
+    class Session:
+        def __init__(self, session):
+            self.session = session
+
+        def run(self, names, inputs):
+            shapes.append(inputs["pixels"].shape)
+            return self.session.run(names, inputs)
+
+    open_session = embedding.open_session
+    monkeypatch.setattr(embedding, "open_session", lambda *options: Session(open_session(*options)))
+    shutil.rmtree(project.cache)
+    run_in(project.root)
+    assert shapes == [(4, 64, 64, 3)] * 2
+
+
+@pytest.mark.parametrize(("edit", "exports"), [("# a comment", 0), ("def added():\n    pass", 1)], ids=["a comment", "code"])
+def test_a_changed_comment_keeps_the_export_and_changed_code_does_not(edit, exports, project, counts, monkeypatch):
+    copied = shutil.copytree(ROOT / "pipeline", project.root / "code" / "pipeline")
+    monkeypatch.setattr(core_stage, "_ROOT", project.root / "code")
+    for name in ("classifier", "onnx_file"):
+        with (copied / "networks" / f"{name}.py").open("a") as file:
+            file.write(f"\n\n{edit}\n")
+    run_in(project.root)
+    assert len(list((project.root / ".cache" / "onnx").iterdir())) == 1 + exports
+    assert counts() == (0, 6)  # the graph has equal bytes

@@ -123,7 +123,7 @@ def test_more_stages_than_there_are_is_one_line_that_lists_them(project, monkeyp
     with pytest.raises(PipelineError) as error:
         train_by("partial", "models/none")
     assert str(error.value) == (
-        "params.yaml: models: stages: 9 are more than the 5 that the backbone has, which end at features.0, features.1, features.3, "
-        "features.8, the features; say fewer"
+        "params.yaml: models: stages: 9 are more than the 5 of this backbone, which end at features.0, features.1, features.3, "
+        "features.8, the features; choose fewer"
     )
     assert not (project / "models/none").exists()

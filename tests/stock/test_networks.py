@@ -231,5 +231,5 @@ class Payload:
 def test_a_planted_pickle_is_refused_and_not_run(root):
     torch.save({"weight": Payload(root / "mark")}, root / "own.pth")
     said = refusal(fill, nn.Linear(3, 2), WeightsFile(root / "own.pth", "own.pth", "own"), "tiny")
-    assert said == "own.pth: holds no plain tensors: what else is in it is not run; save a state dict, best as .safetensors"
+    assert said == "own.pth: contains no plain tensors: it also contains code, which is not run; save a state dict, best as .safetensors"
     assert not (root / "mark").exists()

@@ -1,4 +1,4 @@
-"""Names to architectures: what each expects, where its head is, and what an unknown name is told."""
+"""Names to architectures: what each expects, where its head is, and what is suggested for an unknown name."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ TINY = zoo.Architecture("tiny", "torchvision", 8, *HALVES, "bicubic", 1.0, False
         ("timm/resnet18", "timm", IMAGENET, "bicubic", 0.95),
     ],
 )
-def test_a_name_resolves_to_what_its_publisher_says(name, library, statistics, interpolation, crop):
+def test_a_name_resolves_to_the_preprocessing_of_its_publisher(name, library, statistics, interpolation, crop):
     assert zoo.find_architecture(name) == zoo.Architecture(name, library, 224, *statistics, interpolation, pytest.approx(crop), False)
 
 
@@ -38,7 +38,7 @@ def test_a_vision_transformer_takes_no_other_size(name):
 @pytest.mark.parametrize("name", ["resnet18.no_such_tag", "timm/no_such_model"])
 def test_a_name_that_no_library_knows_is_refused(name):
     assert zoo.library_of(name) is None
-    with pytest.raises(PipelineError, match=f"^params.yaml: backbone.name: '{name}' is no known model; the nearest are "):
+    with pytest.raises(PipelineError, match=f"^params.yaml: backbone.name: '{name}' is not a known model; the nearest are "):
         zoo.find_architecture(name)
 
 
@@ -50,7 +50,7 @@ def test_a_network_may_have_other_classes_than_those_of_its_published_weights():
 
 
 def build(name):
-    """A network whose tensors hold no numbers."""
+    """A network on the meta device: its tensors have no data."""
     with torch.device("meta"):
         return zoo.build(zoo.find_architecture(name))
 
@@ -98,10 +98,10 @@ def test_the_features_are_counted(name, count):
 
 
 @pytest.mark.parametrize("network", [nn.Identity(), nn.Flatten(0, 1)], ids=["maps", "rows for pixels"])
-def test_what_gives_no_row_a_picture_is_refused(network):
+def test_a_network_without_a_row_of_features_per_picture_is_refused(network):
     with pytest.raises(PipelineError) as error:
         zoo.count_features(network, TINY)
-    assert str(error.value) == "backbone tiny: its head cannot be found; take another model"
+    assert str(error.value) == "backbone tiny: its head cannot be found; choose another model"
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,14 @@ def test_what_gives_no_row_a_picture_is_refused(network):
 def test_a_network_without_a_head_is_refused(network, library):
     with pytest.raises(PipelineError) as error:
         zoo.take_head_away(network, replace(TINY, library=library))
-    assert str(error.value) == "backbone tiny: its head cannot be found; take another model"
+    assert str(error.value) == "backbone tiny: its head cannot be found; choose another model"
 
 
-def test_an_unknown_name_is_told_the_five_nearest():
+def test_an_unknown_name_is_refused_with_the_five_nearest():
     with pytest.raises(PipelineError) as error:
         zoo.find_architecture("mobilenet_v3_smal")
     start, _, names = str(error.value).partition("the nearest are ")
-    assert start == "params.yaml: backbone.name: 'mobilenet_v3_smal' is no known model; "
+    assert start == "params.yaml: backbone.name: 'mobilenet_v3_smal' is not a known model; "
     assert len(names.split(", ")) == 5
     assert names.split(", ")[0] == "mobilenet_v3_small"
 
@@ -130,5 +130,5 @@ def test_the_nearest_names_differ_from_each_other():
 
 
 def test_the_prefix_asks_timm_alone():
-    with pytest.raises(PipelineError, match=r"^params\.yaml: backbone\.name: 'timm/mobilenet_v2' is no known model; "):
+    with pytest.raises(PipelineError, match=r"^params\.yaml: backbone\.name: 'timm/mobilenet_v2' is not a known model; "):
         zoo.find_architecture("timm/mobilenet_v2")  # torchvision has it

@@ -19,7 +19,6 @@ from pipeline.networks.classifier import (
     save_tensors,
 )
 from pipeline.networks.regimes import Regime
-from pipeline.stages import backbone as backbone_stage
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -69,7 +68,7 @@ def test_pixels_are_normalised_as_torchvision_does_it():
 @pytest.mark.parametrize(
     ("name", "head"), [("resnet18", "fc"), ("mobilenet_v3_small", "classifier.3"), ("tf_efficientnet_lite0", "classifier")]
 )
-def test_features_are_what_the_network_gives_to_its_own_head(name, head):
+def test_features_are_the_input_of_the_networks_own_head(name, head):
     architecture = zoo.find_architecture(name)
     torch.manual_seed(0)
     network = zoo.build(architecture).eval()
@@ -83,12 +82,10 @@ def test_features_are_what_the_network_gives_to_its_own_head(name, head):
 
 
 @pytest.mark.parametrize(("name", "num_features"), [("googlenet", 1024)])
-def test_a_network_with_side_heads_gives_features_while_it_trains(name, num_features):
-    architecture = zoo.find_architecture(name)
-    network = zoo.build(architecture)
-    classifier = Classifier(headless(network, architecture), num_features, 2)
+def test_a_network_with_side_heads_returns_features_while_it_trains(name, num_features, backbone_of):
+    classifier = Classifier(backbone_of(name), num_features, 2)
     train_mode(classifier)
-    assert classifier(draw_pixels(1, 96)).shape == (1, 2)
+    assert classifier(draw_pixels(1, 64)).shape == (1, 2)
 
 
 def test_features_are_float32_under_bf16():
@@ -123,10 +120,8 @@ def test_a_step_moves_all_other_weights():
     assert not any(torch.equal(classifier.state_dict()[key], tensor) for key, tensor in before.items())
 
 
-def test_timms_norms_with_activation_are_frozen_too():
-    architecture = zoo.find_architecture("tf_efficientnet_lite0")
-    network = zoo.build(architecture)
-    classifier = Classifier(headless(network, architecture), 1280, 2)
+def test_timms_norms_with_activation_are_frozen_too(backbone_of):
+    classifier = Classifier(backbone_of("tf_efficientnet_lite0"), 1280, 2)
     train_mode(classifier)
     norms = [layer for layer in classifier.modules() if hasattr(layer, "running_mean")]
     assert norms
@@ -181,7 +176,7 @@ def test_without_thawing_all_stages_are_there_at_once():
     assert Regime(stages=4, first=1).first_stage(1) == 1
 
 
-def test_the_optimiser_is_told_the_stage_of_each_parameter_that_ever_moves():
+def test_every_parameter_that_ever_moves_has_a_stage():
     classifier = build_small()
     stages = Regime(**IN_TWO, first=1, thaw_epochs=3).stages_of(classifier, classifier)
     names = {parameter: name.removeprefix("backbone.network.") for name, parameter in classifier.named_parameters()}
@@ -194,11 +189,8 @@ def test_the_optimiser_is_told_the_stage_of_each_parameter_that_ever_moves():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A backbone folder of random weights."""
-    path = tmp_path_factory.mktemp("models") / "backbone"
-    backbone_stage.run(backbone_stage.Params(seed=0, name="mobilenet_v3_small", weights="none", digest=None), path)
-    return path
+def folder(folder_of):
+    return folder_of("mobilenet_v3_small")
 
 
 def test_a_backbone_is_loaded_frozen_in_eval_mode(folder):
@@ -207,7 +199,7 @@ def test_a_backbone_is_loaded_frozen_in_eval_mode(folder):
     assert not any(layer.training for layer in backbone.modules())
 
 
-def test_a_loaded_backbone_holds_what_its_folder_stores(folder):
+def test_a_loaded_backbone_has_the_tensors_of_its_folder(folder):
     stored, found = load_file(folder / "weights.safetensors"), load_backbone(folder)[0].network.state_dict()
     assert stored.keys() - found.keys() == {"classifier.3.weight", "classifier.3.bias"}
     assert all(torch.equal(found[key], stored[key]) for key in found)

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file
-from pipeline.networks import onnx_file as session
-from pipeline.networks.artifact import append_head, describe_model, identity, read_facts, verify_model, write_facts
+from pipeline.networks import onnx_file
+from pipeline.networks.artifact import append_head, describe_model, identity, kept_row, read_facts, verify_model, write_facts
 from pipeline.networks.onnx_file import METADATA_KEY, open_session, read_onnx, write_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.stages.train_baseline import Params
@@ -77,18 +77,18 @@ def test_a_model_written_twice_has_equal_bytes(tmp_path):
 # The facts
 
 
-def test_model_json_tells_the_facts_and_the_files_sha256(folder):
+def test_model_json_contains_the_facts_and_the_files_sha256(folder):
     found = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert found == {**FACTS, "hardware": HARDWARE, "model_sha256": sha256_of_file(folder / "model.onnx")}
 
 
-def test_model_onnx_tells_the_facts_of_itself(folder):
+def test_model_onnx_contains_the_facts_in_its_metadata(folder):
     (entry,) = onnx.load(folder / "model.onnx").metadata_props
     assert entry.key == METADATA_KEY
     assert json.loads(entry.value) == {**FACTS, "hardware": HARDWARE}
 
 
-def test_the_history_lies_beside(folder):
+def test_the_history_is_written_beside_the_model(folder):
     assert (folder / "history.csv").read_text() == "step,l2,val_loss\n0,0.1,0.5\n1,0.2,0.25\n"
 
 
@@ -97,7 +97,7 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
     assert (tmp_path / "history.csv").read_text() == "epoch,train_loss,val_loss\n0,,0.5\n1,0.25,0.5\n"
 
 
-def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_path):
+def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
     params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe_model(
@@ -121,7 +121,7 @@ def test_a_description_holds_the_sums_of_all_that_the_model_was_made_from(tmp_pa
 # The check
 
 
-def test_a_folder_that_agrees_with_itself_gives_its_sha256(folder):
+def test_a_folder_that_agrees_with_itself_returns_its_sha256(folder):
     assert verify_model(folder) == sha256_of_file(folder / "model.onnx")
 
 
@@ -129,18 +129,18 @@ def test_a_changed_model_file_is_refused(folder):
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
     found = sha256_of_file(folder / "model.onnx")
-    assert refusal(folder) == f"{folder}/model.onnx: its sha256 is {found}, model.json says otherwise; run `dvc checkout`"
+    assert refusal(folder) == f"{folder}/model.onnx: its sha256 is {found}, model.json states another; run `dvc checkout`"
 
 
 @pytest.mark.parametrize("change", [{"model": "finetuned"}, {"class_names": ["Bär", "Ameise"]}, {"more": 1}])
 def test_a_changed_model_json_is_refused(change, folder):
     path = folder / "model.json"
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}))
-    assert refusal(folder) == f"{folder}: model.json differs from what model.onnx says of itself; run `dvc checkout`"
+    assert refusal(folder) == f"{folder}: model.json differs from the metadata of model.onnx; run `dvc checkout`"
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path}: holds no model; run `dvc repro`"
+    assert refusal(tmp_path) == f"{tmp_path}: contains no model; run `dvc repro`"
 
 
 def test_a_missing_model_file_is_refused(folder):
@@ -183,15 +183,15 @@ def test_the_identity_is_known_before_the_model_is_made():
     assert identity({**facts, "model_sha256": "c"}) == identity(facts)
 
 
-# Graphs above the size that one file can hold
+# Graphs too large for one file
 
 
 @pytest.fixture
 def large(tmp_path, monkeypatch):
     """A model folder whose graph counts as too large for one file, with what its graph answers as one file."""
-    monkeypatch.setattr(session, "_LEAST", 16)
+    monkeypatch.setattr(onnx_file, "_LEAST", 16)
     write_onnx(build_model(), tmp_path / "whole.onnx")
-    monkeypatch.setattr(session, "_LARGEST", 16)
+    monkeypatch.setattr(onnx_file, "_LARGEST", 16)
     (tmp_path / "model").mkdir()
     write_facts(tmp_path / "model", build_model(), FACTS, HISTORY)
     return tmp_path / "model"
@@ -217,7 +217,7 @@ def test_a_large_graph_may_be_moved_with_its_tensors(large):
     assert verify_model(moved) == sha256_of_file(moved / "model.onnx")
 
 
-def test_the_sum_of_the_tensors_stands_in_the_graph_and_in_model_json(large):
+def test_the_sum_of_the_tensors_is_in_the_graph_and_in_model_json(large):
     (entry,) = onnx.load(large / "model.onnx").metadata_props
     wanted = sha256_of_file(large / "model.onnx.data")
     assert json.loads(entry.value)["data_sha256"] == read_facts(large)["data_sha256"] == wanted
@@ -255,7 +255,7 @@ def test_a_large_graph_without_its_tensors_is_not_read(large):
 def test_changed_tensors_are_refused(large):
     (large / "model.onnx.data").write_bytes(bytes(24))
     found = sha256_of_file(large / "model.onnx.data")
-    assert refusal(large) == f"{large}/model.onnx.data: its sha256 is {found}, model.json says otherwise; run `dvc checkout`"
+    assert refusal(large) == f"{large}/model.onnx.data: its sha256 is {found}, model.json states another; run `dvc checkout`"
 
 
 def test_missing_tensors_are_refused(large):
@@ -269,3 +269,23 @@ def test_changed_weights_are_refused(tmp_path):
     assert len(verify_model(tmp_path)) == 64
     (tmp_path / "model.safetensors").write_bytes(b"others")
     assert refusal(tmp_path).startswith(f"{tmp_path}/model.safetensors: its sha256 is ")
+
+
+# The epoch of which the weights are stored
+
+
+def write_history(folder, rows, monitor=None):
+    (folder / "model.json").write_text(json.dumps({"params": {"monitor": monitor}} if monitor else {}))
+    lines = [f"{epoch},{loss},{accuracy}" for epoch, (loss, accuracy) in enumerate(rows)]
+    (folder / "history.csv").write_text("\n".join(["epoch,val_loss,val_accuracy", *lines]) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(("monitor", "epoch"), [(None, "1"), ("val_loss", "1"), ("val_accuracy", "2")])  # the first of equals
+def test_the_stored_epoch_is_the_best_by_the_figure_that_the_recipe_monitors(monitor, epoch, tmp_path):
+    rows = [(0.5, 0.8), (3e-5, 0.9), (0.4, 0.95), (0.4, 0.95)]
+    assert kept_row(write_history(tmp_path, rows, monitor))["epoch"] == epoch
+
+
+def test_values_are_compared_as_numbers(tmp_path):
+    assert kept_row(write_history(tmp_path, [(10, 0), (9, 0)]))["epoch"] == "1"

@@ -1,4 +1,4 @@
-"""What there is to take: names that hold a text, sizes from the catalogues or by counting."""
+"""The catalogue: names that contain a text, sizes from torchvision or by counting."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_every_name_of_timms_that_torchvision_has_too_asks_timm():
     assert len(set(names)) == len(names) == len(zoo.torchvision_names()) + len(zoo.timm_names())
 
 
-def test_torchvision_tells_sizes_itself():
+def test_torchvision_publishes_sizes():
     assert list(list_entries(["resnet18"])) == [
         ModelListing("resnet18", "torchvision", 11689512, 1.814, 224, "BSD-3-Clause", "pytorch", "-"),
     ]

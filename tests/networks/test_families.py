@@ -7,16 +7,14 @@ import torch
 from bench.trial import STEPS, try_out
 from pipeline.core.errors import PipelineError
 from pipeline.networks.embedding import export_backbone
-from pipeline.stages import backbone
 
-CONVOLUTIONAL = (
+CONVOLUTIONAL = ("timm/test_resnet", "squeezenet1_1", "googlenet")
+SLOW = (
     "alexnet",
     "vgg11",
     "resnet18",
-    "squeezenet1_1",
     "densenet121",
     "inception_v3",
-    "googlenet",
     "efficientnet_b0",
     "mobilenet_v2",
     "mobilenet_v3_small",
@@ -24,7 +22,6 @@ CONVOLUTIONAL = (
     "regnet_y_400mf",
     "convnext_tiny",
     "swin_t",
-    "timm/test_resnet",
 )
 
 
@@ -38,27 +35,28 @@ def root(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_a_convolutional_network_does_all(name, tmp_path):
     found = try_out(name, tmp_path)
     assert {step: found.get(step) for step in ("built", *STEPS)} == dict.fromkeys(("built", *STEPS), "yes")
 
 
-def test_a_transformer_does_all_but_grad_cam(tmp_path):
-    found = try_out("timm/vit_tiny_patch16_224", tmp_path)
+@pytest.mark.parametrize("name", ["timm/test_vit", pytest.param("timm/vit_tiny_patch16_224", marks=pytest.mark.slow)])
+def test_a_transformer_does_all_but_grad_cam(name, tmp_path):
+    found = try_out(name, tmp_path)
     wanted = {**dict.fromkeys(("built", *STEPS), "yes"), "Grad-CAM": "no feature map"}
     assert {step: found.get(step) for step in wanted} == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("inception_v3", 64, r"Kernel size can't be greater than actual input size; say 299"),
-        ("timm/vit_tiny_patch16_224", 64, r"Input height \(64\) doesn't match model \(224\); say 224"),
-        ("timm/swin_tiny_patch4_window7_224", 96, r"Input height \(96\) doesn't match model \(224\); say 224"),
+        ("inception_v3", 64, r"Kernel size can't be greater than actual input size; set 299"),
+        ("timm/vit_tiny_patch16_224", 64, r"Input height \(64\) doesn't match model \(224\); set 224"),
+        ("timm/swin_tiny_patch4_window7_224", 96, r"Input height \(96\) doesn't match model \(224\); set 224"),
     ],
 )
-def test_a_size_that_a_network_refuses_is_told_with_its_own(name, size, message, tmp_path):
-    backbone.run(backbone.Params(seed=0, name=name, weights="none", digest=None), tmp_path / "backbone")
+def test_a_size_that_a_network_refuses_is_reported_with_its_own(name, size, message, folder_of):
     with pytest.raises(PipelineError, match=rf"^params\.yaml: embed\.image_size: the backbone refuses {size}: .*{message}$"):
-        export_backbone(tmp_path / "backbone", size, np.zeros((1, size, size, 3), np.uint8), 1)
+        export_backbone(folder_of(name), size, np.zeros((1, size, size, 3), np.uint8), 1)

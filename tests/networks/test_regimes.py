@@ -1,19 +1,14 @@
 """The regimes by name: what they train, and which front they leave alone."""
 
 import pytest
-import torch
 
 from pipeline.core.errors import PipelineError
-from pipeline.networks import zoo
-from pipeline.networks.classifier import headless
 from pipeline.networks.regimes import make_plan
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    architecture = zoo.find_architecture("resnet18")
-    torch.manual_seed(0)
-    return headless(zoo.build(architecture), architecture).eval()
+def backbone(backbone_of):
+    return backbone_of("timm/test_resnet")
 
 
 def plan_of(backbone, name, stages=2, batchnorm="auto", epochs=8, by_stage=False):
@@ -65,6 +60,6 @@ def test_more_stages_than_there_are_are_refused_with_a_list(backbone):
     with pytest.raises(PipelineError) as error:
         plan_of(backbone, "partial", 6)
     assert str(error.value) == (
-        "params.yaml: models: stages: 6 are more than the 5 that the backbone has, which end at relu, layer1, layer2, layer3, "
-        "the features; say fewer"
+        "params.yaml: models: stages: 6 are more than the 5 of this backbone, which end at act1, layer1, layer2, layer3, "
+        "the features; choose fewer"
     )

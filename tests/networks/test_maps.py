@@ -5,18 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from pipeline.networks.classifier import Backbone, WithFeatureMap, find_feature_map, headless, with_feature_map
+from pipeline.networks.classifier import Backbone, WithFeatureMap, find_feature_map, with_feature_map
 from pipeline.networks.onnx_file import count_work
-from pipeline.networks.zoo import build, find_architecture
+from pipeline.networks.zoo import find_architecture
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
-
-
-def make_backbone(name):
-    architecture = find_architecture(name)
-    torch.manual_seed(0)
-    network = build(architecture)
-    return headless(network, architecture).eval()
 
 
 @pytest.mark.parametrize(
@@ -29,8 +22,8 @@ def make_backbone(name):
         ("mobilenet_v3_small", None),
     ],
 )
-def test_the_layer_whose_mean_is_the_features_is_found(name, layer):
-    found = find_feature_map(make_backbone(name), find_architecture(name).image_size)
+def test_the_layer_whose_mean_is_the_features_is_found(name, layer, backbone_of):
+    found = find_feature_map(backbone_of(name), find_architecture(name).image_size)
     assert found == (layer and {"layer": layer, "channel_axis": 1})
 
 
@@ -71,9 +64,9 @@ def test_the_answer_beside_a_map_is_the_same():
     assert maps.shape[:2] == (2, 96)
 
 
-def test_work_is_counted_as_torchvision_does():
+def test_work_is_counted_as_torchvision_does(backbone_of):
     # Its table: 11,689,512 parameters and 1.814 GFLOPs with a head of 1000 classes, which has 513,000 and 0.000512 of them.
-    assert count_work(make_backbone("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gflops": pytest.approx(1.814, abs=2e-3)}
+    assert count_work(backbone_of("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gflops": pytest.approx(1.814, abs=2e-3)}
 
 
 class Token(nn.Module):
