@@ -21,8 +21,22 @@ class Params(HeadParams):
     """Section `train_baseline` of params.yaml."""
 
 
+def with_head(backbone: Path, head: Head) -> dict[str, np.ndarray]:
+    """The tensors of a classifier: the backbone's without ImageNet's head, and the new head."""
+    old_head = read_json(backbone / "backbone.json")["head_tensors"]
+    body = load_file(backbone / "weights.safetensors")
+    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
+    return {**tensors, "head.weight": head.weight, "head.bias": head.bias}
+
+
+def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
+    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
+    parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
+    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
+
+
 def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path, out_of_fold: Path) -> None:
-    """Read the examples, choose the head, write the model folder, and what heads say of pictures that they did not see."""
+    """Read the examples, choose the head, and write the model folder and the out-of-fold predictions for train and val."""
     table = read_manifest(manifest)
     pictures, count, names = [*table.train, *table.val], len(table.train), table.class_names
     both = read_examples(embeddings, pictures, table.labels(pictures))
@@ -43,26 +57,12 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
     facts = describe_model(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
     temperature = fit_temperature(head.logits(val.features), val.labels)
-    learned = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
+    measured = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
     graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
     with atomic_dir(model) as partial:
-        save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
-        write_facts(partial, graph, {**facts, **learned}, history)
+        save_file(with_head(backbone, head), partial / "model.safetensors")
+        write_facts(partial, graph, {**facts, **measured}, history)
     write_predictions(out_of_fold, pictures, probs, names)
-
-
-def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
-    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
-    parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
-    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
-
-
-def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """The tensors of a classifier: the backbone's, without ImageNet's head, and the new head."""
-    old_head = read_json(backbone / "backbone.json")["head_tensors"]
-    body = load_file(backbone / "weights.safetensors")
-    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
-    return {**tensors, "head.weight": weight, "head.bias": bias}
 
 
 if __name__ == "__main__":
