@@ -42,11 +42,12 @@ def run_seeds(seeds: Sequence[int], settings: Sequence[str], keep_split: bool = 
             for line in mend():
                 print(line, file=sys.stderr)
             params = read_params()
-            fixed = _section_split(params).get("seed")  # null: the split follows the top-level seed
+            split = _split_section(params)
+            fixed = split.get("seed")  # null or missing: the split follows the top-level seed
             kept = (params.get("seed") if fixed is None else fixed) if keep_split else None
             key = _experiments_key(params, settings, kept)
             if kept != fixed:
-                settings = [*settings, f"split.seed={spell(kept)}"]
+                settings = [*settings, f"{'' if 'seed' in split else '+'}split.seed={spell(kept)}"]
             names = {seed: f"seed-{seed}-split-{kept}-{key}" if keep_split else f"seed-{seed}-{key}" for seed in seeds}
             runs = {seed: _scores_of(_experiment(seed, name, settings)) for seed, name in names.items()}
     except Timeout:
@@ -70,13 +71,13 @@ def _check(seeds: Sequence[int], settings: Sequence[str]) -> None:
 def _experiments_key(params: Mapping[str, Any], settings: Sequence[str], split_seed: int | None) -> str:
     """Seven digits over everything that decides the scores, except the seed: code, params, settings, split, packages and machine."""
     stages = parse_yaml(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    split = {key: value for key, value in _section_split(params).items() if key != "seed"}
+    split = {key: value for key, value in _split_section(params).items() if key != "seed"}
     read_by_stages = {key: value for key, value in params.items() if key not in ("seed", "tune")} | {"split": split}
     code = {name: code_digest(f"pipeline.stages.{name}") for name in stages if name != "evaluate_baseline"}  # its code is `evaluate`'s
     return key_here(sha256_of_json([stages, code, read_by_stages, sorted(settings), split_seed]))[:7]
 
 
-def _section_split(params: Mapping[str, Any]) -> Mapping[str, Any]:
+def _split_section(params: Mapping[str, Any]) -> Mapping[str, Any]:
     section = params.get("split")
     return section if isinstance(section, Mapping) else {}
 
