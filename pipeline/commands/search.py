@@ -14,8 +14,6 @@ from pipeline.core.errors import PipelineError
 if TYPE_CHECKING:
     from pipeline.search.tuning import Study, Trial
     from pipeline.training.batches import TrainingData
-    from pipeline.training.loop import Trainer
-    from pipeline.training.recipe import Recipe
 
 _MADE_BY_REPRO = (
     "data/manifest.csv",
@@ -164,35 +162,31 @@ def find_lr(parsed: argparse.Namespace) -> None:
     import tempfile
 
     from pipeline.core.files import atomic_file, output_path, writing
+    from pipeline.core.params import read_section
 
     output = output_path(parsed.here, parsed.output)
     name = choose_entry("find-lr", parsed.model)
     if parsed.steps < _FEWEST_STEPS:
         raise PipelineError(f"--steps: {parsed.steps} is not at least {_FEWEST_STEPS}")
     data = read_data()
+    from pipeline.core.hardware import choose_hardware
     from pipeline.evaluation.figures import plot_rates
     from pipeline.search.probing import find_rates
-
-    with tempfile.TemporaryDirectory() as folder:
-        curve = find_rates(_trainer(name, data, Path(folder) / "activations.npy"), parsed.steps)
-    with writing(output), atomic_file(output) as partial:
-        plot_rates(partial, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate grows")
-    print(f"models.{name}.learning_rate: {curve.suggestion:g}")
-    print(output)
-
-
-def _trainer(name: str, data: "TrainingData", activations: Path) -> "Trainer":
-    """A trainer of an entry of `models`, whose learning rate the finder sets step by step."""
-    from pipeline.core.hardware import choose_hardware
-    from pipeline.core.params import read_section
     from pipeline.training.batches import decode_val
     from pipeline.training.loop import prepare, start_classifier
     from pipeline.training.recipe import Recipe, resolve_auto
 
     stated = resolve_auto(read_section(f"models.{name}", Recipe), len(data.train_paths))
-    recipe = stated.model_copy(update={"schedule": "constant", "accumulate": 1, "ema": 0.0})
+    recipe = stated.model_copy(update={"schedule": "constant", "accumulate": 1, "ema": 0.0})  # the finder sets the rate of each step
     hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)
-    return prepare(start_classifier(recipe, data), decode_val(data, recipe), recipe, data, hardware, activations)
+    with tempfile.TemporaryDirectory() as folder:
+        activations = Path(folder) / "activations.npy"
+        trainer = prepare(start_classifier(recipe, data), decode_val(data, recipe), recipe, data, hardware, activations)
+        curve = find_rates(trainer, parsed.steps)
+    with writing(output), atomic_file(output) as partial:
+        plot_rates(partial, curve.rates, curve.losses, curve.suggestion, f"{name}: the loss as the learning rate grows")
+    print(f"models.{name}.learning_rate: {curve.suggestion:g}")
+    print(output)
 
 
 def add_tune(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -209,7 +203,8 @@ def tune(parsed: argparse.Namespace) -> None:
     from pipeline.core.params import PARAMS, read_section, set_params
 
     name = choose_entry("tune", parsed.model)
-    from pipeline.search.tuning import Params, open_study, read_space
+    from pipeline.search.tuning import Params, open_study, read_space, run_trials
+    from pipeline.tracking.runs import live_study
     from pipeline.training.recipe import Recipe
 
     params, space, stated = read_section("tune", Params), read_space(), read_section(f"models.{name}", Recipe)
@@ -218,26 +213,18 @@ def tune(parsed: argparse.Namespace) -> None:
         raise PipelineError(f"--trials: {count} is not at least 1")
     data = read_data()
     with open_study(name, stated, space, params.startup_trials, data) as study:
-        _run(study, stated, data, count)
+        if study.trials:
+            print(f"{study.facts['model']}: {len(study.trials)} trials are finished", file=sys.stderr)
+        with live_study(study) as log:
+            for trial in run_trials(study, stated, data, count):
+                print(f"trial {trial.number} of {count}: {_summary(trial, study.monitor)}", file=sys.stderr)
+                log.bring_up_to_date()
     if not study.ranking:
         raise PipelineError(f"tune {name}: none of {len(study.trials)} trials is complete; narrow tune.space in {PARAMS}")
     print(show_study(name, study))
     if parsed.write:
         set_params({f"models.{name}.{key}": value for key, value in study.ranking[0].params.items()})
         print(f"\nWritten: see `git diff {PARAMS}`.")
-
-
-def _run(study: "Study", stated: "Recipe", data: "TrainingData", count: int) -> None:
-    """Run trials until the study has `count` of them, with a line per trial on stderr."""
-    from pipeline.search.tuning import run_trials
-    from pipeline.tracking.runs import live_study
-
-    if study.trials:
-        print(f"{study.facts['model']}: {len(study.trials)} trials are finished", file=sys.stderr)
-    with live_study(study) as log:
-        for trial in run_trials(study, stated, data, count):
-            print(f"trial {trial.number} of {count}: {_summary(trial, study.monitor)}", file=sys.stderr)
-            log.bring_up_to_date()
 
 
 def _summary(trial: "Trial", monitor: str) -> str:

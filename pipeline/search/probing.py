@@ -22,7 +22,7 @@ from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest
 from pipeline.training.batches import Batches, TrainingData
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.head import Array, Examples, Head, choose_head, out_of_fold_probs
+from pipeline.training.head import Array, Examples, Head, fit_baseline
 from pipeline.training.loop import Trainer, prepare, train
 from pipeline.training.recipe import Recipe
 from pipeline.training.temperature import fit_temperature
@@ -87,10 +87,7 @@ def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_gri
     `features`: float32 (pictures, D), the `count_train` train pictures first, then val. `labels`, `folds`: int (pictures,), see
     `out_of_fold_probs`.
     """
-    train, val = (Examples(features[part], labels[part]) for part in (slice(count_train), slice(count_train, None)))
-    head, history = choose_head(train, val, l2_grid, threads)
-    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
-    probs = out_of_fold_probs(Examples(features, labels), folds, l2, threads)
+    head, _, probs = fit_baseline(Examples(features, labels), count_train, folds, l2_grid, threads)
     losses = -np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB))
     return Probe(head, losses, probs.argmax(axis=1) != labels)
 

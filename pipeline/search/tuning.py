@@ -257,11 +257,10 @@ def run_trials(study: Study, stated: Recipe, data: TrainingData, count: int) -> 
     A trial that was killed resumes after its last complete epoch.
     """
     while len(study.trials) < count:
-        yield _run_trial(study, stated, data)
+        yield _run_trial(study, study.propose(), stated, data)
 
 
-def _run_trial(study: Study, stated: Recipe, data: TrainingData) -> Trial:
-    proposal = study.propose()
+def _run_trial(study: Study, proposal: Proposal, stated: Recipe, data: TrainingData) -> Trial:
     recipe = resolve_auto(Recipe.model_validate({**stated.model_dump(), **proposal.params}), len(data.train_paths))
     hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)
     facts = describe_training(study.facts["model"], recipe, data, hardware, __name__)

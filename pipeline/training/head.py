@@ -48,6 +48,14 @@ class Head:
         return np.asarray(features @ self.weight.T + self.bias)
 
 
+def fit_baseline(examples: Examples, count: int, folds: Array, l2_grid: Sequence[float], threads: int) -> tuple[Head, History, Array]:
+    """The head and the history of `choose_head`, and `out_of_fold_probs` of all examples with its penalty. `count`: of train, then val."""
+    train, val = (Examples(examples.features[part], examples.labels[part]) for part in (slice(count), slice(count, None)))
+    head, history = choose_head(train, val, l2_grid, threads)
+    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
+    return head, history, out_of_fold_probs(examples, folds, l2, threads)
+
+
 def choose_head(train: Examples, val: Examples, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
     """Fit a head per penalty. Returns the head with the lowest val loss, the first of equal ones, and the metrics of each."""
     from threadpoolctl import threadpool_limits

@@ -144,12 +144,13 @@ def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmu
     """The learning-rate schedule: a linear warm-up over the fraction `warmup` of all steps, then the decay that `kind` names.
 
     cosine: to 0; step: to a tenth at 30, 60 and 90 %; plateau: see `Plateau`; constant. one_cycle (Smith and Topin, 2019): up and down
-    along cosines, while the momentum dips by 0.1.
+    along cosines, while the momentum, or Adam's first beta, dips by 0.1.
     """
     if kind == "one_cycle":
         rates = [group["lr"] for group in optimiser.param_groups]
         total = max(4, steps + 1)  # torch divides by the length of each half
-        momentum = momentum_of(optimiser)
+        first = optimiser.param_groups[0]
+        momentum = float(first["betas"][0] if "betas" in first else first.get("momentum", 0.0))
         return OneCycleLR(
             optimiser, rates, total_steps=total, pct_start=min(max(warmup, 2 / total), 1 - 1 / total),
             cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - _MOMENTUM_DIP),
@@ -162,12 +163,6 @@ def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmu
         "constant": lambda _: 1.0,
     }
     return LambdaLR(optimiser, lambda step: (step + 1) / warmup_steps if step < warmup_steps else decays[kind](step))
-
-
-def momentum_of(optimiser: torch.optim.Optimizer) -> float:
-    """SGD's momentum, Adam's first beta, or 0 for an optimiser that has neither."""
-    group = optimiser.param_groups[0]
-    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
 
 
 def make_augmentation(

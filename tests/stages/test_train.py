@@ -105,7 +105,7 @@ def test_the_stored_params_are_those_that_were_used(trained, project):
     assert (params["epochs"], params["regime"], params["stages"]) == (2, "frozen", 2)
 
 
-@pytest.mark.parametrize("name", ["partial", "scratch"])
+@pytest.mark.parametrize("name", ["partial", pytest.param("scratch", marks=pytest.mark.slow)])
 def test_training_again_gives_the_same_bytes(name, trained, project):
     train_by(name, f"again/{name}")
     for file in ("model.onnx", "model.safetensors", "model.json", "history.csv"):

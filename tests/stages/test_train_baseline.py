@@ -17,7 +17,6 @@ from pipeline.networks.onnx_file import write_onnx
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.serving.predictor import Predictor
 from pipeline.stages.train_baseline import Params, run, with_head
-from pipeline.training.head import Head
 
 
 def make_picture(image_id, label, split="train", group=""):
@@ -42,7 +41,7 @@ def write_backbone(folder):
 
 def test_the_new_head_takes_the_place_of_imagenets(tmp_path):
     write_backbone(tmp_path / "backbone")
-    tensors = with_head(tmp_path / "backbone", Head(np.zeros((3, 2), np.float32), np.zeros(3, np.float32)))
+    tensors = with_head(tmp_path / "backbone", np.zeros((3, 2), np.float32), np.zeros(3, np.float32))
     shapes = {key: value.shape for key, value in tensors.items()}
     assert shapes == {"backbone.network.conv.weight": (2, 2), "backbone.network.conv.bias": (2,), "head.weight": (3, 2), "head.bias": (3,)}
 
