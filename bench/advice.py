@@ -1,10 +1,10 @@
-"""Is `pipeline advise` right? Ask it about three data sets, then train by every regime on each, and write docs/advice.md.
+"""Is `pipeline advise` right? Run it on three datasets, train by every regime on each, and write the table of docs/advice.md.
 
     python bench/advice.py ../shared/data/hymenoptera_data.zip
 
-The data sets: the digits, the archive that is named (ants and bees), and pictures far from photographs (bench/automata.py). It is right
-where the test accuracy of its favourite lies within the 95 % interval of the best, all on the network that it favours. Time: of the
-favourite's stage, as `dvc repro` runs it.
+The datasets: the digits, the archive in the argument (ants and bees), and pictures far from photographs (bench/automata.py). The advice is
+right if the test accuracy of the recommended regime is within the 95 % interval of the best, all on the recommended network. The seconds
+are those of the stage `train` of that regime, run by `dvc repro`.
 """
 
 import argparse
@@ -34,15 +34,15 @@ MARK = "<!-- what bench/advice.py found -->\n"
 
 
 def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
-    """What the advice was, what each regime scored, and how long the favourite took, in a fresh clone."""
+    """In a fresh clone: the advice, the scores of each regime, and the seconds of the recommended one."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
     params = yaml.safe_load((clone / "params.yaml").read_text(encoding="utf-8"))
     params["download"] |= {"source": source, "digest": digest}
     params["models"] = {name: {"regime": name} for name in REGIMES}
     (clone / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     run_dvc("repro", "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
-    asked = subprocess.run([sys.executable, "-m", "pipeline", "advise", "--json"], cwd=clone, check=True, capture_output=True, text=True)
-    advice = json.loads(asked.stdout)
+    process = subprocess.run([sys.executable, "-m", "pipeline", "advise", "--json"], cwd=clone, check=True, capture_output=True, text=True)
+    advice = json.loads(process.stdout)
     params["backbone"] |= advice["params"].get("backbone", {})
     (clone / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     run_dvc("repro", "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
@@ -54,9 +54,9 @@ def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
     return {"advice": advice, "seconds": seconds, "test_pictures": comparison["test_pictures"], "models": comparison["models"]}
 
 
-def row(name: str, found: dict[str, Any]) -> str:
-    """A line of the table."""
-    advice, models = found["advice"], found["models"]
+def row(name: str, result: dict[str, Any]) -> str:
+    """A line of the table, from the result of `check`."""
+    advice, models = result["advice"], result["models"]
     favourite, far = advice["regime"], advice["distance"]
     best = max(REGIMES, key=lambda regime: models[regime]["top1_accuracy"])
     is_right = models[favourite]["top1_accuracy"] >= models[best]["top1_accuracy_low"]
@@ -64,18 +64,19 @@ def row(name: str, found: dict[str, Any]) -> str:
         f"{'**' * (regime == favourite)}{models[regime]['top1_accuracy']:.3f}{'**' * (regime == favourite)}" for regime in REGIMES
     )
     interval = f"{best}: {models[best]['top1_accuracy_low']:.3f} to {models[best]['top1_accuracy_high']:.3f}"
-    told, took = advice["seconds"][favourite], found["seconds"]
+    estimated, measured = advice["seconds"][favourite], result["seconds"]
+    times = f"{estimated:.0f} | {measured:.0f} | {estimated / measured:.2f}"
     return (
         f"| {name} | {advice['a_class']:g} | {far['remaining']:.2f} | {advice['network']} | {scores} | {interval} "
-        f"| {'yes' if is_right else 'no'} | {told:.0f} | {took:.0f} | {told / took:.2f} | {datetime.date.today().isoformat()} |"
+        f"| {'yes' if is_right else 'no'} | {times} | {datetime.date.today().isoformat()} |"
     )
 
 
 def main() -> None:
-    """Check the data sets that are asked for, and write their rows into the table below the mark in the page."""
+    """Check the datasets, and write their rows into the table below the mark in the page."""
     parser = argparse.ArgumentParser(description="Is `pipeline advise` right? The table is in docs/advice.md.")
     parser.add_argument("archive", help="hymenoptera_data.zip")
-    parser.add_argument("--only", nargs="+", choices=DATA, default=DATA, help="leave the rows of the others as they are")
+    parser.add_argument("--only", nargs="+", choices=DATA, default=DATA, help="keep the rows of the others")
     parsed = parser.parse_args()
     limits = read_section("download.limits", Limits, ROOT / "params.yaml")
     before, _, below = PAGE.read_text(encoding="utf-8").partition(MARK)

@@ -1,10 +1,10 @@
-"""Run the whole pipeline for several seeds, data sets and backbones, each in a fresh clone, and print mean ± std of the test scores.
+"""Run the whole pipeline for several seeds, datasets and backbones, each in a fresh clone, and print mean ± std of the test scores.
 
     python bench/seeds.py 0 1 2 --data digits ../shared/data/hymenoptera_data.zip
     python bench/seeds.py 0 1 2 --data FILE --table regimes --model 'scratch={regime: scratch, epochs: 25, patience: 25}'
     python bench/seeds.py 0 1 2 --data FILE --table backbones --backbones tf_efficientnet_lite0 tf_efficientnet_lite1
 
-Writes a table of `bench/results.json`, which README and docs/results.md quote. Every seed also makes new splits.
+Writes a table of `bench/results.json`; a test compares the quoted tables with it. The split and the training both vary with the seed.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "scikit-learn", "dvc"
 
 
 def run_once(settings: dict[str, Any], models: dict[str, str]) -> dict[str, Any]:
-    """The test scores of each model, those that are added to params.yaml too, and the seconds that `dvc exp run` took."""
+    """The test scores of each model, also of those added to params.yaml, and the seconds of `dvc exp run`."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), folder], check=True)
         begun = time.monotonic()
@@ -51,7 +51,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """A table of the results as the README quotes it."""
+    """A table of the results in Markdown."""
     rows = facts["rows"]
     models = list(next(iter(rows.values()))["models"])
     lines = [f"| {facts['of']} | test pictures | {' | '.join(models)} | seconds a run |", "| --- " * (len(models) + 3) + "|"]
@@ -63,7 +63,7 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def run_all(seeds: list[int], data: list[str], backbones: list[str], models: dict[str, str]) -> dict[str, Any]:
-    """A row for each data set, or, where several backbones are named, for each of them."""
+    """A row per dataset, or per backbone if there are several."""
     limits = read_section("download.limits", Limits, ROOT / "params.yaml")
     rows = {}
     for text in data:
@@ -80,10 +80,10 @@ def main() -> None:
     """Run, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
-    parser.add_argument("--data", nargs="+", default=["digits"], help="what download.source may say")
-    parser.add_argument("--backbones", nargs="+", default=[], help="what backbone.name may say, all of packaged weights")
+    parser.add_argument("--data", nargs="+", default=["digits"], help="values of download.source")
+    parser.add_argument("--backbones", nargs="+", default=[], help="values of backbone.name, all with packaged weights")
     parser.add_argument("--model", action="append", default=[], metavar="NAME={…}", help="one more entry of `models`")
-    parser.add_argument("--table", default="data", help="where in bench/results.json (default: %(default)s)")
+    parser.add_argument("--table", default="data", help="its key in bench/results.json (default: %(default)s)")
     parsed = parser.parse_args()
     path = ROOT / "bench/results.json"
     results = json.loads(path.read_text()) if path.is_file() else {}

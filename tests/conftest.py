@@ -1,11 +1,12 @@
 """What tests of several rooms share: generated pictures, clones of this project, a fresh database, and no network but loopback."""
 
+import shutil
 import socket
 
 import pytest
 
 from pipeline.tracking import connection
-from tests import checkout
+from tests import checkout, projects
 from tests.checkout import ROOT
 
 HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
@@ -57,3 +58,24 @@ def fresh_database(tmp_path_factory):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         connection._create_database(folder / "mlflow.db")
     return (folder / "mlflow.db").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def small_project(tmp_path_factory, fresh_database):
+    """A folder in which every stage before `train` has run, with an empty database. Copy it: it is shared."""
+    folder = tmp_path_factory.mktemp("small") / "project"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(fresh_database)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        projects.enter(folder, monkeypatch)
+        projects.make_project(folder)
+    return folder
+
+
+@pytest.fixture
+def in_small_project(small_project, tmp_path, monkeypatch):
+    """A copy of the small project, which is the current folder."""
+    folder = tmp_path / "project"
+    shutil.copytree(small_project, folder)
+    projects.enter(folder, monkeypatch)
+    return folder

@@ -1,5 +1,8 @@
-"""A recipe without any extra, from which a test departs in what it is about."""
+"""A recipe without extras, which a test changes in what it is about, and trainers of small modules."""
 
+import torch
+
+from pipeline.core.hardware import Hardware
 from pipeline.networks.regimes import Regime
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import Recipe
@@ -10,13 +13,14 @@ PLAIN = {
     "dropout": 0.0, "min_crop_area": 0.65, "flip": "auto", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "monitor": "val_loss",
     "patience": 9, "precision": "fp32", "stages": 2, "start": "probe", "batchnorm": "auto",
 }  # fmt: skip
+CPU = Hardware(torch.device("cpu"), "fp32")
 
 
-def settings(**changes):
-    """The plain settings, changed."""
+def recipe_of(**changes):
+    """The plain recipe, changed."""
     return Recipe(**{"seed": 0, "threads": 1, "regime": "finetuned", **PLAIN, **changes})
 
 
-def recipe_of(model, batches=4, labels=(0, 1), regime=None, classifier=None, **changes):
-    """The plain recipe, changed, for a model with that many batches an epoch."""
-    return Trainer(model, classifier or model, regime or Regime(), settings(**changes), batches, labels)
+def trainer_of(model, train=(None,) * 4, val=(), labels=(0, 1), classifier=None, hardware=CPU, **changes):
+    """A trainer of a model by the plain recipe, changed. For single steps the number of batches in `train` is enough."""
+    return Trainer(model, classifier or model, Regime(), recipe_of(**changes), train, val, labels, hardware)

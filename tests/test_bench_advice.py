@@ -1,4 +1,4 @@
-"""The table of the advice: right where it says so, and told in time."""
+"""The table of the advice: its verdicts and ratios follow from its own figures."""
 
 import re
 
@@ -14,7 +14,7 @@ DATA = {row[0]: dict(zip(next(row for row in ROWS if row[0] == "data"), row, str
 
 
 @pytest.mark.parametrize("name", ["digits", "hymenoptera", "automata"])
-def test_the_favourite_lies_within_the_interval_of_the_best_and_its_time_was_told(name):
+def test_the_favourite_is_within_the_interval_of_the_best_and_its_time_was_estimated_well(name):
     row = DATA[name]
     (favourite,) = [float(cell.strip("*")) for cell in row.values() if re.fullmatch(r"\*\*[\d.]+\*\*", cell)]
     low = float(re.search(r": ([\d.]+) to", row["interval of the best"])[1])
@@ -28,8 +28,8 @@ def test_an_automaton_follows_its_rule(monkeypatch):
     pixels = np.array(automata.draw(110, np.random.default_rng(0)))[::2, ::2]
     alive = (pixels != pixels[0, 0]).any(axis=2).astype(int)
 
-    def follows(cells):  # 110 is 01101110: what 111, 110, …, 000 become
+    def follows(cells):  # 110 is 01101110: the next states of 111, 110, …, 000
         past = 4 * np.roll(cells, 1, axis=1) + 2 * cells + np.roll(cells, -1, axis=1)
         return (np.array([0, 1, 1, 1, 0, 1, 1, 0])[past[:-1]] == cells[1:]).all()
 
-    assert follows(alive) or follows(1 - alive)  # either colour may stand for life
+    assert follows(alive) or follows(1 - alive)  # either colour may be alive

@@ -318,8 +318,8 @@ def test_a_pickle_in_place_of_weights_in_the_store_under_its_own_sum_is_not_run(
 def test_a_pickle_in_place_of_a_checkpoint_is_not_run(plant, capsys):
     checkpoint = find_checkpoint("finetuned", "0" * 64)
     plant(checkpoint.path)
-    assert checkpoint.restore(None, None, None) == []
-    assert capsys.readouterr().err == f"{checkpoint.path}: is damaged, or no checkpoint of this run; training starts over\n"
+    assert checkpoint.restore(None) == []
+    assert capsys.readouterr().err.startswith(f"{checkpoint.path}: is damaged")
 
 
 def test_a_pickle_in_place_of_the_features_is_not_run(plant):

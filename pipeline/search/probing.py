@@ -1,4 +1,4 @@
-"""What a network is worth for some pictures: heads on its features, training runs on a sample, learning-rate curves."""
+"""Cheap measurements on some pictures: heads on features, training runs on a sample, a learning-rate curve."""
 
 import math
 import tempfile
@@ -22,17 +22,24 @@ from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest
 from pipeline.training.batches import Batches, TrainingData
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.head import Array, Examples, Head, choose_head, out_of_fold_probs
+from pipeline.training.head import Array, Examples, Head, fit_baseline
 from pipeline.training.loop import Trainer, prepare, train
 from pipeline.training.recipe import Recipe
 from pipeline.training.temperature import fit_temperature
 
-_MOST = {"train": 1000, "val": 500}  # pictures that are looked at, but two of each class at least
+_SAMPLE_SIZE = {"train": 1000, "val": 500}  # pictures at most, but two per class
+_SMALLEST_PROB = 1e-6  # smaller ones count as this: a head cannot predict a class that its folds lack
+
+# Of the learning-rate finder.
+_LOWEST, _HIGHEST = 1e-7, 1.0
+_MEMORY = 0.9  # weight of the past in the smoothed loss
+_DIVERGED = 3.0  # times the lowest loss
+_FEWEST_STEPS = 10  # without which the curve shows nothing
 
 
 @dataclass(frozen=True)
 class Sample:
-    """All pictures, and the train and val pictures of the sample."""
+    """The manifest, and the train and val pictures of the sample."""
 
     manifest: Manifest
     train: list[Picture]
@@ -40,36 +47,33 @@ class Sample:
 
     @property
     def per_class(self) -> float:
-        """The median number of training pictures per class."""
+        """The median number of training pictures per class, of the whole manifest."""
         return float(median(Counter(picture.label for picture in self.manifest.train).values()))
 
 
 def read_sample(manifest: Path, seed: int) -> Sample:
-    """The tables of train and val, and a sample of each. Test is not read."""
+    """Read the manifest and draw a sample of train and of val. No test picture is used."""
     table = read_manifest(manifest)
-    least = 2 * len(table.class_names)
-    train, val = (draw_sample(table.split(split), max(most, least), seed) for split, most in _MOST.items())
+    fewest = 2 * len(table.class_names)
+    train, val = (draw_sample(table.split(split), max(size, fewest), seed) for split, size in _SAMPLE_SIZE.items())
     return Sample(table, train, val)
 
 
-def draw_sample(pictures: list[Picture], most: int, seed: int) -> list[Picture]:
-    """At most so many pictures, in their order: of each class as many as of the others, while it has some left."""
+def draw_sample(pictures: list[Picture], size: int, seed: int) -> list[Picture]:
+    """At most `size` pictures, in their order: equally many per class, until a class has none left."""
     seen: Counter[str] = Counter()
-    turns: dict[int, int] = {}  # how many of its class were drawn before it
+    rank: dict[int, int] = {}  # by index: how many pictures of its class were drawn before it
     for index in np.random.default_rng(seed).permutation(len(pictures)).tolist():
-        turns[index] = seen[pictures[index].label]
+        rank[index] = seen[pictures[index].label]
         seen[pictures[index].label] += 1
-    return [pictures[index] for index in sorted(sorted(turns, key=turns.__getitem__)[:most])]
-
-
-_SMALLEST_PROBABILITY = 1e-6  # a probability counts as no less: a head cannot answer with a class that its folds lack
+    return [pictures[index] for index in sorted(sorted(rank, key=rank.__getitem__)[:size])]
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A head to begin with, and what such heads say of pictures that they were not fitted on.
+    """A head that was fitted on features, and the out-of-fold predictions of such heads for train and val pictures.
 
-    `losses`: nats, float64 (pictures,); `wrong`: bool (pictures,). Of train and val.
+    `losses`: nats, float64 (pictures,); `wrong`: bool (pictures,).
     """
 
     head: Head
@@ -77,24 +81,15 @@ class Probe:
     wrong: Array
 
 
-@dataclass(frozen=True)
-class SampleRun:
-    """What a training run on a sample left.
+def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_grid: Sequence[float], threads: int) -> Probe:
+    """Fit heads as the stage `train_baseline` does.
 
-    `losses`: cross entropy of each val picture at the best epoch, the start included, under the temperature that fits them best, nats,
-    float64 (pictures,). `epochs`: after how many it stopped. Seconds: of what is done once before the first epoch, of a pass over the
-    training pictures, of one over the val pictures.
+    `features`: float32 (pictures, D), the `count_train` train pictures first, then val. `labels`, `folds`: int (pictures,), see
+    `out_of_fold_probs`.
     """
-
-    losses: Array
-    epochs: int
-    once_seconds: float
-    train_seconds: float
-    val_seconds: float
-
-    def seconds(self, epochs: float, train_times: float, val_times: float) -> float:
-        """Those of a run of so many epochs with so many times the pictures, without start and export."""
-        return (self.once_seconds + epochs * self.train_seconds) * train_times + (epochs + 1) * self.val_seconds * val_times
+    head, _, probs = fit_baseline(Examples(features, labels), count_train, folds, l2_grid, threads)
+    losses = -np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB))
+    return Probe(head, losses, probs.argmax(axis=1) != labels)
 
 
 @torch.inference_mode()
@@ -106,7 +101,7 @@ def embed(backbone: Backbone, batches: Sequence[Array], hardware: Hardware) -> A
 
 @torch.inference_mode()
 def settle_norms(backbone: Backbone, batches: Sequence[Array], hardware: Hardware) -> None:
-    """Give BatchNorm of a network with random weights the statistics of these pictures, without which little comes through."""
+    """Set the statistics of BatchNorm to those of these pictures. Without them, random weights let little through."""
     norms = [layer for layer in backbone.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
@@ -116,21 +111,8 @@ def settle_norms(backbone: Backbone, batches: Sequence[Array], hardware: Hardwar
         backbone(torch.from_numpy(pixels).to(hardware.device))
 
 
-def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_grid: Sequence[float], threads: int) -> Probe:
-    """Fit heads as the baseline is fitted: on features float32 (pictures, D) and labels int (pictures,), `count_train` of them of train.
-
-    `folds`: int (pictures,), as `out_of_fold_probs` takes them.
-    """
-    train, val = (Examples(features[part], labels[part]) for part in (slice(count_train), slice(count_train, None)))
-    head, history = choose_head(train, val, l2_grid, threads)
-    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
-    probs = out_of_fold_probs(Examples(features, labels), folds, l2, threads)
-    losses = -np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROBABILITY))
-    return Probe(head, losses, probs.argmax(axis=1) != labels)
-
-
-def join(backbone: Backbone, head: Head, start: str = "probe") -> Classifier:
-    """A backbone under a head that was fitted on its features, or, with `start` fresh, under a random one of the same form."""
+def with_head(backbone: Backbone, head: Head, start: str = "probe") -> Classifier:
+    """A classifier of a backbone and a head that was fitted on its features, or, with `start` fresh, a random head of that shape."""
     classes, num_features = head.weight.shape
     classifier = Classifier(backbone, num_features, classes)
     if start == "probe":
@@ -138,16 +120,36 @@ def join(backbone: Backbone, head: Head, start: str = "probe") -> Classifier:
     return classifier
 
 
+@dataclass(frozen=True)
+class SampleRun:
+    """A training run on a sample: its result and its times.
+
+    `losses`: cross entropy of each val picture at the best epoch, the start included, under the best temperature, in nats, float64
+    (pictures,). `epochs`: how many were trained. `once_seconds`: before the first epoch. `train_seconds`, `val_seconds`: per epoch.
+    """
+
+    losses: Array
+    epochs: int
+    once_seconds: float
+    train_seconds: float
+    val_seconds: float
+
+    def seconds(self, epochs: float, train_times: float, val_times: float) -> float:
+        """The time of a run of `epochs` epochs on that many times the pictures, without start and export."""
+        return (self.once_seconds + epochs * self.train_seconds) * train_times + (epochs + 1) * self.val_seconds * val_times
+
+
 def train_on_sample(
     classifier: Classifier, val_pixels: Sequence[Array], data: TrainingData, recipe: Recipe, hardware: Hardware
 ) -> SampleRun:
-    """Train a classifier on a sample, by the regime and recipe. Raises PipelineError."""
+    """Train a classifier by a recipe without `auto`. Raises PipelineError."""
     with tempfile.TemporaryDirectory() as folder:
         times = [time.monotonic()]
         trainer = prepare(classifier, val_pixels, recipe, data, hardware, Path(folder, "activations.npy"))
         times.append(time.monotonic())
         train(trainer, lambda _: times.append(time.monotonic()), Checkpoint(Path(folder, "checkpoint.pt")))
         losses = _losses(trainer.model, trainer.val, hardware)
+    # Epoch 0 only scores val, so its time is that of a pass over val, which each later epoch contains.
     once, val_seconds, *epochs = np.diff(times).tolist()
     return SampleRun(losses, len(epochs), once, max(float(np.mean(epochs)) - val_seconds, 0.0), val_seconds)
 
@@ -160,47 +162,41 @@ def _losses(model: nn.Module, batches: Batches, hardware: Hardware) -> Array:
     return np.asarray(-log_softmax(logits / fit_temperature(logits, labels), axis=1)[np.arange(len(labels)), labels])
 
 
-_LOWEST, _HIGHEST = 1e-7, 1.0
-_MEMORY = 0.9  # share of the past in the smoothed loss
-_BROKEN = 3.0  # times the lowest loss, at which training has broken down
-_FEWEST_STEPS = 10  # steps without which there is nothing to see
-
-
 @dataclass(frozen=True)
 class Curve:
-    """The highest learning rate of each step, and the smoothed loss before it."""
+    """The highest learning rate of each step, and the smoothed loss before that step."""
 
     rates: list[float]
     losses: list[float]
 
     @property
     def suggestion(self) -> float:
-        """A tenth of the rate from which the loss is twice its lowest: large, and at a distance from where training breaks down."""
+        """A tenth of the first rate after the lowest loss whose loss is twice as high: large, but far from divergence."""
         lowest = int(np.argmin(self.losses))
         beyond = (rate for rate, loss in zip(self.rates[lowest:], self.losses[lowest:], strict=True) if loss > 2 * self.losses[lowest])
         return float(f"{next(beyond, self.rates[-1]) / 10:.1g}")
 
 
 def find_rates(trainer: Trainer, steps: int) -> Curve:
-    """Train for at most that many steps, the rate rising by the same factor from step to step; the model is of no use afterwards.
+    """Train for at most `steps` steps, at a rate that grows by the same factor from step to step (Smith, 2017).
 
-    Raises PipelineError where training breaks down before there is anything to see.
+    The model is of no use afterwards. Raises PipelineError if training diverges before the curve shows anything.
     """
-    hardware = trainer.hardware
+    hardware, groups = trainer.hardware, trainer.optimiser.param_groups
     trainer.begin_epoch(trainer.epochs)
-    top = max(group["lr"] for group in trainer.optimiser.param_groups)
-    shares = [group["lr"] / top for group in trainer.optimiser.param_groups]
+    top = max(group["lr"] for group in groups)
+    fractions = [group["lr"] / top for group in groups]
     curve, smoothed = Curve([], []), 0.0
     batches = chain.from_iterable(trainer.train for _ in count())
     for step, (inputs, labels) in enumerate(tqdm(batches, "find-lr", total=steps, disable=None, leave=False), start=1):
         rate = _LOWEST * (_HIGHEST / _LOWEST) ** ((step - 1) / (steps - 1))
-        for group, share in zip(trainer.optimiser.param_groups, shares, strict=True):
-            group["lr"] = rate * share
+        for group, fraction in zip(groups, fractions, strict=True):
+            group["lr"] = rate * fraction
         with hardware.autocast():
             loss, _ = trainer.loss(inputs.to(hardware.device), labels.to(hardware.device))
         smoothed = _MEMORY * smoothed + (1 - _MEMORY) * float(loss.detach())
         unbiased = smoothed / (1 - _MEMORY**step)
-        if not math.isfinite(unbiased) or (step > _FEWEST_STEPS and unbiased > _BROKEN * min(curve.losses)):
+        if not math.isfinite(unbiased) or (step > _FEWEST_STEPS and unbiased > _DIVERGED * min(curve.losses)):
             break
         curve.rates.append(rate)
         curve.losses.append(unbiased)
@@ -208,5 +204,5 @@ def find_rates(trainer: Trainer, steps: int) -> Curve:
             break
         trainer.step(loss, len(trainer.train), f"find-lr, rate {rate:.1e}")
     if len(curve.rates) < _FEWEST_STEPS:
-        raise PipelineError(f"find-lr: training broke down after {len(curve.rates)} steps; say precision: fp32, or look at the data")
+        raise PipelineError(f"find-lr: training diverged after {len(curve.rates)} steps; set precision: fp32, or check the pictures")
     return curve

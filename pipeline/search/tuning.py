@@ -1,4 +1,4 @@
-"""Studies: trials of a recipe proposed and pruned by Optuna, one after the other, kept in one file."""
+"""Studies: trials of a recipe, one after the other, proposed and pruned by Optuna and kept in one file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import optuna
 from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, ValidationError, create_model
 
 from pipeline.core.errors import PipelineError
@@ -23,22 +26,22 @@ from pipeline.training.checkpoint import find_checkpoint
 from pipeline.training.loop import describe_training, prepare, start_classifier, train
 from pipeline.training.recipe import DivergedError, EpochMetrics, Recipe, resolve_auto
 
-if TYPE_CHECKING:
-    import optuna
-    from optuna.distributions import BaseDistribution
-
-_JUDGE = "monitor"
-_TUNABLE = [key for key in Recipe.model_fields if key not in ("seed", "threads", _JUDGE)]
+_MONITOR = "monitor"  # ranks the trials, so it cannot vary
+_TUNABLE = [key for key in Recipe.model_fields if key not in ("seed", "threads", _MONITOR)]
+_DIGITS = 4  # of a proposed number, so that params.yaml stays readable
+State = Literal["complete", "pruned", "failed"]
 
 
-class Params(Section):  # section `tune` of params.yaml
+class Params(Section):
+    """Section `tune` of params.yaml."""
+
     trials: PositiveInt
-    startup_trials: PositiveInt  # drawn at random; none of them is pruned
+    startup_trials: PositiveInt  # drawn at random, never pruned
     space: dict[str, dict[str, Any]]
 
 
 class Range(Section):
-    """All numbers from `low` to `high`, or, with `log`, all orders of magnitude alike; whole numbers where the ends are."""
+    """All numbers from `low` to `high`, uniform in their logarithm if `log` is set; whole numbers if both ends are."""
 
     low: Any
     high: Any
@@ -55,7 +58,7 @@ Space = dict[str, Range | Choices]
 
 
 def read_space(path: Path = Path("params.yaml")) -> Space:
-    """What each key of `tune.space` may be. Raises PipelineError where it is no key of the recipe, or a bound no value of it."""
+    """The values that each key of `tune.space` may take. Raises PipelineError for an unknown key, or a bound that the recipe refuses."""
     entries = read_section("tune", Params, path).space
     if not entries:
         raise PipelineError(f"{path}: tune.space: names nothing to vary; known are {', '.join(_TUNABLE)}")
@@ -64,52 +67,63 @@ def read_space(path: Path = Path("params.yaml")) -> Space:
 
 def _read_entry(key: str, entry: dict[str, Any], path: Path) -> Range | Choices:
     where = f"{path}: tune.space.{key}"
-    if key == _JUDGE:
-        raise PipelineError(f"{where}: tells which trial is the best; leave it out")
+    if key == _MONITOR:
+        raise PipelineError(f"{where}: ranks the trials, so it cannot vary; leave it out")
     if key not in _TUNABLE:
         raise PipelineError(f"{where}: unknown key{nearest(key, _TUNABLE)}")
+    # The bounds are checked as values of the recipe: a rate must be above 0, an optimiser must exist.
     kind: Any = Recipe.model_fields[key].rebuild_annotation()
     if "choices" in entry:
         several = Annotated[list[kind], Field(min_length=1)]
         choices = read_section(f"tune.space.{key}", create_model("Choices", __base__=Choices, choices=(several, ...)), path)
-        if endless := [value for value in choices.choices if isinstance(value, float) and not math.isfinite(value)]:
-            raise PipelineError(f"{where}.choices: {endless[0]} is not a finite number")
+        if infinite := [value for value in choices.choices if isinstance(value, float) and not math.isfinite(value)]:
+            raise PipelineError(f"{where}.choices: {infinite[0]} is not a finite number")
         return choices
-    found = read_section(f"tune.space.{key}", create_model("Range", __base__=Range, low=(kind, ...), high=(kind, ...)), path)
-    _check_range(found, where)
-    return found
+    varied = read_section(f"tune.space.{key}", create_model("Range", __base__=Range, low=(kind, ...), high=(kind, ...)), path)
+    _check_range(varied, where)
+    return varied
 
 
-def _check_range(found: Range, where: str) -> None:
+def _check_range(varied: Range, where: str) -> None:
     for end in ("low", "high"):
-        value = getattr(found, end)
+        value = getattr(varied, end)
         if type(value) not in (int, float) or not math.isfinite(value):
-            raise PipelineError(f"{where}.{end}: {value!r} is not a finite number; list what to try as choices: […]")
-    if found.low >= found.high:
-        raise PipelineError(f"{where}.high: {found.high} is not above low, {found.low}")
-    if found.log and found.low <= 0:
-        raise PipelineError(f"{where}.low: {found.low} has no logarithm; say log: false, or begin above 0")
-
-
-_DIGITS = 4  # of a proposed number: who reads params.yaml must not read sixteen
-State = Literal["complete", "pruned", "failed"]
+            raise PipelineError(f"{where}.{end}: {value!r} is not a finite number; list the values to try as choices: […]")
+    if varied.low >= varied.high:
+        raise PipelineError(f"{where}.high: {varied.high} is not above low, {varied.low}")
+    if varied.log and varied.low <= 0:
+        raise PipelineError(f"{where}.low: {varied.low} has no logarithm; set log: false, or a low above 0")
 
 
 class Trial(BaseModel):
-    """What was tried and what came of it, epoch by epoch; `value`: that of the best epoch, None where training broke down."""
+    """A finished trial; `value`: the monitored figure of its best epoch, None if training diverged."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
-    number: int  # from 1 on
+    number: int  # from 1
     params: dict[str, Any]
     state: State
     value: float | None
     history: list[EpochMetrics]
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A running trial, and the params that it tries."""
+
+    trial: optuna.Trial
+    params: dict[str, Any]
+    monitor: str
+
+    def is_hopeless(self, metrics: EpochMetrics) -> bool:
+        """Whether its best epoch so far is worse than the median of the complete trials at this epoch."""
+        self.trial.report(metrics[self.monitor], int(metrics["epoch"]))
+        return self.trial.should_prune()
+
+
 @dataclass
 class Study:
-    """The trials that are over, as the file at `path` holds them. `facts`: what they are made from."""
+    """The finished trials, as stored in the file `path`. `facts`: what decides them."""
 
     facts: Mapping[str, Any]
     path: Path
@@ -120,30 +134,30 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Take up what the file holds. Raises PipelineError where it is damaged."""
+        """Read the file if it exists. Raises PipelineError if it is damaged."""
         if self.path.is_file():
             try:
                 self.trials = TypeAdapter(list[Trial]).validate_json(self.path.read_bytes())
             except ValidationError:
-                raise PipelineError(f"{self.path}: is damaged; remove it, and the study begins anew") from None
+                raise PipelineError(f"{self.path}: is damaged; remove it to begin the study again") from None
 
     def add(self, params: dict[str, Any], state: State, history: list[EpochMetrics]) -> Trial:
-        """Keep a trial that is over."""
-        value = None if state == "failed" else min((row[self.monitor] for row in history), key=lambda figure: self._sign * figure)
+        """Store a finished trial."""
+        value = None if state == "failed" else min((metrics[self.monitor] for metrics in history), key=lambda figure: self._sign * figure)
         trial = Trial(number=len(self.trials) + 1, params=params, state=state, value=value, history=history)
-        write_json(self.path, [kept.model_dump() for kept in (*self.trials, trial)])
+        write_json(self.path, [each.model_dump() for each in (*self.trials, trial)])
         self.trials.append(trial)
         return trial
 
-    def propose(self) -> "Proposal":
-        """The next trial, by Optuna's TPE, which learns from those before it (Bergstra et al., 2011; Watanabe, 2023)."""
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each study that is made
+    def propose(self) -> Proposal:
+        """The next trial, by Optuna's TPE, which learns from earlier trials (Bergstra et al., 2011; Watanabe, 2023)."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it reports each study that is made
+        # A seed per trial: the proposal follows from the earlier trials alone, not from how often the study was opened.
+        seed = int(np.random.SeedSequence([self.seed, len(self.trials)]).generate_state(1)[0])
         study = optuna.create_study(
-            sampler=optuna.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=_mix(self.seed, len(self.trials))),
-            # By the median, not Hyperband: that parts a study of twenty into brackets, in each of which it must learn anew.
-            # Not at epoch 0, which all begin with.
+            sampler=optuna.samplers.TPESampler(n_startup_trials=self.startup_trials, seed=seed),
+            # The median, not Hyperband, which divides a study of twenty trials into brackets that each learn from few.
+            # Not at epoch 0, which is the same for all.
             pruner=optuna.pruners.MedianPruner(n_startup_trials=self.startup_trials, n_warmup_steps=1),
             direction="minimize" if self._sign > 0 else "maximize",
         )
@@ -154,7 +168,7 @@ class Study:
 
     @property
     def ranking(self) -> list[Trial]:
-        """The trials that came to their end, the best first; of equal ones the earlier."""
+        """The complete trials, the best first; of equal ones, the earlier first."""
         complete = (trial for trial in self.trials if trial.state == "complete" and trial.value is not None)
         return sorted(complete, key=lambda trial: self._sign * float(trial.value or 0))
 
@@ -162,44 +176,19 @@ class Study:
     def _sign(self) -> int:
         return 1 if self.monitor.endswith("loss") else -1
 
-    def _as_optuna(self, trial: Trial, distributions: "dict[str, BaseDistribution]") -> "optuna.trial.FrozenTrial":
-        import optuna
-
+    def _as_optuna(self, trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
         states = optuna.trial.TrialState
         return optuna.trial.create_trial(
-            # TPE learns nothing from a failed trial, and would go where training breaks down again and again; a pruned one it avoids.
+            # TPE ignores a failed trial, and would propose diverging params again and again. It avoids a pruned one.
             state=states.COMPLETE if trial.state == "complete" else states.PRUNED,
             value=trial.value if trial.state == "complete" else None,
             params=trial.params,
             distributions=distributions,
-            intermediate_values={int(row["epoch"]): row[self.monitor] for row in trial.history},
+            intermediate_values={int(metrics["epoch"]): metrics[self.monitor] for metrics in trial.history},
         )
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A trial that is under way, and the params to try."""
-
-    trial: "optuna.Trial"
-    params: dict[str, Any]
-    monitor: str
-
-    def is_hopeless(self, row: EpochMetrics) -> bool:
-        """Whether the best epoch so far, this one included, is worse than the median of those that came to their end, at this epoch."""
-        self.trial.report(row[self.monitor], int(row["epoch"]))
-        return self.trial.should_prune()
-
-
-def _mix(seed: int, number: int) -> int:
-    """A seed for each trial of a study."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
-def _distribution(varied: Range | Choices) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+def _distribution(varied: Range | Choices) -> BaseDistribution:
     if isinstance(varied, Choices):
         return CategoricalDistribution(varied.choices)
     kind = IntDistribution if isinstance(varied.low, int) and isinstance(varied.high, int) else FloatDistribution
@@ -212,19 +201,16 @@ def _rounded(value: Any, varied: Range | Choices) -> Any:
     return min(max(float(f"{value:.{_DIGITS}g}"), varied.low), varied.high)
 
 
-class _Hopeless(Exception):  # noqa: N818 - no error: the trial is given up
-    pass
-
-
 @contextmanager
 def open_study(name: str, stated: Recipe, space: Space, startup_trials: int, data: TrainingData) -> Iterator[Study]:
-    """The study of an entry of `models`, with the trials that are over, for this process alone.
+    """The study of an entry of `models` with its finished trials, locked for this process.
 
-    Other inputs, code or packages, another seed, space or recipe are another study; what the entry says of the keys of the
-    space plays no part. Raises PipelineError where another process has it, its file is damaged, or the space goes beyond the network.
+    `stated`: the entry's recipe; its values of the keys of `space` are not used. Other inputs, code, packages, seed, space or recipe
+    make another study. Raises PipelineError if another process runs the study, its file is damaged, or `space` asks for more stages than
+    the network has.
     """
     _check_stages(stated, space, data)
-    facts = _facts(name, stated, space, startup_trials, data)
+    facts = _study_facts(name, stated, space, startup_trials, data)
     key = key_here(sha256_of_json([identity(facts), version("optuna")]))
     facts["inputs_sha256"]["study"] = key
     path = cache_dir("tune") / name / f"{key}.json"
@@ -238,42 +224,53 @@ def open_study(name: str, stated: Recipe, space: Space, startup_trials: int, dat
 
 
 def _check_stages(stated: Recipe, space: Space, data: TrainingData) -> None:
-    """Raise PipelineError where a trial could ask for more stages than there are, after hours of other trials."""
-    regimes = {stated.regime, *_all_of(space.get("regime"))}
+    """Raise PipelineError now, not after hours of other trials, if a trial could ask for more stages than there are."""
+    regimes = {stated.regime, *_bounds(space.get("regime"))}
     if "stages" in space and "partial" in regimes:
         size = data.preprocessing.image_size
-        make_plan("partial", max(_all_of(space["stages"])), "auto", 1, False, load_backbone(data.backbone)[0], size)
+        make_plan("partial", max(_bounds(space["stages"])), "auto", 1, False, load_backbone(data.backbone)[0], size)
 
 
-def _all_of(varied: Range | Choices | None) -> list[Any]:
+def _bounds(varied: Range | Choices | None) -> list[Any]:
     """The choices, or the ends of a range."""
     if varied is None:
         return []
     return varied.choices if isinstance(varied, Choices) else [varied.low, varied.high]
 
 
-def run_trials(study: Study, stated: Recipe, data: TrainingData, count: int) -> Iterator[Trial]:
-    """Run trials until the study has so many, and give each when it is kept. Raises PipelineError.
+def _study_facts(name: str, stated: Recipe, space: Space, startup_trials: int, data: TrainingData) -> dict[str, Any]:
+    """What decides the trials of a study, in the form of `describe_training`."""
+    facts = describe_training(f"tune {name}", stated, data, choose_hardware(stated.seed, stated.threads, stated.precision), __name__)
+    fixed = {key: value for key, value in facts["params"].items() if key not in space}
+    params = {**fixed, "startup_trials": startup_trials, "space": {key: varied.model_dump() for key, varied in space.items()}}
+    hardware = {key: value for key, value in facts["hardware"].items() if key not in space}
+    return {**facts, "params": params, "hardware": hardware, "inputs_sha256": {**facts["inputs_sha256"], "params": sha256_of_json(params)}}
 
-    One that a kill cut short goes on after its last whole epoch.
+
+class _Hopeless(Exception):  # noqa: N818 - no error: the trial is pruned
+    pass
+
+
+def run_trials(study: Study, stated: Recipe, data: TrainingData, count: int) -> Iterator[Trial]:
+    """Run trials until the study has `count` of them, and yield each once it is stored. Raises PipelineError.
+
+    A trial that was killed resumes after its last complete epoch.
     """
     while len(study.trials) < count:
-        yield _run_trial(study, stated, data)
+        yield _run_trial(study, study.propose(), stated, data)
 
 
-def _run_trial(study: Study, stated: Recipe, data: TrainingData) -> Trial:
-    proposal = study.propose()
-    settings = Recipe.model_validate({**stated.model_dump(), **proposal.params})
-    recipe = resolve_auto(settings, len(data.train_paths))
+def _run_trial(study: Study, proposal: Proposal, stated: Recipe, data: TrainingData) -> Trial:
+    recipe = resolve_auto(Recipe.model_validate({**stated.model_dump(), **proposal.params}), len(data.train_paths))
     hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)
     facts = describe_training(study.facts["model"], recipe, data, hardware, __name__)
     checkpoint = find_checkpoint(study.facts["model"], identity(facts))
     trainer = prepare(start_classifier(recipe, data), decode_val(data, recipe), recipe, data, hardware, checkpoint.activations)
     history: list[EpochMetrics] = []
 
-    def log(row: EpochMetrics) -> None:
-        history.append(row)
-        if proposal.is_hopeless(row):
+    def log(metrics: EpochMetrics) -> None:
+        history.append(metrics)
+        if proposal.is_hopeless(metrics):
             raise _Hopeless
 
     state: State = "complete"
@@ -286,12 +283,3 @@ def _run_trial(study: Study, stated: Recipe, data: TrainingData) -> Trial:
     trial = study.add(proposal.params, state, history)
     checkpoint.remove()
     return trial
-
-
-def _facts(name: str, stated: Recipe, space: Space, startup_trials: int, data: TrainingData) -> dict[str, Any]:
-    """What a study is made from, as a model's facts are told."""
-    facts = describe_training(f"tune {name}", stated, data, choose_hardware(stated.seed, stated.threads, stated.precision), __name__)
-    fixed = {key: value for key, value in facts["params"].items() if key not in space}
-    params = {**fixed, "startup_trials": startup_trials, "space": {key: varied.model_dump() for key, varied in space.items()}}
-    hardware = {key: value for key, value in facts["hardware"].items() if key not in space}
-    return {**facts, "params": params, "hardware": hardware, "inputs_sha256": {**facts["inputs_sha256"], "params": sha256_of_json(params)}}

@@ -13,7 +13,7 @@ from pipeline.networks.artifact import append_head, describe_model, write_facts
 from pipeline.networks.onnx_file import read_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import read_manifest
-from pipeline.training.head import Examples, Head, HeadParams, choose_head, deal_folds, out_of_fold_probs, read_examples
+from pipeline.training.head import Head, HeadParams, deal_folds, fit_baseline, read_examples
 from pipeline.training.temperature import fit_temperature
 
 
@@ -21,15 +21,26 @@ class Params(HeadParams):
     """Section `train_baseline` of params.yaml."""
 
 
+def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+    """The tensors of a classifier: the backbone's without ImageNet's head, and the new head."""
+    old_head = read_json(backbone / "backbone.json")["head_tensors"]
+    body = load_file(backbone / "weights.safetensors")
+    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
+    return {**tensors, "head.weight": weight, "head.bias": bias}
+
+
+def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
+    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
+    parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
+    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
+
+
 def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path, out_of_fold: Path) -> None:
-    """Read the examples, choose the head, write the model folder, and what heads say of pictures that they did not see."""
+    """Read the examples, choose the head, and write the model folder and the out-of-fold predictions for train and val."""
     table = read_manifest(manifest)
     pictures, count, names = [*table.train, *table.val], len(table.train), table.class_names
-    both = read_examples(embeddings, pictures, table.labels(pictures))
-    train, val = (Examples(both.features[part], both.labels[part]) for part in (slice(count), slice(count, None)))
-    head, history = choose_head(train, val, params.l2_grid, params.threads)
-    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
-    probs = out_of_fold_probs(both, deal_folds(pictures, params.seed), l2, params.threads)
+    examples = read_examples(embeddings, pictures, table.labels(pictures))
+    head, history, probs = fit_baseline(examples, count, deal_folds(pictures, params.seed), params.l2_grid, params.threads)
 
     embedding = read_json(embeddings / "embedding.json")
     preprocessing = Preprocessing(**embedding["preprocessing"])
@@ -42,27 +53,13 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     }
     hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
     facts = describe_model(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
-    temperature = fit_temperature(head.logits(val.features), val.labels)
-    learned = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
+    temperature = fit_temperature(head.logits(examples.features[count:]), examples.labels[count:])
+    measured = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
     graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
-        write_facts(partial, graph, {**facts, **learned}, history)
+        write_facts(partial, graph, {**facts, **measured}, history)
     write_predictions(out_of_fold, pictures, probs, names)
-
-
-def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
-    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
-    parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
-    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
-
-
-def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
-    """The tensors of a classifier: the backbone's, without ImageNet's head, and the new head."""
-    old_head = read_json(backbone / "backbone.json")["head_tensors"]
-    body = load_file(backbone / "weights.safetensors")
-    tensors = {f"backbone.network.{key}": value for key, value in body.items() if key not in old_head}
-    return {**tensors, "head.weight": weight, "head.bias": bias}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The data of a training run, and its batches: augmented pictures, or the activations of a frozen front."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,16 @@ def activation_batches(
             return front(torch.from_numpy(pixels).to(hardware.device)).float().cpu().numpy()
 
     if not path.is_file():
-        batches = square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front")
-        _write_rows(path, map(run_front, batches), len(data.train_paths))
+        with atomic_file(path) as partial:
+            rows, filled = None, 0  # a file in which the array is never in memory as a whole
+            for pixels in square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front"):
+                batch = run_front(pixels)
+                if rows is None:
+                    rows = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.train_paths), *batch.shape[1:]))
+                rows[filled : filled + len(batch)] = batch
+                filled += len(batch)
+            if rows is not None:
+                rows.flush()
     examples = TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")), torch.tensor(data.train_labels))
     val = [run_front(pixels) for pixels in val_pixels]
     return _dataloader(examples, data.train_labels, recipe), _in_batches(val, data.val_labels)
@@ -144,19 +152,6 @@ def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe)
         sampler = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
     is_one_left = len(labels) % size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
     return DataLoader(examples, size, shuffle=sampler is None, sampler=sampler, generator=generator, drop_last=is_one_left)
-
-
-def _write_rows(path: Path, batches: Iterable[Array], count: int) -> None:
-    """Write the rows of all batches, `count` together, as one array that is never whole in memory."""
-    with atomic_file(path) as partial:
-        rows, filled = None, 0
-        for batch in batches:
-            if rows is None:
-                rows = np.lib.format.open_memmap(partial, "w+", np.float32, (count, *batch.shape[1:]))
-            rows[filled : filled + len(batch)] = batch
-            filled += len(batch)
-        if rows is not None:
-            rows.flush()
 
 
 def _in_batches(arrays: Sequence[Array], labels: Sequence[int]) -> Batches:

@@ -111,8 +111,8 @@ def _restore_random(state: dict[str, Any], batches: object) -> None:
         torch.mps.set_rng_state(mps)
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
-    for generator, stood in zip(_generators(batches), state["batches"], strict=True):
-        generator.set_state(stood)
+    for generator, saved in zip(_generators(batches), state["batches"], strict=True):
+        generator.set_state(saved)
 
 
 def _generators(batches: object) -> list[torch.Generator]:

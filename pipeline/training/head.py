@@ -16,19 +16,21 @@ from pipeline.pictures.manifest import Picture
 from pipeline.pictures.splits import deal
 
 Array = np.ndarray[Any, np.dtype[Any]]
+History = list[dict[str, float]]
+_FOLDS = 5
 
 
 class HeadParams(Section):
     """Section `train_baseline` of params.yaml."""
 
-    seed: NonNegativeInt  # deals the folds
+    seed: NonNegativeInt  # of the folds
     threads: PositiveInt
     l2_grid: Annotated[list[PositiveFloat], Field(min_length=1)]  # tried in order; the lowest val loss wins
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Features, float (pictures, D), and the number of each picture's class, int (pictures,)."""
+    """Features, float (pictures, D), and class numbers, int (pictures,)."""
 
     features: Array
     labels: Array
@@ -46,11 +48,16 @@ class Head:
         return np.asarray(features @ self.weight.T + self.bias)
 
 
-History = list[dict[str, float]]
+def fit_baseline(examples: Examples, count: int, folds: Array, l2_grid: Sequence[float], threads: int) -> tuple[Head, History, Array]:
+    """The head and the history of `choose_head`, and `out_of_fold_probs` of all examples with its penalty. `count`: of train, then val."""
+    train, val = (Examples(examples.features[part], examples.labels[part]) for part in (slice(count), slice(count, None)))
+    head, history = choose_head(train, val, l2_grid, threads)
+    l2 = min(history, key=lambda row: row["val_loss"])["l2"]
+    return head, history, out_of_fold_probs(examples, folds, l2, threads)
 
 
 def choose_head(train: Examples, val: Examples, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
-    """Fit a head for each penalty; the one of the lowest val loss, and a row a penalty of how each did."""
+    """Fit a head per penalty. Returns the head with the lowest val loss, the first of equal ones, and the metrics of each."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(threads):
@@ -64,26 +71,26 @@ def choose_head(train: Examples, val: Examples, l2_grid: Sequence[float], thread
 
 
 def fit_head(examples: Examples, l2: float) -> Head:
-    """Minimise the mean cross entropy + l2/2 · |weight|², on features centred and scaled as a whole (by L-BFGS)."""
+    """Minimise the mean cross entropy + l2/2 · |weight|² by L-BFGS, on features that are centred, and scaled by one factor."""
     from sklearn.linear_model import LogisticRegression
 
     mean, deviation = examples.features.mean(axis=0), examples.features.std()
-    # Of two classes scikit-learn fits the difference of their logits, whose square is twice that of the two weights.
-    of_two = 2 if len(np.unique(examples.labels)) == 2 else 1
-    model = LogisticRegression(C=of_two / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
+    # For two classes scikit-learn fits the difference of their logits, whose weight has twice the squared norm of the two weights.
+    factor = 2 if len(np.unique(examples.labels)) == 2 else 1
+    model = LogisticRegression(C=factor / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
     model.fit((examples.features - mean) / deviation, examples.labels)
     weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:  # two classes: scikit-learn stores the difference of their logits
+    if len(weight) == 1:  # two classes
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / deviation
-    # safetensors writes an array's memory as it lies, and scikit-learn's lies column by column.
+    # safetensors writes the memory of an array in its order, and scikit-learn's is column by column.
     return Head(np.ascontiguousarray(weight, np.float32), np.asarray(bias - weight @ mean, np.float32))
 
 
 def out_of_fold_probs(examples: Examples, folds: Array, l2: float, threads: int) -> Array:
-    """What heads say of pictures that they were not fitted on: float64 (pictures, classes).
+    """Probabilities of each picture by a head that was fitted on all other folds: float64 (pictures, classes).
 
-    `folds`: int (pictures,); a picture's head is fitted on all other folds, whose classes alone it can answer.
+    `folds`: int (pictures,). A class that is missing in the other folds has probability 0.
     """
     from threadpoolctl import threadpool_limits
 
@@ -107,25 +114,22 @@ def _scores(name: str, head: Head, examples: Examples) -> dict[str, float]:
     return {f"{name}_loss": float(loss), f"{name}_accuracy": float((logits.argmax(axis=1) == examples.labels).mean())}
 
 
-_FOLDS = 5
-
-
 def read_examples(embeddings: Path, pictures: Sequence[Picture], labels: Sequence[int]) -> Examples:
-    """The features of some pictures, joined on image_id, with their class numbers."""
+    """The features of these pictures, joined on image_id, with their class numbers."""
     features = np.load(embeddings / "features.npy")
     rows = {row["image_id"]: number for number, row in enumerate(read_table(embeddings / "image_ids.csv"))}
     return Examples(features[[rows[picture.image_id] for picture in pictures]], np.array(labels))
 
 
 def deal_folds(pictures: list[Picture], seed: int) -> Array:
-    """The fold of each picture, int (pictures,): five, or as many as the class of the fewest groups has, two at least.
+    """The fold of each picture, int (pictures,). Groups stay whole.
 
-    Groups stay whole.
+    There are five folds, or as many as the rarest class has groups, but at least two.
     """
     groups: dict[str, set[str]] = defaultdict(set)
     for picture in pictures:
         groups[picture.label].add(picture.group)
     count = max(2, min(_FOLDS, *map(len, groups.values())))
-    labels, in_groups = ({picture.image_id: getattr(picture, field) for picture in pictures} for field in ("label", "group"))
-    folds = deal(labels, in_groups, {str(fold): 1 / count for fold in range(count)}, seed)
+    labels, group_of = ({picture.image_id: getattr(picture, field) for picture in pictures} for field in ("label", "group"))
+    folds = deal(labels, group_of, {str(fold): 1 / count for fold in range(count)}, seed)
     return np.array([int(folds[picture.image_id]) for picture in pictures])

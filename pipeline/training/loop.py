@@ -1,4 +1,7 @@
-"""The training loop: train an epoch, score it on val, keep the best epoch."""
+"""The training loop: train an epoch, score it on val, keep the best epoch.
+
+`train` is the loop, `Trainer` is the state that it changes, and `prepare` builds a trainer from a recipe and data.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +37,56 @@ from pipeline.training.recipe import (
 _SIDE_SHARE = 0.3  # weight of a side head's loss (Szegedy et al., 2015)
 
 
+def train(trainer: "Trainer", log: Callable[[EpochMetrics], None], checkpoint: Checkpoint) -> list[EpochMetrics]:
+    """Train the model, leave it with the weights of its best epoch, the start included, and return the metrics of each epoch.
+
+    Epoch 0 is the start and has no train metrics. A run that was killed continues after the last epoch of `checkpoint`, whose metrics
+    are logged again. Raises DivergedError if a loss is not finite.
+    """
+    history = checkpoint.restore(trainer)
+    for metrics in history:
+        log(metrics)
+    while len(history) <= trainer.epochs and not trainer.stopping.is_over:
+        epoch = len(history)
+        title = f"epoch {epoch}/{trainer.epochs}"
+        metrics = {"epoch": epoch, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
+        if epoch > 0:
+            trainer.begin_epoch(epoch)
+            metrics |= train_epoch(trainer, title)
+        metrics |= score(trainer.average.scored, trainer.val, trainer.hardware, title)
+        trainer.end_epoch(metrics)
+        history.append(metrics)
+        log(metrics)
+        checkpoint.write(trainer, history)
+    trainer.model.load_state_dict(trainer.stopping.weights)
+    return history
+
+
+def train_epoch(trainer: "Trainer", title: str) -> EpochMetrics:
+    """Run once over the training pictures: the mean of the loss that is minimised, and the accuracy."""
+    means, device = RunningMeans(), trainer.hardware.device
+    for number, (inputs, labels) in enumerate(tqdm(trainer.train, title, disable=None, leave=False), start=1):
+        inputs, labels = inputs.to(device), labels.to(device)  # noqa: PLW2901 - the same batch on the device
+        with trainer.hardware.autocast():
+            loss, logits = trainer.loss(inputs, labels)
+        trainer.step(loss, number, title)
+        means.add(loss, logits, labels)
+    return means.metrics("train", title)
+
+
+@torch.inference_mode()
+def score(model: nn.Module, batches: Batches, hardware: Hardware, title: str) -> EpochMetrics:
+    """Mean cross entropy and accuracy on the val pictures."""
+    model.eval()
+    means = RunningMeans()
+    for inputs, labels in batches:
+        inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same batch on the device
+        with hardware.autocast():
+            logits = model(inputs).float()
+        means.add(functional.cross_entropy(logits, labels), logits, labels)
+    return means.metrics("val", title)
+
+
 class Trainer:
     """A classifier in training: its batches, and everything that changes its weights.
 
@@ -56,15 +109,15 @@ class Trainer:
         self.train, self.val, self.hardware = train, val, hardware
         self.epochs = int(recipe.epochs)
         num_classes = classifier.head.out_features
-        self.class_weights = class_weights(labels, num_classes) if recipe.balance == "loss" else None
         classifier.dropout.p = recipe.dropout
+        self.mix = make_mix(float(recipe.mixup), recipe.cutmix, num_classes)
+        self.class_weights = class_weights(labels, num_classes).to(hardware.device) if recipe.balance == "loss" else None
         steps = self.epochs * math.ceil(len(train) / recipe.accumulate)
         self.plateau = Plateau()
         self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, recipe)
         self.schedule = make_schedule(recipe.schedule, self.optimiser, steps, recipe.warmup, self.plateau)
         self.average = WeightAverage(model, recipe.ema)
         self.stopping = EarlyStopping(recipe.patience, recipe.monitor)
-        self._mix = make_mix(float(recipe.mixup), recipe.cutmix, num_classes)
 
     def begin_epoch(self, epoch: int) -> None:
         """Switch the model to training mode, with frozen what the regime freezes in this epoch."""
@@ -72,7 +125,7 @@ class Trainer:
 
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and the logits (N, classes)."""
-        inputs, targets = self._mix(inputs, labels)
+        inputs, targets = self.mix(inputs, labels)
         logits, side_logits = main_logits(self.model(inputs))
         return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
 
@@ -81,10 +134,7 @@ class Trainer:
 
         Raises DivergedError if the loss is not finite.
         """
-        if not math.isfinite(float(loss.detach())):
-            raise DivergedError(
-                f"{title}, step {number}: the train loss is {float(loss.detach())}; lower the learning rate, or say precision: fp32"
-            )
+        check_finite(float(loss.detach()), f"{title}, step {number}: the train loss")
         # The last group of an epoch may be shorter than `accumulate`: its gradients are averaged over its own length.
         together, batches = self.recipe.accumulate, len(self.train)
         first = (number - 1) // together * together
@@ -117,58 +167,7 @@ class Trainer:
         vars(self.stopping).update(state["stopping"])
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        weights = None if self.class_weights is None else self.class_weights.to(logits.device)
-        return functional.cross_entropy(logits.float(), targets, weights, label_smoothing=self.recipe.label_smoothing)
-
-
-def train(trainer: Trainer, log: Callable[[EpochMetrics], None], checkpoint: Checkpoint) -> list[EpochMetrics]:
-    """Train the model, leave it with the weights of its best epoch, the start included, and return the metrics of each epoch.
-
-    Epoch 0 is the start and has no train metrics. A run that was killed continues after the last epoch of `checkpoint`, whose metrics
-    are logged again. Raises DivergedError if a loss is not finite.
-    """
-    history = checkpoint.restore(trainer)
-    for metrics in history:
-        log(metrics)
-    while len(history) <= trainer.epochs and not trainer.stopping.is_over:
-        epoch = len(history)
-        title = f"epoch {epoch}/{trainer.epochs}"
-        metrics = {"epoch": epoch, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
-        if epoch > 0:
-            trainer.begin_epoch(epoch)
-            metrics |= train_epoch(trainer, title)
-        metrics |= score(trainer.average.scored, trainer.val, trainer.hardware, title)
-        trainer.end_epoch(metrics)
-        history.append(metrics)
-        log(metrics)
-        checkpoint.write(trainer, history)
-    trainer.model.load_state_dict(trainer.stopping.weights)
-    return history
-
-
-def train_epoch(trainer: Trainer, title: str) -> EpochMetrics:
-    """Run once over the training pictures: the mean of the loss that is minimised, and the accuracy."""
-    means, device = RunningMeans(), trainer.hardware.device
-    for number, (inputs, labels) in enumerate(tqdm(trainer.train, title, disable=None, leave=False), start=1):
-        inputs, labels = inputs.to(device), labels.to(device)  # noqa: PLW2901 - the same batch on the device
-        with trainer.hardware.autocast():
-            loss, logits = trainer.loss(inputs, labels)
-        trainer.step(loss, number, title)
-        means.add(loss, logits, labels)
-    return means.metrics("train", title)
-
-
-@torch.inference_mode()
-def score(model: nn.Module, batches: Batches, hardware: Hardware, title: str) -> EpochMetrics:
-    """Mean cross entropy and accuracy on the val pictures."""
-    model.eval()
-    means = RunningMeans()
-    for inputs, labels in batches:
-        inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same batch on the device
-        with hardware.autocast():
-            logits = model(inputs).float()
-        means.add(functional.cross_entropy(logits, labels), logits, labels)
-    return means.metrics("val", title)
+        return functional.cross_entropy(logits.float(), targets, self.class_weights, label_smoothing=self.recipe.label_smoothing)
 
 
 class RunningMeans:
@@ -186,23 +185,14 @@ class RunningMeans:
     def metrics(self, split: str, title: str) -> EpochMetrics:
         """`<split>_loss` and `<split>_accuracy`. Raises DivergedError if the loss is not finite."""
         loss = self.loss / self.count
-        if not math.isfinite(loss):
-            raise DivergedError(f"{title}: the {split} loss is {loss}; lower the learning rate, or say precision: fp32")
+        check_finite(loss, f"{title}: the {split} loss")
         return {f"{split}_loss": loss, f"{split}_accuracy": self.right / self.count}
 
 
-def describe_training(name: str, recipe: Recipe, data: TrainingData, hardware: Hardware, code: str) -> dict[str, Any]:
-    """The facts of a training run, see `describe_model`: model `name`, trained by the module `code`."""
-    facts: dict[str, str | int] = {"device": hardware.device.type, "precision": hardware.precision, "threads": recipe.threads}
-    return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts)
-
-
-def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:
-    """The classifier before its first step: with the baseline's head, or with a random one."""
-    if recipe.start == "probe" and recipe.regime != "scratch":
-        return load_classifier(data.backbone, data.baseline, len(data.class_names))
-    body, num_features = load_backbone(data.backbone, with_weights=recipe.regime != "scratch")
-    return Classifier(body, num_features, len(data.class_names))
+def check_finite(loss: float, title: str) -> None:
+    """Raise DivergedError if the loss is not finite."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"{title} is {loss}; lower the learning rate, or set precision: fp32")
 
 
 def prepare(
@@ -225,3 +215,17 @@ def prepare(
         train_batches, val_batches = picture_batches(data, val_pixels, recipe)
         hardware.place(model)  # before the trainer copies the weights to average them
     return Trainer(model, classifier, plan.regime, recipe, train_batches, val_batches, data.train_labels, hardware)
+
+
+def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:
+    """The classifier before its first step: with the baseline's head, or with a random one."""
+    if recipe.start == "probe" and recipe.regime != "scratch":
+        return load_classifier(data.backbone, data.baseline, len(data.class_names))
+    body, num_features = load_backbone(data.backbone, with_weights=recipe.regime != "scratch")
+    return Classifier(body, num_features, len(data.class_names))
+
+
+def describe_training(name: str, recipe: Recipe, data: TrainingData, hardware: Hardware, code: str) -> dict[str, Any]:
+    """The facts of a training run, see `describe_model`: model `name`, trained by the module `code`."""
+    facts: dict[str, str | int] = {"device": hardware.device.type, "precision": hardware.precision, "threads": recipe.threads}
+    return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts)

@@ -1,4 +1,4 @@
-"""The recipe of a training run: optimiser, learning-rate schedule, augmentation, weight averaging, early stopping."""
+"""The recipe of a training run: `auto`, optimiser, learning-rate schedule, augmentation, weight averaging, early stopping."""
 
 import copy
 import math
@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from PIL import Image
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
@@ -20,9 +21,33 @@ from pipeline.core.params import Section, nearest
 EpochMetrics = dict[str, float]  # `epoch`, `learning_rate`, then losses (nats) and accuracies (fractions) on train and val
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
+# `auto` of a pretrained network (False) and from scratch (True).
+_PICTURES_SEEN = {False: 5_000, True: 25_000}  # in all epochs together
+_EPOCHS = {False: (4, 12), True: (10, 50)}  # fewest and most
+_RATES, _SGD_RATES = {False: 3e-4, True: 1e-3}, {False: 3e-3, True: 3e-2}
+_SGD = ("sgd", "momentum", "nesterov")
+_MANY_PICTURES = 20_000  # from which on BiT uses MixUp
+
+_DROP = 0.1
+_DROPS_AT = (0.3, 0.6, 0.9)  # fractions of all steps, as in BiT
+_PLATEAU_EPOCHS = 1  # epochs without a lower val loss that are tolerated
+_MOMENTUM_DIP = 0.1  # of one_cycle
+
 
 class DivergedError(PipelineError):
-    """The loss is not finite. Other settings may train well."""
+    """The loss is not finite. Another recipe may train well."""
+
+
+def _check_optimiser(name: str) -> str:
+    """The name, if timm has such an optimiser and the loop can run it."""
+    from timm.optim import list_optimizers  # type: ignore[attr-defined]
+
+    known = [str(each) for each in list_optimizers()]
+    if name not in known:
+        raise PydanticCustomError("optimiser", "timm has no such optimiser{nearest}", {"nearest": nearest(name, known)})
+    if name == "adahessian":
+        raise PydanticCustomError("optimiser", "it needs second derivatives, which the loop does not compute")
+    return name
 
 
 class Recipe(Section):
@@ -37,7 +62,7 @@ class Recipe(Section):
     epochs: Literal["auto"] | PositiveInt
     batch_size: PositiveInt
     accumulate: PositiveInt  # batches per optimiser step
-    optimiser: str  # any name of timm.optim.list_optimizers
+    optimiser: Annotated[str, AfterValidator(_check_optimiser)]  # any name of timm.optim.list_optimizers
     learning_rate: Literal["auto"] | PositiveFloat
     layer_decay: Annotated[float, Field(gt=0, le=1)]  # learning rate of a stage, as a fraction of the next stage's
     momentum: Fraction  # of sgd and its kin
@@ -61,13 +86,6 @@ class Recipe(Section):
 
 RecipeType = TypeVar("RecipeType", bound=Recipe)
 
-# By whether training is from scratch: pictures that a run sees in all its epochs, and the bounds of the number of epochs.
-_PICTURES_SEEN = {False: 5_000, True: 25_000}
-_EPOCHS = {False: (4, 12), True: (10, 50)}
-_RATES, _SGD_RATES = (3e-4, 1e-3), (3e-3, 3e-2)  # pretrained, from scratch
-_SGD = ("sgd", "momentum", "nesterov")
-_MANY = 20_000  # pictures from which on BiT uses MixUp
-
 
 def resolve_auto(recipe: RecipeType, pictures: int) -> RecipeType:
     """The recipe with numbers in place of `auto`, for that many training pictures.
@@ -80,9 +98,71 @@ def resolve_auto(recipe: RecipeType, pictures: int) -> RecipeType:
     resolved = {
         "epochs": min(most, max(fewest, math.ceil(_PICTURES_SEEN[from_scratch] / pictures))),
         "learning_rate": (_SGD_RATES if recipe.optimiser in _SGD else _RATES)[from_scratch],
-        "mixup": 0.1 if pictures >= _MANY else 0.0,
+        "mixup": 0.1 if pictures >= _MANY_PICTURES else 0.0,
     }
     return recipe.model_copy(update={key: value for key, value in resolved.items() if getattr(recipe, key) == "auto"})
+
+
+def make_optimiser(stage_of: Mapping[nn.Parameter, int], stages: int, recipe: Recipe) -> torch.optim.Optimizer:
+    """timm's optimiser of that name, with a group of parameters per learning rate and weight decay.
+
+    `stage_of`: the stage of each trained parameter. Stage `stages`, the head, has the full learning rate. Biases and the weights of norms
+    have no weight decay. Raises PipelineError if the optimiser does not run here.
+    """
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+
+    top, name = float(recipe.learning_rate), recipe.optimiser
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, stage in stage_of.items():
+        decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((top * recipe.layer_decay ** (stages - stage), decay), []).append(parameter)
+    listed = [{"params": groups[key], "lr": key[0], "weight_decay": key[1]} for key in sorted(groups, reverse=True)]
+    if name == "sgd" and recipe.momentum == 0:
+        name = "momentum"  # timm's sgd is Nesterov's, which torch refuses without a momentum
+    try:
+        return create_optimizer_v2(listed, opt=name, lr=top, weight_decay=0.0, momentum=recipe.momentum)
+    except (AssertionError, ImportError) as error:  # its library or a GPU is missing
+        raise PipelineError(f"params.yaml: recipe.optimiser: {name!r} does not run here: {error}; choose another") from None
+
+
+class Plateau:
+    """A factor of the learning rate that drops to a tenth after two epochs in a row without a lower val loss."""
+
+    def __init__(self) -> None:
+        self.factor, self.best, self.waited = 1.0, math.inf, 0
+
+    def see(self, val_loss: float) -> None:
+        """Take the val loss of an epoch into account."""
+        self.waited += 1
+        if val_loss < self.best:
+            self.best, self.waited = val_loss, 0
+        if self.waited > _PLATEAU_EPOCHS:
+            self.factor, self.waited = self.factor * _DROP, 0
+
+
+def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmup: float, plateau: Plateau) -> LRScheduler:
+    """The learning-rate schedule: a linear warm-up over the fraction `warmup` of all steps, then the decay that `kind` names.
+
+    cosine: to 0; step: to a tenth at 30, 60 and 90 %; plateau: see `Plateau`; constant. one_cycle (Smith and Topin, 2019): up and down
+    along cosines, while the momentum, or Adam's first beta, dips by 0.1.
+    """
+    if kind == "one_cycle":
+        rates = [group["lr"] for group in optimiser.param_groups]
+        total = max(4, steps + 1)  # torch divides by the length of each half
+        first = optimiser.param_groups[0]
+        momentum = float(first["betas"][0] if "betas" in first else first.get("momentum", 0.0))
+        return OneCycleLR(
+            optimiser, rates, total_steps=total, pct_start=min(max(warmup, 2 / total), 1 - 1 / total),
+            cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - _MOMENTUM_DIP),
+        )  # fmt: skip
+    warmup_steps = max(1, round(warmup * steps))
+    decays: dict[str, Callable[[int], float]] = {
+        "cosine": lambda step: (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2,
+        "step": lambda step: _DROP ** sum(step >= fraction * steps for fraction in _DROPS_AT),
+        "plateau": lambda _: plateau.factor,
+        "constant": lambda _: 1.0,
+    }
+    return LambdaLR(optimiser, lambda step: (step + 1) / warmup_steps if step < warmup_steps else decays[kind](step))
 
 
 def make_augmentation(
@@ -166,57 +246,6 @@ def _moving_average(decay: float) -> Any:
     return blend
 
 
-_DROP = 0.1
-_DROPS_AT = (0.3, 0.6, 0.9)  # fractions of all steps, as in BiT
-_PLATEAU_EPOCHS = 1  # epochs without a lower val loss that are tolerated
-_MOMENTUM_DIP = 0.1  # of one_cycle
-
-
-class Plateau:
-    """A factor of the learning rate that drops to a tenth after two epochs in a row without a lower val loss."""
-
-    def __init__(self) -> None:
-        self.factor, self.best, self.waited = 1.0, math.inf, 0
-
-    def see(self, val_loss: float) -> None:
-        """Take the val loss of an epoch into account."""
-        self.waited += 1
-        if val_loss < self.best:
-            self.best, self.waited = val_loss, 0
-        if self.waited > _PLATEAU_EPOCHS:
-            self.factor, self.waited = self.factor * _DROP, 0
-
-
-def make_schedule(kind: str, optimiser: torch.optim.Optimizer, steps: int, warmup: float, plateau: Plateau) -> LRScheduler:
-    """The learning-rate schedule: a linear warm-up over the fraction `warmup` of all steps, then the decay that `kind` names.
-
-    cosine: to 0; step: to a tenth at 30, 60 and 90 %; plateau: see `Plateau`; constant. one_cycle (Smith and Topin, 2019): up and down
-    along cosines, while the momentum dips by 0.1.
-    """
-    if kind == "one_cycle":
-        rates = [group["lr"] for group in optimiser.param_groups]
-        total = max(4, steps + 1)  # torch divides by the length of each half
-        momentum = momentum_of(optimiser)
-        return OneCycleLR(
-            optimiser, rates, total_steps=total, pct_start=min(max(warmup, 2 / total), 1 - 1 / total),
-            cycle_momentum=momentum > 0, max_momentum=momentum, base_momentum=max(0.0, momentum - _MOMENTUM_DIP),
-        )  # fmt: skip
-    warmup_steps = max(1, round(warmup * steps))
-    decays: dict[str, Callable[[int], float]] = {
-        "cosine": lambda step: (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps))) / 2,
-        "step": lambda step: _DROP ** sum(step >= fraction * steps for fraction in _DROPS_AT),
-        "plateau": lambda _: plateau.factor,
-        "constant": lambda _: 1.0,
-    }
-    return LambdaLR(optimiser, lambda step: (step + 1) / warmup_steps if step < warmup_steps else decays[kind](step))
-
-
-def momentum_of(optimiser: torch.optim.Optimizer) -> float:
-    """SGD's momentum, Adam's first beta, or 0 for an optimiser that has neither."""
-    group = optimiser.param_groups[0]
-    return float(group["betas"][0] if "betas" in group else group.get("momentum", 0.0))
-
-
 @dataclass
 class EarlyStopping:
     """Keeps the weights of the best epoch by `monitor`, and stops after `patience` epochs without a better one."""
@@ -239,29 +268,3 @@ class EarlyStopping:
     def is_over(self) -> bool:
         """Whether `patience` epochs have passed without a better one."""
         return self.waited >= self.patience
-
-
-def make_optimiser(stage_of: Mapping[nn.Parameter, int], stages: int, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name, with parameter groups by stage: the head (stage `stages`) has the full learning rate.
-
-    Biases and the weights of norms have no weight decay. Raises PipelineError if there is no such optimiser, or it does not run here.
-    """
-    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
-
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for parameter, stage in stage_of.items():
-        rate = float(recipe.learning_rate) * recipe.layer_decay ** (stages - stage)
-        groups.setdefault((rate, recipe.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
-    sorted_groups = sorted(groups.items(), key=lambda group: group[0], reverse=True)
-    listed = [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in sorted_groups]
-    where, name = "params.yaml: recipe.optimiser", recipe.optimiser
-    if name not in (known := [str(each) for each in list_optimizers()]):
-        raise PipelineError(f"{where}: {name!r} is no optimiser of timm{nearest(name, known)}")
-    if name == "adahessian":
-        raise PipelineError(f"{where}: {name!r} needs second derivatives, which the loop does not compute; take another")
-    # timm's sgd is Nesterov's, which torch refuses without a momentum.
-    name = "momentum" if name == "sgd" and recipe.momentum == 0 else name
-    try:
-        return create_optimizer_v2(listed, opt=name, lr=float(recipe.learning_rate), weight_decay=0.0, momentum=recipe.momentum)
-    except (AssertionError, ImportError) as error:  # its library or a GPU is missing
-        raise PipelineError(f"{where}: {name!r} does not run here: {error}; take another") from None

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from pipeline.networks.classifier import Classifier
     from pipeline.training.batches import TrainingData
 
-
-_SPREAD = 0.5  # of the prior: 95 % of it between T = 0.38 and T = 2.7
+_SPREAD = 0.5  # of the prior: 95 % of it is between T = 0.38 and T = 2.7
 _BOUNDS = (-3.0, 3.0)  # of log T
+_CHECKED = 32  # val pictures on which the export is compared with torch
 
 
 def fit_temperature(logits: Array, labels: Array) -> float:
-    """The T whose softmax(logits / T) has the lowest log loss on these pictures, under a weak prior at 1.
+    """The T for which softmax(logits / T) has the lowest log loss on these pictures, with a weak log-normal prior at 1. Six digits.
 
-    `logits`: float (pictures, classes); `labels`: int (pictures,). The prior is log-normal: where a few pictures are all
-    right, the loss alone would send T to 0. It weighs as little as it should where pictures are many. Six digits.
+    `logits`: float (pictures, classes); `labels`: int (pictures,). Without the prior, T would go to 0 if all of a few pictures are
+    right. With many pictures it hardly counts.
     """
     logits = logits.astype(np.float64)
     rows = np.arange(len(labels))
@@ -34,11 +34,8 @@ def fit_temperature(logits: Array, labels: Array) -> float:
         losses = -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels]
         return float(losses.sum() + 0.5 * (log_temperature / _SPREAD) ** 2)
 
-    found = minimize_scalar(loss, bounds=_BOUNDS, method="bounded", options={"xatol": 1e-8})
-    return float(f"{np.exp(found.x):.6g}")
-
-
-_CHECKED = 32  # val pictures on which the export is compared with torch
+    minimum = minimize_scalar(loss, bounds=_BOUNDS, method="bounded", options={"xatol": 1e-8})
+    return float(f"{np.exp(minimum.x):.6g}")
 
 
 def store_model(

@@ -1,4 +1,4 @@
-"""`pipeline advise` on a small project: what it finds, prints and writes."""
+"""`pipeline advise` on a small project: what it measures, prints and writes."""
 
 import json
 import shutil
@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands import search as advise
+from pipeline.commands.search import show_advice, to_set
 from pipeline.core.hardware import choose_hardware
 from pipeline.core.params import parse_yaml
-from pipeline.search import advice as evidence
-from tests.commands.test_tune import enter, project  # noqa: F401 - a fixture
+from pipeline.search import advice
+from tests.checkout import ROOT
 
 FACTS = {
     "training_pictures": 1437,
@@ -31,41 +31,14 @@ FACTS = {
     "network": "lite0",
     "regime": "frozen",
 }
-SAID = """\
-1,437 training pictures, 140.5 of a class (the median): little data; 1,000 are much.
-A head errs on 5.0% of them by the features of resnet18, on 10.0% by those of
-the same network with random weights: 50% of the errors remain, far from what it was trained on.
-For that the sketch of the courses says: the head and the last stages (partial). What was tried:
-
-network   log loss of a head  difference, 95 % interval
-resnet18  0.250               -
-lite0     0.125               -0.125 [-0.250, -0.062]: better than resnet18
-
-regime     val log loss  seconds  difference, 95 % interval
-frozen     0.500         12       -
-partial    0.500         34       the same as frozen
-finetuned  0.500         61       +0.030 [-0.020, +0.060]: not shown to be better than frozen
-
-Take lite0, frozen: about 12 s a training on this machine.
-
-To set in params.yaml, by hand or by --write:
-models:
-  frozen: {regime: frozen}
-backbone:
-  name: lite0
-  weights: packaged
-  digest: null"""
 
 
 @pytest.fixture
-def here(project, tmp_path, monkeypatch):  # noqa: F811
-    """A copy of the project, in which only the backbone of params.yaml is at hand."""
-    monkeypatch.setattr(evidence, "PACKAGED", {})
-    monkeypatch.setattr(evidence, "_START", "pass")  # it takes its time
-    folder = tmp_path / "project"
-    shutil.copytree(project, folder)
-    enter(folder, monkeypatch)
-    return folder
+def here(in_small_project, monkeypatch):
+    """A copy of the small project, in which only the backbone of params.yaml is available."""
+    monkeypatch.setattr(advice, "PACKAGED", {})
+    monkeypatch.setattr(advice, "_START", "pass")  # which takes seconds
+    return in_small_project
 
 
 def ask(capsys, *arguments):
@@ -73,32 +46,32 @@ def ask(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-def test_what_is_found_is_told():
-    assert advise.show_advice(FACTS, advise.to_set(FACTS, {"finetuned": "finetuned"})) == SAID
+def test_what_is_printed_is_the_golden_file():
+    assert show_advice(FACTS, to_set(FACTS, {"finetuned": "finetuned"})) + "\n" == (ROOT / "tests/golden/advise.txt").read_text()
 
 
-def test_what_is_to_be_set_is_told_as_params_yaml_holds_it(here, capsys, monkeypatch):
-    monkeypatch.setattr(evidence, "find_evidence", lambda: FACTS)
+def test_what_is_to_be_set_is_printed_as_params_yaml_spells_it(here, capsys, monkeypatch):
+    monkeypatch.setattr(advice, "find_evidence", lambda: FACTS)
     main(["advise", "--write"])
-    written, told = parse_yaml((here / "params.yaml").read_text()), parse_yaml(capsys.readouterr().out.partition("--write:\n")[2])
-    assert {section: {key: written[section][key] for key in keys} for section, keys in told.items()} == told
+    written, printed = parse_yaml((here / "params.yaml").read_text()), parse_yaml(capsys.readouterr().out.partition("--write:\n")[2])
+    assert {section: {key: written[section][key] for key in keys} for section, keys in printed.items()} == printed
     main(["advise", "--json"])
-    assert json.loads(capsys.readouterr().out)["params"] == {section: told[section] for section in ("backbone",)}
+    assert json.loads(capsys.readouterr().out)["params"] == {"backbone": printed["backbone"]}
 
 
 def test_an_entry_that_is_there_is_not_set_again():
     facts = {**FACTS, "network": "resnet18"}
-    assert advise.to_set(facts, {"head": "frozen"}) == {}
-    assert advise.show_advice(facts, {}).endswith("resnet18, frozen: about 12 s a training on this machine.\nparams.yaml has it already.")
+    assert to_set(facts, {"head": "frozen"}) == {}
+    assert show_advice(facts, {}).endswith("\nparams.yaml has it already.")
 
 
 def test_an_entry_of_another_regime_is_left_alone():
     facts = {**FACTS, "network": "resnet18"}
-    assert advise.to_set(facts, {"frozen": "finetuned"}) == {"models.advised_frozen": {"regime": "frozen"}}
+    assert to_set(facts, {"frozen": "finetuned"}) == {"models.advised_frozen": {"regime": "frozen"}}
 
 
-def test_a_faulty_entry_is_told_of_before_anything_is_measured(here, capsys, monkeypatch):
-    monkeypatch.setattr(evidence, "find_evidence", lambda: pytest.fail("measured"))
+def test_a_faulty_entry_is_reported_before_anything_is_measured(here, capsys, monkeypatch):
+    monkeypatch.setattr(advice, "find_evidence", lambda: pytest.fail("measured"))
     params = (here / "params.yaml").read_text()
     (here / "params.yaml").write_text(params.replace("regime: finetuned", "regime: frosted"))
     with pytest.raises(SystemExit):
@@ -118,21 +91,21 @@ def test_all_regimes_are_tried_on_a_sample_and_the_same_is_found_again(here, cap
 
 def test_the_favourite_is_written_and_nothing_else_changes(here, capsys, monkeypatch):
     before = (here / "params.yaml").read_text()
-    monkeypatch.setattr(evidence, "find_evidence", lambda: FACTS)
+    monkeypatch.setattr(advice, "find_evidence", lambda: FACTS)
     main(["advise", "--write"])
     after = parse_yaml((here / "params.yaml").read_text())
     assert after["models"].pop("frozen") == {"regime": "frozen"}
     assert after.pop("backbone") == {"name": "lite0", "weights": "packaged", "digest": None}
     wanted = parse_yaml(before)
     assert after == {**{key: value for key, value in wanted.items() if key != "backbone"}}
-    assert capsys.readouterr().err == "Written: see `git diff params.yaml`.\n"
+    assert "git diff params.yaml" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(here, capsys):
     shutil.rmtree(here / "data/splits/train")
     with pytest.raises(SystemExit):
         main(["advise"])
-    assert "data/splits/train: is not there; run `dvc repro`" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("data/splits/train: does not exist")
 
 
 def test_a_backbone_that_params_no_longer_name_is_no_ground_for_advice(here, capsys):
@@ -140,12 +113,14 @@ def test_a_backbone_that_params_no_longer_name_is_no_ground_for_advice(here, cap
     (here / "params.yaml").write_text(params.replace("test_resnet", "resnet18"))
     with pytest.raises(SystemExit):
         main(["advise"])
-    assert capsys.readouterr().err == "models/backbone: holds test_resnet, params.yaml names resnet18; run `dvc repro backbone`\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert all(word in line for word in ("models/backbone", "test_resnet", "resnet18", "dvc repro backbone"))
 
 
 def test_a_regime_is_tried_alike_whatever_was_tried_before(here):
-    recipe, pictures = evidence.read_section("recipe", evidence.AnyRegime), evidence.read_sample(here / "data/manifest.csv", 0)
-    look = evidence.probe_network(here / "models/backbone", pictures, recipe, choose_hardware(recipe))
-    alone = evidence.try_regime("finetuned", look, pictures, recipe)
-    evidence.try_regime("frozen", look, pictures, recipe)
-    assert evidence.try_regime("finetuned", look, pictures, recipe).losses.tolist() == alone.losses.tolist()
+    recipe, sample = advice.read_section("recipe", advice.AnyRegime), advice.read_sample(here / "data/manifest.csv", 0)
+    hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)
+    network = advice.probe_network(here / "models/backbone", sample, recipe, hardware)
+    alone = advice.try_regime("finetuned", network, sample, recipe)
+    advice.try_regime("frozen", network, sample, recipe)
+    assert advice.try_regime("finetuned", network, sample, recipe).losses.tolist() == alone.losses.tolist()

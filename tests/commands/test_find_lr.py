@@ -1,25 +1,23 @@
-"""`pipeline find-lr`: what it finds and draws, what it needs, and what it says where that is not there."""
+"""`pipeline find-lr`: the rate and the curve, and the faults of its arguments."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.__main__ import main
-from tests.commands.test_tune import enter, project  # noqa: F401 - a fixture
+from tests.checkout import ROOT
 
 
-def test_the_rate_is_named_and_the_curve_drawn(project, tmp_path, monkeypatch, capsys):  # noqa: F811
-    folder = tmp_path / "project"
-    shutil.copytree(project, folder)
-    enter(folder, monkeypatch)
+def test_the_rate_is_printed_and_the_curve_drawn(in_small_project, capsys):
+    folder = in_small_project
     before = (folder / "params.yaml").read_bytes()
     main(["find-lr", "--steps", "20", "--output", "curve.png"])
-    rate, path = capsys.readouterr().out.splitlines()
-    assert 0 < float(re.fullmatch(r"models\.finetuned\.learning_rate: (\S+)", rate)[1]) < 1
-    assert path == str(folder / "curve.png")
+    output = capsys.readouterr().out.replace(str(folder), "FOLDER")
+    rate = re.search(r"learning_rate: (\S+)", output)[1]
+    assert 0 < float(rate) < 1
+    assert output.replace(rate, "RATE") == (ROOT / "tests/golden/find-lr.txt").read_text()
     with Image.open(folder / "curve.png") as picture:
         assert picture.size == (780, 504)
         assert np.asarray(picture.convert("L")).min() < 255
@@ -36,9 +34,9 @@ def params_alone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["another"], "find-lr another: is no entry of `models` in params.yaml; there: finetuned, partial"),
-        (["--steps", "3"], "--steps: 3 is not at least 20"),
-        ([], "data/manifest.csv: is not there; run `dvc repro`"),
+        (["another"], "find-lr another: .* finetuned, partial"),
+        (["--steps", "3"], "--steps: 3 .* 20"),
+        ([], "data/manifest.csv: .* `dvc repro`"),
     ],
 )
 @pytest.mark.usefixtures("params_alone")
@@ -46,7 +44,9 @@ def test_what_is_missing_or_wrong_is_one_line(arguments, fault, capsys):
     with pytest.raises(SystemExit) as end:
         main(["find-lr", *arguments])
     assert end.value.code == 1
-    assert capsys.readouterr() == ("", fault + "\n")
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert re.fullmatch(fault + "\n", errors)
 
 
 @pytest.mark.usefixtures("params_alone")

@@ -59,7 +59,7 @@ def test_training_that_is_killed_between_two_epochs_goes_on_where_it_was(referen
         time.sleep(0.01)
     repro.kill("SIGKILL to all")
     code, output = Repro(ran).end()
-    assert (code, re.sub(r"epoch [1-6]", "epoch …", output).count("finetuned: goes on after epoch … of 6\n")) == (0, 1)
+    assert (code, re.sub(r"epoch [1-6]", "epoch …", output).count("finetuned: resumes after epoch … of 6\n")) == (0, 1)
     assert [line for stage in reference.seconds for line in differences(ran, reference, stage)] == []
 
 

@@ -1,4 +1,4 @@
-"""The baseline's stage: examples joined on image_id, ImageNet's head replaced, a folder that answers as the head does."""
+"""The stage `train_baseline`: ImageNet's head is replaced, and the model folder predicts what the head does."""
 
 import json
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import load_file, save_file
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table, write_table
@@ -17,7 +17,6 @@ from pipeline.networks.onnx_file import write_onnx
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.serving.predictor import Predictor
 from pipeline.stages.train_baseline import Params, run, with_head
-from pipeline.training.head import deal_folds, read_examples
 
 
 def make_picture(image_id, label, split="train", group=""):
@@ -38,19 +37,6 @@ def write_backbone(folder):
         {**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors"
     )
     (folder / "backbone.json").write_text('{"head_tensors": ["fc.weight", "fc.bias"]}')
-
-
-def test_examples_are_joined_on_their_image_id(tmp_path):
-    write_embeddings(tmp_path / "embeddings", ["c", "a", "b"], [[3], [1], [2]])
-    pictures = [make_picture("a", "bees"), make_picture("b", "ants"), make_picture("c", "bees")]
-    examples = read_examples(tmp_path / "embeddings", pictures, ["ants", "bees"])
-    assert examples.features.tolist() == [[1], [2], [3]]
-    assert examples.labels.tolist() == [1, 0, 1]
-
-
-def test_pictures_that_are_not_asked_for_are_left_out(tmp_path):
-    write_embeddings(tmp_path / "embeddings", ["a", "b"], [[1], [2]])
-    assert read_examples(tmp_path / "embeddings", [make_picture("b", "ants")], ["ants"]).features.tolist() == [[2]]
 
 
 def test_the_new_head_takes_the_place_of_imagenets(tmp_path):
@@ -123,6 +109,14 @@ def test_the_history_has_a_row_for_each_penalty(trained):
     assert [(row["step"], row["l2"]) for row in read_table(trained.folder / "history.csv")] == [("0", "0.01"), ("1", "1.0")]
 
 
+def test_the_kept_penalty_is_that_of_the_lowest_loss_on_the_val_pictures_alone(trained):
+    tensors = load_file(trained.folder / "model.safetensors")
+    logits = trained.pixels[21:].mean(axis=(1, 2)) @ tensors["head.weight"].T + tensors["head.bias"]
+    labels = np.arange(21, 30) % 3 != 0
+    loss = -log_softmax(logits, axis=1)[np.arange(9), labels.astype(int)].mean()
+    assert min(float(row["val_loss"]) for row in read_table(trained.folder / "history.csv")) == pytest.approx(loss, rel=1e-4)
+
+
 def test_every_train_and_val_picture_has_an_answer_of_a_head_that_did_not_see_it(trained):
     assert [row["image_id"] for row in trained.out_of_fold] == [f"{index:02}" for index in range(30)]
 
@@ -132,38 +126,9 @@ def test_answers_out_of_fold_are_probabilities(trained):
     np.testing.assert_allclose(sums, 1, atol=2e-6)
 
 
-def test_folds_keep_groups_whole():
-    pictures = [make_picture(f"{index:02}", "ab"[index % 2], group=f"g{index // 2 % 6}{index % 2}") for index in range(48)]
-    folds = deal_folds(pictures, seed=0)
-    assert all(
-        len({fold for fold, picture in zip(folds, pictures, strict=True) if picture.group == group}) == 1 for group in ("g00", "g51")
-    )
-
-
-def test_there_are_five_folds_where_every_class_has_five_groups():
-    assert sorted(set(deal_folds([make_picture(str(index), "ab"[index % 2]) for index in range(10)], seed=0))) == [0, 1, 2, 3, 4]
-
-
-def test_there_are_as_many_folds_as_the_rarest_class_has_groups():
-    pictures = [make_picture(str(index), "a" if index < 2 else "b") for index in range(20)]
-    assert sorted(set(deal_folds(pictures, seed=0))) == [0, 1]
-
-
-def test_another_seed_deals_other_folds():
-    pictures = [make_picture(f"{index:02}", "ab"[index % 2]) for index in range(40)]
-    assert deal_folds(pictures, seed=0).tolist() != deal_folds(pictures, seed=1).tolist()
-
-
-@pytest.mark.parametrize(
-    ("grid", "message"),
-    [
-        ("[0.1, 0]", "params.yaml: train_baseline.l2_grid.1: 0 is not above 0"),
-        ("[0.1, -1.0]", "params.yaml: train_baseline.l2_grid.1: -1.0 is not above 0"),
-    ],
-)
-def test_a_penalty_must_be_above_zero(grid, message, tmp_path, monkeypatch):
+@pytest.mark.parametrize("penalty", ["0", "-1.0"])
+def test_a_penalty_must_be_above_zero(penalty, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\ntrain_baseline: {{l2_grid: {grid}}}\n")
-    with pytest.raises(PipelineError) as error:
+    (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\ntrain_baseline: {{l2_grid: [0.1, {penalty}]}}\n")
+    with pytest.raises(PipelineError, match=rf"train_baseline\.l2_grid\.1: {penalty} "):
         read_section("train_baseline", Params)
-    assert str(error.value) == message

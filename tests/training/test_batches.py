@@ -1,35 +1,41 @@
-"""What the loop is fed with: every picture once an epoch, classes balanced on demand, a front run once."""
+"""Batches: every picture once per epoch, classes balanced on demand, a frozen front run once."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pipeline.core.hardware import Hardware
-from pipeline.pictures.images import Preprocessing, square_batches
-from pipeline.training.batches import Kitchen, TrainingData
-from tests.recipes import settings
+from pipeline.pictures.images import Preprocessing
+from pipeline.training.batches import TrainingData, activation_batches, decode_val, picture_batches
+from tests.recipes import CPU, recipe_of
 
-CPU = Hardware(torch.device("cpu"), "fp32")
 SIZE = 8
 LABELS = [0] * 9 + [1] * 3
 
 
 @pytest.fixture
-def material(tmp_path):
-    """Twelve pictures, each of one grey that is its number, the first three in val too."""
+def data(tmp_path):
+    """Twelve training pictures, each of one grey that is its number; the first three are the val pictures."""
     paths = []
     for number in range(12):
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (SIZE, SIZE), (number,) * 3).save(paths[-1])
     preprocessing = Preprocessing(SIZE, 1.0, "bilinear")
-    return TrainingData(paths, LABELS, [*square_batches(paths[:3], preprocessing, 2, 1, "val")], LABELS[:3], preprocessing, False)
+    return TrainingData(paths, LABELS, paths[:3], LABELS[:3], ["a", "b"], preprocessing, True, tmp_path, tmp_path, {})
 
 
-def kitchen(seed=0, **changes):
-    return Kitchen(settings(batch_size=4, seed=seed, threads=1, **changes))
+def pictures_of(data, batch_size=4, **changes):
+    """The batches of train and of val."""
+    recipe = recipe_of(batch_size=batch_size, **changes)
+    return picture_batches(data, decode_val(data, recipe), recipe)
+
+
+def activations_of(data, front, path):
+    recipe = recipe_of(batch_size=4)
+    return activation_batches(data, decode_val(data, recipe), recipe, front, CPU, path)
 
 
 def numbers(batches):
@@ -41,48 +47,48 @@ def mean_colour(pixels):
     return pixels.float().mean(dim=(1, 2))
 
 
-def test_each_epoch_brings_every_picture_once_in_another_order(material):
-    train, _ = kitchen().from_pictures(material)
+def test_each_epoch_brings_every_picture_once_in_another_order(data):
+    train, _ = pictures_of(data)
     first, second = numbers(train), numbers(train)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
 
 
-def test_the_order_follows_from_the_seed(material):
-    runs = [numbers(kitchen(seed).from_pictures(material)[0]) for seed in (0, 0, 1)]
+def test_the_order_follows_from_the_seed(data):
+    runs = [numbers(pictures_of(data, seed=seed)[0]) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_pictures_come_with_their_classes(material):
-    train, val = kitchen().from_pictures(material)
+def test_pictures_come_with_their_classes(data):
+    train, val = pictures_of(data)
     for batches in (train, val):
         for pixels, labels in batches:
             assert [LABELS[int(picture.flatten()[0])] for picture in pixels] == labels.tolist()
 
 
-def test_val_pictures_come_as_they_are_in_their_order(material):
-    assert numbers(kitchen().from_pictures(material)[1]) == [0, 1, 2]
+def test_val_pictures_come_as_they_are_in_their_order(data):
+    assert numbers(pictures_of(data)[1]) == [0, 1, 2]
 
 
-def test_balanced_sampling_brings_each_class_equally_often(material):
-    train, _ = kitchen(balance="sampling").from_pictures(material)
+def test_balanced_sampling_brings_each_class_equally_often(data):
+    train, _ = pictures_of(data, balance="sampling")
     counts = Counter(label for _ in range(50) for _, labels in train for label in labels.tolist())
     assert sum(counts.values()) == 600
     assert 250 < counts[1] < 350
 
 
-def test_balanced_sampling_follows_from_the_seed(material):
-    runs = [numbers(kitchen(seed, balance="sampling").from_pictures(material)[0]) for seed in (0, 0, 1)]
+def test_balanced_sampling_follows_from_the_seed(data):
+    runs = [numbers(pictures_of(data, seed=seed, balance="sampling")[0]) for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_a_last_batch_of_one_is_left_out(material):
-    train, _ = Kitchen(settings(batch_size=11, seed=0, threads=1)).from_pictures(material)
+def test_a_last_batch_of_one_is_left_out(data):
+    train, _ = pictures_of(data, batch_size=11)
     assert [len(labels) for _, labels in train] == [11]
 
 
-def test_a_front_gives_the_activations_of_each_picture_with_its_class(material, tmp_path):
-    train, val = kitchen().from_activations(material, mean_colour, CPU, tmp_path / "kept.npy")
+def test_a_front_gives_the_activations_of_each_picture_with_its_class(data, tmp_path):
+    train, val = activations_of(data, mean_colour, tmp_path / "kept.npy")
     for batches in (train, val):
         for activations, labels in batches:
             assert activations.dtype == torch.float32
@@ -91,7 +97,7 @@ def test_a_front_gives_the_activations_of_each_picture_with_its_class(material, 
     assert numbers(val) == [0, 1, 2]
 
 
-def test_a_front_runs_once_over_each_training_picture_and_not_again_after_a_kill(material, tmp_path):
+def test_a_front_runs_once_over_each_training_picture_and_not_again_after_a_kill(data, tmp_path):
     seen = []
 
     def front(pixels):
@@ -99,12 +105,12 @@ def test_a_front_runs_once_over_each_training_picture_and_not_again_after_a_kill
         return mean_colour(pixels)
 
     for _ in range(2):
-        train, _ = kitchen().from_activations(material, front, CPU, tmp_path / "kept.npy")
+        train, _ = activations_of(data, front, tmp_path / "kept.npy")
         numbers(train), numbers(train)
-    assert sum(seen) == 12 + 3 + 3  # val, which lies in memory, each time
+    assert sum(seen) == 12 + 3 + 3  # val is in memory, and runs each time
 
 
-def test_a_front_that_is_killed_leaves_nothing_half_written(material, tmp_path):
+def test_a_front_that_is_killed_leaves_nothing_half_written(data, tmp_path):
     calls = []
 
     def front(pixels):
@@ -114,10 +120,26 @@ def test_a_front_that_is_killed_leaves_nothing_half_written(material, tmp_path):
         return mean_colour(pixels)
 
     with pytest.raises(KeyboardInterrupt):
-        kitchen().from_activations(material, front, CPU, tmp_path / "room" / "kept.npy")
+        activations_of(data, front, tmp_path / "room" / "kept.npy")
     assert not (tmp_path / "room" / "kept.npy").exists()
 
 
-def test_kept_activations_are_a_plain_array(material, tmp_path):
-    kitchen().from_activations(material, mean_colour, CPU, tmp_path / "kept.npy")
+def test_kept_activations_are_a_plain_array(data, tmp_path):
+    activations_of(data, mean_colour, tmp_path / "kept.npy")
     assert np.load(tmp_path / "kept.npy", allow_pickle=False)[:, 0].tolist() == list(range(12))
+
+
+def is_mirrored(pixels):
+    return pixels[:, : SIZE // 2].float().mean() > pixels[:, SIZE // 2 :].float().mean()
+
+
+@pytest.mark.parametrize(
+    ("flip", "tiny", "some"), [("auto", True, False), ("auto", False, True), (True, True, True), (False, False, False)]
+)
+def test_auto_mirrors_pictures_unless_they_are_tiny(data, flip, tiny, some):
+    ramp = np.tile(np.arange(0, 240, 30, dtype=np.uint8)[None, :, None], (SIZE, 1, 3))
+    for path in data.train_paths:
+        Image.fromarray(ramp).save(path)
+    train, _ = pictures_of(replace(data, tiny=tiny), flip=flip)
+    torch.manual_seed(0)
+    assert any(is_mirrored(pixels) for batch, _ in train for pixels in batch) == some

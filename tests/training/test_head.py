@@ -1,4 +1,4 @@
-"""The linear head: it minimises what it says it minimises, and val chooses its penalty."""
+"""The linear head: it minimises its objective, val chooses its penalty, and folds keep groups whole."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,9 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from pipeline.training.head import Examples, Head, choose_head, fit_head, out_of_fold_probs
+from pipeline.core.files import write_table
+from pipeline.pictures.manifest import Picture
+from pipeline.training.head import Examples, Head, choose_head, deal_folds, fit_head, out_of_fold_probs, read_examples
 
 GRID = [0.001, 0.1, 10.0]
 
@@ -154,3 +156,48 @@ def test_a_class_that_the_other_folds_lack_is_never_answered():
 def test_where_the_other_folds_hold_one_class_it_is_the_answer():
     found = out_of_fold_probs(Examples(np.ones((4, 2)), np.array([0, 0, 1, 1])), np.array([0, 0, 1, 1]), 0.1, 1)
     assert found.tolist() == [[0, 1], [0, 1], [1, 0], [1, 0]]
+
+
+def make_picture(image_id, label, split="train", group=""):
+    return Picture(image_id, image_id, "0" * 64, label, split, group or image_id, 4, 4)
+
+
+def write_embeddings(folder, image_ids, features):
+    folder.mkdir()
+    np.save(folder / "features.npy", np.asarray(features, np.float32))
+    write_table(folder / "image_ids.csv", ["image_id"], [{"image_id": image_id} for image_id in image_ids])
+
+
+def test_examples_are_joined_on_their_image_id(tmp_path):
+    write_embeddings(tmp_path / "embeddings", ["c", "a", "b"], [[3], [1], [2]])
+    pictures = [make_picture("a", "bees"), make_picture("b", "ants"), make_picture("c", "bees")]
+    examples = read_examples(tmp_path / "embeddings", pictures, [1, 0, 1])
+    assert examples.features.tolist() == [[1], [2], [3]]
+    assert examples.labels.tolist() == [1, 0, 1]
+
+
+def test_pictures_that_are_not_asked_for_are_left_out(tmp_path):
+    write_embeddings(tmp_path / "embeddings", ["a", "b"], [[1], [2]])
+    assert read_examples(tmp_path / "embeddings", [make_picture("b", "ants")], [0]).features.tolist() == [[2]]
+
+
+def test_folds_keep_groups_whole():
+    pictures = [make_picture(f"{index:02}", "ab"[index % 2], group=f"g{index // 2 % 6}{index % 2}") for index in range(48)]
+    folds = deal_folds(pictures, seed=0)
+    assert all(
+        len({fold for fold, picture in zip(folds, pictures, strict=True) if picture.group == group}) == 1 for group in ("g00", "g51")
+    )
+
+
+def test_there_are_five_folds_where_every_class_has_five_groups():
+    assert sorted(set(deal_folds([make_picture(str(index), "ab"[index % 2]) for index in range(10)], seed=0))) == [0, 1, 2, 3, 4]
+
+
+def test_there_are_as_many_folds_as_the_rarest_class_has_groups():
+    pictures = [make_picture(str(index), "a" if index < 2 else "b") for index in range(20)]
+    assert sorted(set(deal_folds(pictures, seed=0))) == [0, 1]
+
+
+def test_another_seed_deals_other_folds():
+    pictures = [make_picture(f"{index:02}", "ab"[index % 2]) for index in range(40)]
+    assert deal_folds(pictures, seed=0).tolist() != deal_folds(pictures, seed=1).tolist()
