@@ -12,13 +12,11 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from tests.checkout import clone, commit, make_pictures, type_in
+from tests.checkout import clone, commit, copy, make_pictures, set_params, type_in
 from tests.repro import WAYS, Repro, left_behind, read_lock, runs_of, sums_of
 
 
@@ -43,21 +41,12 @@ def prepare(folder: Path) -> Path:
     """A clone with forty small pictures and a tiny network, in which nothing has run."""
     clone(folder)
     make_pictures(folder / "pictures", 20)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["threads"] = 1
-    params["download"]["source"] = "pictures"
-    params["backbone"] = {"name": "test_resnet", "weights": "none", "digest": None}
-    params["embed"]["image_size"] = 32
-    params["models"]["finetuned"] |= {"epochs": 6, "batch_size": 2, "patience": 6}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    changes = {"threads": 1, "download.source": "pictures", "backbone": {"name": "test_resnet", "weights": "none", "digest": None}}
+    few_seconds = {"embed.image_size": 32, "models.finetuned": {"regime": "finetuned", "epochs": 6, "batch_size": 2, "patience": 6}}
+    set_params(folder, changes | few_seconds)
     type_in(folder, "pipeline", "data", "refresh")
     commit(folder, "small")
     return folder
-
-
-def copy(folder: Path, to: Path) -> Path:
-    """Another clone, as far as this one."""
-    return Path(shutil.copytree(folder, to, symlinks=True))
 
 
 def run_undisturbed(folder: Path) -> Reference:
@@ -149,12 +138,12 @@ def end_differences(folder: Path, reference: Reference) -> list[str]:
     return found
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Spread so many kills over the stages, and say how many outcomes were identical."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kills", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     chance, outcomes = random.Random(parsed.seed), []
     with tempfile.TemporaryDirectory() as temporary:
         pristine = prepare(Path(temporary) / "pristine")

@@ -17,13 +17,18 @@ from tests.checkout import user_environment
 WAYS = ("SIGKILL to all", "SIGTERM to all", "SIGKILL to dvc alone")
 
 
+def stages_run(output: str) -> list[str]:
+    """The stages that a `dvc repro` ran, in their order."""
+    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+
+
 class Repro:
     """A `dvc repro` in a process group of its own. It prints to a file: a pipe would break under a stage that outlives it."""
 
     def __init__(self, folder: Path, *targets: str) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process may print
         self.process = subprocess.Popen(
-            ["dvc", "repro", *targets], cwd=folder, env={**user_environment(), "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+            ["dvc", "repro", *targets], cwd=folder, env={**user_environment(folder), "PYTHONUNBUFFERED": "1"}, start_new_session=True,
             stdout=self.log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -33,7 +38,7 @@ class Repro:
 
     def begun(self) -> list[str]:
         """The stages that it has begun to run by now."""
-        return re.findall(r"^Running stage '(.+)':", self.output(), re.MULTILINE)
+        return stages_run(self.output())
 
     def is_over(self) -> bool:
         """Whether `dvc` has ended."""

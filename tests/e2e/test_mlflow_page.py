@@ -21,9 +21,8 @@ from PIL import Image
 
 from pipeline.core.files import read_json, sha256_of, sha256_of_file, write_json, write_table
 from pipeline.pictures.manifest import Picture, write_manifest
-from tests.browsers import ARGUMENTS, CHROMIUM
+from tests.browsers import ARGUMENTS, CHROMIUM, status_of
 from tests.checkout import ROOT
-from tests.e2e.test_readme import answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_api.expect.set_options(timeout=60_000)  # the page is slow where two cores draw it and serve it
@@ -79,7 +78,7 @@ def served(root: Path):
     server = subprocess.Popen(command, cwd=ROOT, env={**environment, "DVC_ROOT": str(root)}, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     try:
-        assert answers(f"http://127.0.0.1:{port}/health") == 200
+        assert status_of(f"http://127.0.0.1:{port}/health") == 200
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
