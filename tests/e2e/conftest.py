@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from tests.checkout import clone, commit, copy, set_params, type_in, write_digits
-from tests.repro import read_lock
+from tests.repro import stages_run
 
 EPOCHS = 3  # training can be killed between two of them
 
@@ -85,5 +85,5 @@ def copy_of_digits(digits, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def all_stages(digits):
-    """The names of all stages."""
-    return sorted(read_lock(digits[0]))
+    """The names of all stages, in the order in which they ran."""
+    return stages_run(digits[1])
