@@ -1,4 +1,4 @@
-"""Clones of this checkout, what a user types in them, and generated pictures: for tests and for what runs without pytest."""
+"""Clones of this checkout, the commands that a user types in them, and pictures: for tests and for `tests.crash`."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def make_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("left", "right"), size: int = 24, start: int = 0) -> Path:
-    """Write `count` pictures a class below a folder: stripes whose direction and colour tell the class."""
+    """Write `count` pictures per class into a folder: stripes whose direction and colour depend on the class."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(start, start + count):
@@ -48,14 +48,14 @@ def user_environment(folder: Path) -> dict[str, str]:
     return {
         **kept, **git,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),  # a user has installed the clone; here another checkout is
+        "PYTHONPATH": str(folder),  # a user installs the clone; the tests' environment has another checkout
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }  # fmt: skip
 
 
 def type_in(folder: Path, *command: str, code: int = 0, **variables: str) -> str:
-    """Run a command in a clone, and return its stdout; its exit code must be as told."""
+    """Run a command in a clone and return its stdout, after a failure also its stderr; its exit code must be `code`."""
     result = subprocess.run(command, cwd=folder, env={**user_environment(folder), **variables}, capture_output=True, text=True, check=False)
     assert result.returncode == code, f"{command}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result.stdout + (result.stderr if code else "")
@@ -71,7 +71,7 @@ def set_params(folder: Path, changes: Mapping[str, object]) -> None:
 
 
 def clone(folder: Path) -> Path:
-    """Copy what git knows of this checkout, as it is now, into a fresh repository."""
+    """Copy the files of this checkout that git does not ignore, as they are now, into a new repository."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -87,7 +87,7 @@ def copy(folder: Path, to: Path) -> Path:
 
 
 def commit(folder: Path, message: str) -> None:
-    """Commit all that lies in a clone, in a new repository where there is none."""
+    """Commit all files of a clone, in a new repository if there is none."""
     type_in(folder, "git", "init", "-q")
     type_in(folder, "git", "add", "-A")
     type_in(folder, "git", "commit", "-qm", message)

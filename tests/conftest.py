@@ -34,19 +34,19 @@ def no_network_but_loopback(monkeypatch):
 
 @pytest.fixture(scope="session")
 def make_pictures():
-    """Write `count` pictures a class below a folder."""
+    """Write `count` pictures per class into a folder."""
     return checkout.make_pictures
 
 
 @pytest.fixture(scope="session")
 def type_in():
-    """Run a command in a clone, and return its stdout; its exit code must be as told."""
+    """Run a command in a clone and return its stdout; its exit code must be `code`."""
     return checkout.type_in
 
 
 @pytest.fixture(scope="session")
 def clone():
-    """Copy what git knows of this checkout, as it is now, into a fresh repository."""
+    """Copy the files of this checkout that git does not ignore, as they are now, into a new repository."""
     return checkout.clone
 
 

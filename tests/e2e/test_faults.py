@@ -1,4 +1,4 @@
-"""Hymenoptera with thirty faults planted: each is named for the right reason, and the rest is split, trained on and tested."""
+"""Hymenoptera with thirty planted faults: each is reported for the right reason, and the rest is split, trained on and tested."""
 
 import io
 import struct
@@ -40,7 +40,7 @@ def decoded(content):
 
 
 def turned(content):
-    """The picture lying on its side, with the EXIF that says so."""
+    """The picture on its side, with the EXIF orientation that rotates it back."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(decoded(content).transpose(Image.Transpose.ROTATE_90), exif=exif, quality=95)
@@ -62,13 +62,13 @@ def bomb():
 
 
 def plant(files):
-    """Plant thirty faults into `name: content`, and return what is to be found: (kind, names, detail or its beginning)."""
+    """Plant thirty faults into `name: content`, and return the expected findings: (kind, names, detail or its beginning)."""
     bees = iter(sorted(name for name in files if name.startswith(f"{TRAIN}/bees/")))
     tested = iter(sorted(name for name in files if name.startswith(f"{TEST}/bees/")))
     wanted = []
 
     def change(kind, detail, content_of, count=1, suffix=None):
-        """Replace some pictures by what is made of them, under another suffix where one is told."""
+        """Replace some pictures by what `content_of` makes of them, under another suffix if one is given."""
         for _ in range(count):
             old = next(bees)
             new = old if suffix is None else old.removesuffix(".jpg") + suffix

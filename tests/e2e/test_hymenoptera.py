@@ -22,7 +22,7 @@ DIGEST = "86a359afe8c199f40fdcbfff9dc32bc64d679bddd4ea4adf013e917edb546a3a"
 
 @pytest.fixture(scope="module")
 def hymenoptera(tmp_path_factory, clone, type_in):
-    """A clone in which the README's experiment ran on the archive beside it; nothing but source and digest was changed."""
+    """A clone in which the documented experiment ran on the archive beside it; only source and digest were changed."""
     folder = tmp_path_factory.mktemp("hymenoptera")
     (folder / "shared/data").mkdir(parents=True)
     shutil.copy(HYMENOPTERA, folder / "shared/data")
