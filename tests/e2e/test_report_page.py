@@ -125,15 +125,18 @@ def large(tmp_path_factory):
     return folder / "report" / "index.html"
 
 
+@pytest.mark.slow
 def test_a_large_report_is_under_ten_megabytes(large):
     assert large.stat().st_size < 10e6
 
 
+@pytest.mark.slow
 def test_a_large_report_does_not_scroll_sideways_on_a_phone(large, open_page):
     view, _, _ = open_page(large.as_uri(), "phone")
     assert view.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_axe_finds_no_serious_fault_in_a_large_report(large, open_page):
     view, _, _ = open_page(large.as_uri(), bypass_csp=True)
     assert serious_faults(view) == []
