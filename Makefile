@@ -1,6 +1,7 @@
-# make run: set up and run the pipeline.  make test: set up and pass the checks and the tests: the short ones in two processes,
-# then those that run whole pipelines, which use all cores themselves.
-# make check: the linters, the type checker, known faults of the pinned packages.  make crash: a hundred kills.
+# make run: set up and run the pipeline.
+# make test: set up, then the checks and the tests, within ten minutes on two cores.  make test-all: the slow tests, too.
+# make check: the linters, the type checker, known vulnerabilities of the pinned packages.
+# make bench: measure the start-up of the command line.  make setup: .venv alone.  make lock: pin the newest packages.
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,15 +17,20 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 HAS_TORCH := $(shell $(PYTHON) -c "import torch, torchvision" 2>/dev/null && echo yes)
 
-.PHONY: run test check crash setup lock
+# Whole files go to one of two processes, those that run whole pipelines first, see tests/conftest.py.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10
+
+.PHONY: run test test-all check bench setup lock
 run: $(READY)
 	@pipeline mend
 	dvc repro
 	@pipeline results
 
 test: check
-	python -m pytest -m "not e2e" -n 2 --dist loadfile --cov --cov-report=
-	python -m pytest -m e2e -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow" --cov --cov-report=
+
+test-all: check
+	$(PYTEST) --cov --cov-report=
 
 check: $(READY)
 	ruff check
@@ -33,8 +39,8 @@ check: $(READY)
 	mypy bench/*.py .ci/*.py
 	python .ci/packages.py
 
-crash: $(READY)
-	python -m tests.crash 100
+bench: $(READY)
+	python bench/startup.py
 
 setup: $(READY)
 

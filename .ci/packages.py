@@ -1,6 +1,6 @@
-"""Ask for known vulnerabilities of the pinned packages (pip-audit); exit code 1 where there are any.
+"""Look up known vulnerabilities of the pinned packages with pip-audit; exit code 1 if there are any.
 
-Where the database cannot be reached nothing is audited, and the last line says so.
+If the database cannot be reached, nothing is audited, and the last line reports that.
 """
 
 import json
@@ -11,13 +11,13 @@ COMMAND = ["pip-audit", "-r", "requirements.lock", "--no-deps", "--disable-pip",
 
 
 def main() -> None:
-    """Print a line for each known fault, then how many packages were audited."""
+    """Print a line per known fault, then the number of audited packages."""
     result = subprocess.run(COMMAND, capture_output=True, text=True, check=False)
     packages = json.loads(result.stdout)["dependencies"] if result.stdout.startswith("{") else []
     audited = [package for package in packages if "vulns" in package]
     faults = [(package, fault) for package in audited for fault in package["vulns"]]
     for package, fault in faults:
-        print(f"{package['name']} {package['version']}: {fault['id']}, mended in {', '.join(fault['fix_versions']) or 'no release yet'}")
+        print(f"{package['name']} {package['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'no release yet'}")
     reason = packages[0]["skip_reason"] if packages and not audited else result.stderr.strip().rpartition("\n")[2]
     print(
         f"{len(audited)} of {len(packages)} packages audited, {len(faults)} known faults" if audited else f"packages not audited: {reason}"

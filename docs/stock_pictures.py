@@ -1,4 +1,4 @@
-"""Draw docs/stock.png again: `PYTHONPATH=. python docs/stock_pictures.py`. It trains two small networks on shapes, half a minute."""
+"""Draw docs/stock.png: `PYTHONPATH=. python docs/stock_pictures.py`. It trains two small networks on shapes for half a minute."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from pipeline.stock.tasks import Detector, Segmenter
 from tests import shapes
 
 DOCS = Path(__file__).parent
-SCENE = 1_000_003  # one that nothing was learnt from
+SCENE = 1_000_003  # not among the training scenes
 GAP = 12  # pixels
 
 
 def to_tensor(picture: Image.Image) -> torch.Tensor:
-    """A picture as detectors take it."""
+    """A picture as detectors take it: float32 (3, H, W) from 0 to 1."""
     return functional.pil_to_tensor(picture) / 255
 
 
@@ -33,7 +33,7 @@ def side_by_side(pictures: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    """Train both networks, let them look at a scene, and draw what each saw."""
+    """Train both networks, and draw what each finds in a new scene."""
     torch.set_num_threads(1)
     cpu, prepare = torch.device("cpu"), SemanticSegmentation(resize_size=None)
     segmenter = Segmenter(shapes.train_segmenter(), prepare, shapes.SIDE, shapes.NAMES, cpu)

@@ -1,19 +1,22 @@
-"""Clones of this checkout, what a user types in them, and generated pictures: for tests and for what runs without pytest."""
+"""Clones of this checkout, the commands that a user types in them, and pictures: for tests and for `tests.crash`."""
 
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 
 
 def make_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("left", "right"), size: int = 24, start: int = 0) -> Path:
-    """Write `count` pictures a class below a folder: stripes whose direction and colour tell the class."""
+    """Write `count` pictures per class into a folder: stripes whose direction and colour depend on the class."""
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for index in range(start, start + count):
@@ -24,8 +27,20 @@ def make_pictures(folder: Path, count: int, classes: tuple[str, ...] = ("left", 
     return folder
 
 
-def user_environment() -> dict[str, str]:
-    """Variables under which a user types commands in a clone: this Python first on the path, nothing else of ours."""
+def write_digits(folder: Path, numbers: Iterable[int]) -> Path:
+    """Write some of scikit-learn's digits below a folder, a PNG each in the folder of its class."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for number in numbers:
+        (folder / str(digits.target[number])).mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray((digits.images[number] * 255 / 16).round().astype(np.uint8))
+        picture.save(folder / str(digits.target[number]) / f"{number:04d}.png")
+    return folder
+
+
+def user_environment(folder: Path) -> dict[str, str]:
+    """Variables under which a user types commands in a clone: this Python first on the path, the clone's own code, nothing else of ours."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "PYTHON"))}
     git = {
         f"GIT_{who}_{what}": f"tester{'@localhost' * (what == 'EMAIL')}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
@@ -33,20 +48,30 @@ def user_environment() -> dict[str, str]:
     return {
         **kept, **git,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),  # a user installs the clone; the tests' environment has another checkout
         "DVC_NO_ANALYTICS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }  # fmt: skip
 
 
 def type_in(folder: Path, *command: str, code: int = 0, **variables: str) -> str:
-    """Run a command in a clone, and return its stdout; its exit code must be as told."""
-    result = subprocess.run(command, cwd=folder, env={**user_environment(), **variables}, capture_output=True, text=True, check=False)
+    """Run a command in a clone and return its stdout, after a failure also its stderr; its exit code must be `code`."""
+    result = subprocess.run(command, cwd=folder, env={**user_environment(folder), **variables}, capture_output=True, text=True, check=False)
     assert result.returncode == code, f"{command}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
     return result.stdout + (result.stderr if code else "")
 
 
+def set_params(folder: Path, changes: Mapping[str, object]) -> None:
+    """Change values of a clone's params.yaml, each named by its path, as `backbone.name`."""
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        reduce(lambda section, part: section[part], sections, params)[name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
 def clone(folder: Path) -> Path:
-    """Copy what git knows of this checkout, as it is now, into a fresh repository."""
+    """Copy the files of this checkout that git does not ignore, as they are now, into a new repository."""
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -56,8 +81,13 @@ def clone(folder: Path) -> Path:
     return folder
 
 
+def copy(folder: Path, to: Path) -> Path:
+    """Another clone, as far as this one: with its outs, its cache and its MLflow database."""
+    return Path(shutil.copytree(folder, to, symlinks=True))
+
+
 def commit(folder: Path, message: str) -> None:
-    """Commit all that lies in a clone, in a new repository where there is none."""
+    """Commit all files of a clone, in a new repository if there is none."""
     type_in(folder, "git", "init", "-q")
     type_in(folder, "git", "add", "-A")
     type_in(folder, "git", "commit", "-qm", message)

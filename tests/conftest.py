@@ -5,11 +5,19 @@ import socket
 
 import pytest
 
-from pipeline.tracking import connection
 from tests import checkout, projects
 from tests.checkout import ROOT
 
 HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
+
+
+LONGEST_FIRST = ["test_readme.py", "test_digits.py", "test_crash.py", "test_retrain.py"]  # the rest fills up the time of both workers
+
+
+def pytest_collection_modifyitems(items):
+    """Run whole pipelines first, so that neither worker is left with one at the end."""
+    order = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: (item.get_closest_marker("e2e") is None, order.get(item.path.name, len(order))))
 
 
 @pytest.fixture(autouse=True)
@@ -27,31 +35,27 @@ def no_network_but_loopback(monkeypatch):
 
 @pytest.fixture(scope="session")
 def make_pictures():
-    """Write `count` pictures a class below a folder."""
+    """Write `count` pictures per class into a folder."""
     return checkout.make_pictures
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """Variables under which a user types commands in a clone."""
-    return checkout.user_environment()
-
-
-@pytest.fixture(scope="session")
 def type_in():
-    """Run a command in a clone, and return its stdout; its exit code must be as told."""
+    """Run a command in a clone and return its stdout; its exit code must be `code`."""
     return checkout.type_in
 
 
 @pytest.fixture(scope="session")
 def clone():
-    """Copy what git knows of this checkout, as it is now, into a fresh repository."""
+    """Copy the files of this checkout that git does not ignore, as they are now, into a new repository."""
     return checkout.clone
 
 
 @pytest.fixture(scope="session")
 def fresh_database(tmp_path_factory):
     """A database made as the first process of a project makes it."""
+    from pipeline.tracking import connection
+
     folder = tmp_path_factory.mktemp("fresh")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("DVC_ROOT", str(folder))

@@ -1,9 +1,9 @@
-"""Kill `dvc repro` at random moments of every stage, run it again, and compare with a run that nothing disturbed.
+"""Kill `dvc repro` at random moments of every stage, run it again, and compare with an undisturbed run.
 
     python -m tests.crash 100 --seed 0
 
-Each kill is followed by a run to the end of the stage that it hit, and by a comparison of all that the stage wrote.
-Prints a line a kill, and the figures; exit code 1 where an outcome differs. A kill takes some fifteen seconds.
+After each kill the stage runs to its end, and all its outs are compared. Prints one line per kill, then the counts; exit
+code 1 if an outcome differs. A kill takes about fifteen seconds.
 """
 
 import argparse
@@ -12,19 +12,17 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from tests.checkout import clone, commit, make_pictures, type_in
+from tests.checkout import clone, commit, copy, make_pictures, set_params, type_in
 from tests.repro import WAYS, Repro, left_behind, read_lock, runs_of, sums_of
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A clone in which a run that nothing disturbed ended, and how long each stage took, in their order."""
+    """A clone after an undisturbed run, and the seconds that each stage took, in their order."""
 
     folder: Path
     seconds: dict[str, float]
@@ -32,7 +30,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """So many kills of a stage, and what differed when it had run to its end at last; whether DVC's files had to be mended before."""
+    """The kills of a stage, the differences after it finally ran to its end, and whether DVC's own files had to be repaired."""
 
     kills: int
     differences: list[str]
@@ -40,28 +38,19 @@ class Outcome:
 
 
 def prepare(folder: Path) -> Path:
-    """A clone with forty small pictures and a tiny network, in which nothing has run."""
+    """Make a clone with forty small pictures and a tiny network, in which nothing has run."""
     clone(folder)
     make_pictures(folder / "pictures", 20)
-    params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["threads"] = 1
-    params["download"]["source"] = "pictures"
-    params["backbone"] = {"name": "test_resnet", "weights": "none", "digest": None}
-    params["embed"]["image_size"] = 32
-    params["models"]["finetuned"] |= {"epochs": 6, "batch_size": 2, "patience": 6}
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    changes = {"threads": 1, "download.source": "pictures", "backbone": {"name": "test_resnet", "weights": "none", "digest": None}}
+    few_seconds = {"embed.image_size": 32, "models.finetuned": {"regime": "finetuned", "epochs": 6, "batch_size": 2, "patience": 6}}
+    set_params(folder, changes | few_seconds)
     type_in(folder, "pipeline", "data", "refresh")
     commit(folder, "small")
     return folder
 
 
-def copy(folder: Path, to: Path) -> Path:
-    """Another clone, as far as this one."""
-    return Path(shutil.copytree(folder, to, symlinks=True))
-
-
 def run_undisturbed(folder: Path) -> Reference:
-    """Run the pipeline in a clone, and time its stages."""
+    """Run the pipeline in a clone and time its stages."""
     repro, begun = Repro(folder), {}
     while not repro.is_over():
         for stage in repro.begun():
@@ -74,7 +63,7 @@ def run_undisturbed(folder: Path) -> Reference:
 
 
 def disturb(folder: Path, stage: str, way: str, seconds: float) -> bool:
-    """Run the pipeline as far as a stage, and kill it so long after that began; whether `dvc` ran until then."""
+    """Run the pipeline up to a stage and kill it some seconds after that stage began; False if `dvc` had ended before."""
     repro = Repro(folder, stage)
     while stage not in repro.begun() and not repro.is_over():
         time.sleep(0.01)
@@ -85,7 +74,7 @@ def disturb(folder: Path, stage: str, way: str, seconds: float) -> bool:
 
 
 def storm(folder: Path, reference: Reference, stage: str, kills: int, in_a_row: int, chance: random.Random) -> Iterator[Outcome]:
-    """Kill a stage so often; after every few kills in a row run it to its end, and compare."""
+    """Kill a stage `kills` times; after every `in_a_row` kills run it to its end and compare."""
     before = (folder / "dvc.lock").read_text()
     ways = itertools.cycle(chance.sample(WAYS, len(WAYS)))
     while kills > 0:
@@ -103,9 +92,9 @@ def storm(folder: Path, reference: Reference, stage: str, kills: int, in_a_row: 
 
 
 def finish(folder: Path, reference: Reference, stage: str, kills: int) -> Outcome:
-    """Run a stage to its end, and compare.
+    """Run a stage to its end and compare.
 
-    A kill may hit DVC while it writes dvc.lock or .dvc/tmp/rwlock, which it does in place: `pipeline mend` is for that.
+    DVC writes dvc.lock and .dvc/tmp/rwlock in place, so that a kill may damage them: `pipeline mend` repairs both.
     """
     code, output = Repro(folder, stage).end()
     mended = code != 0
@@ -119,7 +108,7 @@ def finish(folder: Path, reference: Reference, stage: str, kills: int) -> Outcom
 
 
 def forget(folder: Path, lock: str) -> None:
-    """Let DVC, the caches and MLflow know no more of a run than dvc.lock did before it."""
+    """Remove a run from DVC, the caches and MLflow: restore dvc.lock and delete the rest."""
     (folder / "dvc.lock").write_text(lock)
     for path in (*folder.glob("mlflow.db*"), *(folder / name for name in ("mlruns", ".cache", ".dvc/cache/runs"))):
         if path.is_dir():
@@ -129,7 +118,7 @@ def forget(folder: Path, lock: str) -> None:
 
 
 def differences(folder: Path, reference: Reference, stage: str) -> list[str]:
-    """What a stage wrote otherwise than it did undisturbed, and what was left behind."""
+    """How the outs of a stage differ from those of the undisturbed run, and what was left behind."""
     found = [f"{path} differs" for path in sorted({path for path, _ in sums_of(folder, stage) ^ sums_of(reference.folder, stage)})]
     if read_lock(folder)[stage] != read_lock(reference.folder)[stage]:
         found.append("its entry in dvc.lock differs")
@@ -138,7 +127,7 @@ def differences(folder: Path, reference: Reference, stage: str) -> list[str]:
 
 
 def end_differences(folder: Path, reference: Reference) -> list[str]:
-    """What differs when the whole pipeline has run: every stage, all of dvc.lock, what git sees, MLflow's runs."""
+    """The differences after the whole pipeline ran: in every stage, dvc.lock, git status and MLflow's runs."""
     found = [line for stage in reference.seconds for line in differences(folder, reference, stage)]
     if (folder / "dvc.lock").read_text() != (reference.folder / "dvc.lock").read_text():
         found.append("dvc.lock differs")
@@ -149,12 +138,12 @@ def end_differences(folder: Path, reference: Reference) -> list[str]:
     return found
 
 
-def main() -> int:
-    """Spread so many kills over the stages, and say how many outcomes were identical."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Spread the kills over the stages, and print how many outcomes were identical."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kills", type=int)
     parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     chance, outcomes = random.Random(parsed.seed), []
     with tempfile.TemporaryDirectory() as temporary:
         pristine = prepare(Path(temporary) / "pristine")
@@ -166,7 +155,7 @@ def main() -> int:
         at_the_end = end_differences(disturbed, reference)
     alike = sum(not outcome.differences for outcome in outcomes)
     mended = sum(outcome.mended for outcome in outcomes)
-    print(*at_the_end, f"{len(outcomes)} kills, {alike} identical outcomes; {mended} times DVC's own files had to be mended", sep="\n")
+    print(*at_the_end, f"{len(outcomes)} kills, {alike} identical outcomes; {mended} times DVC's own files had to be repaired", sep="\n")
     return 0 if alike == len(outcomes) and not at_the_end else 1
 
 

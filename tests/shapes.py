@@ -1,4 +1,4 @@
-"""Generated pictures of squares and discs, and small networks of torchvision's classes that learn them in seconds."""
+"""Generated pictures of squares and discs, and small networks of torchvision's classes that are trained on them in seconds."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from torchvision.transforms._presets import SemanticSegmentation
 from torchvision.transforms.functional import pil_to_tensor
 
 NAMES = ["background", "square", "disc"]
-SIDE = 96  # pixels of the pictures on which the networks learn
+SIDE = 96  # pixels of the training pictures
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def draw_scene(seed: int, most: int = 2, width: int = SIDE, height: int = SIDE) 
 
 
 class Body(nn.Module):
-    """Five convolutions that see 60 pixels and more, and what they give under the name that torchvision expects."""
+    """Five convolutions with a receptive field of 60 pixels; they return a dict with the name that torchvision expects."""
 
     out_channels = 64
 
@@ -80,7 +80,7 @@ def small_fcos(num_classes: int = 3) -> nn.Module:
 
 
 def train_segmenter(steps: int = 130) -> nn.Module:
-    """An FCN that has learnt the shapes."""
+    """An FCN trained on the shapes."""
     torch.manual_seed(0)
     network, prepare = small_fcn(), SemanticSegmentation(resize_size=None)
     for scenes in _steps(network, steps, rate=5e-3):
@@ -91,7 +91,7 @@ def train_segmenter(steps: int = 130) -> nn.Module:
 
 
 def train_detector(steps: int = 240) -> nn.Module:
-    """An FCOS that has learnt the shapes."""
+    """An FCOS trained on the shapes."""
     torch.manual_seed(0)
     network = small_fcos()
     for scenes in _steps(network, steps, rate=4e-3):
@@ -101,7 +101,7 @@ def train_detector(steps: int = 240) -> nn.Module:
 
 
 def _steps(network: nn.Module, steps: int, rate: float) -> Iterator[list[Scene]]:
-    """Eight new scenes a step; what the gradients say after each is done."""
+    """Yield eight new scenes per step; after each, update the weights by their gradients."""
     optimizer = torch.optim.AdamW(network.parameters(), rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
     for step in range(steps):

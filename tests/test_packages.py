@@ -40,7 +40,7 @@ def test_packages_without_a_known_fault_pass(audit):
 
 
 def test_a_known_fault_is_named_and_fails(audit):
-    assert audit(answer(GOOD, BAD), code=1) == ("b 2.0: CVE-1, mended in 2.1, 3.0\n2 of 2 packages audited, 1 known faults\n", 1)
+    assert audit(answer(GOOD, BAD), code=1) == ("b 2.0: CVE-1, fixed in 2.1, 3.0\n2 of 2 packages audited, 1 known faults\n", 1)
 
 
 def test_packages_that_the_database_does_not_know_are_not_called_audited(audit):

@@ -13,19 +13,24 @@ from pipeline.pictures.images import Array
 from pipeline.stock.tasks import Detection, shrunk
 
 Colour = tuple[int, int, int]
-_TURN = 0.618034  # of the circle of hues from a class to the next: the golden section, so that neighbours differ
+Box = tuple[float, float, float, float]
+_TURN = 0.618034  # of the circle of hues from a class to the next: by the golden section, neighbours differ
 _TONES = ((0.85, 1.0), (0.55, 0.95), (1.0, 0.72))  # saturation and value, in turn
+_LEGEND_WIDTH = 320  # pixels, at least
+_LEGEND_ENTRIES = 40  # at most
+_SMALLEST, _LARGEST = 512, 2048  # pixels of the longer side of a drawn picture
+_OPACITY = 0.5
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of the class with that number, red, green and blue from 0 to 255."""
+    """The colour of a class: red, green and blue from 0 to 255."""
     saturation, value = _TONES[label % len(_TONES)]
     red, green, blue = (round(255 * part) for part in colorsys.hsv_to_rgb(label * _TURN % 1, saturation, value))
     return red, green, blue
 
 
 def is_background(name: str) -> bool:
-    """Whether a class is what is left over, which has no colour."""
+    """Whether a class is the background, which has no colour."""
     return name.lower() == "background"
 
 
@@ -35,33 +40,28 @@ def palette(class_names: Sequence[str]) -> Array:
 
 
 def with_palette(mask: Array, class_names: Sequence[str]) -> Image.Image:
-    """A picture whose pixels are the numbers of classes, uint8 (H, W), with the colours beside."""
+    """A palette picture of a mask, uint8 (H, W): its pixels are the labels, shown in the colours of the classes."""
     picture = Image.fromarray(mask)
     picture.putpalette(palette(class_names).tobytes())
     return picture
 
 
-Box = tuple[float, float, float, float]
-_LEAST = 320  # pixels that a legend is wide
-_MOST = 40  # entries of a legend
-
-
 @dataclass(frozen=True)
 class Caption:
-    """A text in its colour; on a box, or in a legend. Without a colour it has no swatch."""
+    """A text on a box or in a legend, and its colour; without one, a legend shows the text alone."""
 
     text: str
     colour: Colour | None
 
 
-def letters_for(canvas: Image.Image) -> ImageFont.FreeTypeFont:
-    """Letters that are read where the picture is seen whole."""
+def _letters_for(canvas: Image.Image) -> ImageFont.FreeTypeFont:
+    """Letters that are readable when the whole picture is on the screen."""
     return font(max(14, max(canvas.size) // 50))
 
 
 def draw_names(canvas: Image.Image, captions: Sequence[tuple[Caption, Box]]) -> None:
-    """Write each text at its box, the first ones first; one that would hide another finds another corner or is left out."""
-    pen, letters = ImageDraw.Draw(canvas), letters_for(canvas)
+    """Write each text at its box, in the given order. A text that would hide another moves to another corner or is left out."""
+    pen, letters = ImageDraw.Draw(canvas), _letters_for(canvas)
     taken: list[Box] = []
     for caption, box in captions:
         size = (letters.getlength(caption.text) + letters.size * 0.5, letters.size * 1.4)
@@ -73,7 +73,7 @@ def draw_names(canvas: Image.Image, captions: Sequence[tuple[Caption, Box]]) -> 
 
 
 def _places(box: Box, size: tuple[float, float]) -> Iterator[Box]:
-    """Where a text of that width and height may stand: above the box, in it, below it, from the left, then from the right."""
+    """Possible places of a text of that width and height: above the box, in it, below it; at its left side, then its right."""
     x0, y0, x1, y1 = box
     for x in (x0, x1 - size[0]):
         for y in (y0 - size[1], y0, y1, y1 - size[1]):
@@ -87,16 +87,16 @@ def _is_free(place: Box, size: tuple[int, int], taken: Sequence[Box]) -> bool:
 
 
 def _ink(colour: Colour | None) -> str:
-    """Black or white, whichever is read better on a colour."""
+    """Black or white, whichever is more readable on a colour."""
     red, green, blue = colour or (255, 255, 255)
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
 
 
 def with_legend(picture: Image.Image, captions: Sequence[Caption]) -> Image.Image:
-    """The picture with a white strip below, in which each colour has its text."""
-    if len(captions) > _MOST:
-        captions = [*captions[:_MOST], Caption(f"and {len(captions) - _MOST} more", None)]
-    letters, width = letters_for(picture), max(_LEAST, picture.width)
+    """The picture with a white strip below that shows each colour with its text."""
+    if len(captions) > _LEGEND_ENTRIES:
+        captions = [*captions[:_LEGEND_ENTRIES], Caption(f"and {len(captions) - _LEGEND_ENTRIES} more", None)]
+    letters, width = _letters_for(picture), max(_LEGEND_WIDTH, picture.width)
     line = round(letters.size * 1.5)
     entries = list(_laid_out(captions, letters, width, line))
     height = picture.height + max(y for _, _, y in entries) + line + line // 2
@@ -109,7 +109,7 @@ def with_legend(picture: Image.Image, captions: Sequence[Caption]) -> Image.Imag
 
 
 def _laid_out(captions: Sequence[Caption], letters: ImageFont.FreeTypeFont, width: int, line: int) -> Iterator[tuple[Caption, int, int]]:
-    """Each text, cut to the width, and where its entry begins: x, and y below the picture."""
+    """Each text, cut to the width, with the x and y of its entry; y starts below the picture."""
     margin = line // 2
     x, y = margin, margin
     for caption in captions:
@@ -129,34 +129,31 @@ def _draw_entry(pen: ImageDraw.ImageDraw, caption: Caption, x: int, y: int, lett
     pen.text((x, y), caption.text, "black", letters)
 
 
-_SMALLEST, _LARGEST = 512, 2048  # pixels of the longer side of what is drawn
-_OPACITY = 0.5
-
-
 def draw_segments(image: Image.Image, mask: Array, class_names: Sequence[str]) -> Image.Image:
-    """The picture with its segments in colours, edged in white; below, each class that is there with its share of the pixels.
+    """The picture with its segments in colours, edged in white; the legend shows the share of pixels per class.
 
-    `mask`: the numbers of the classes, uint8 (H, W) of the picture.
+    `mask`: the labels, uint8 (H, W) of the picture.
     """
     canvas = _canvas(image)
-    numbers = Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST)
-    labels = np.asarray(numbers)
+    resized = Image.fromarray(mask).resize(canvas.size, Image.Resampling.NEAREST)
+    labels = np.asarray(resized)
     has_colour = np.array([not is_background(name) for name in class_names])[labels]
     drawn = _tint(canvas, has_colour, Image.fromarray(palette(class_names)[labels]))
-    drawn.paste("white", mask=_edges(numbers))
+    drawn.paste("white", mask=_edges(resized))
     return with_legend(drawn, _shares(mask, class_names))
 
 
 def draw_things(image: Image.Image, things: Sequence[Detection]) -> Image.Image:
-    """The picture with a box and a name for each thing, the surest on top, masks in colours; below, how many there are of each class.
+    """The picture with a box and a name per thing, the first things on top, and masks in colours; the legend counts each class.
 
-    Where names would hide each other, those of the less sure are left out.
+    If names would hide each other, those of the later things are left out.
     """
     canvas = _canvas(image)
     for thing in reversed(things):
         if thing.mask is not None:
             canvas = _draw_mask(canvas, thing.mask, colour_of(thing.label))
-    boxes = [_on_canvas(thing.box, canvas.width / image.width, canvas.height / image.height) for thing in things]
+    across, down = canvas.width / image.width, canvas.height / image.height
+    boxes = [(x0 * across, y0 * down, x1 * across, y1 * down) for x0, y0, x1, y1 in (thing.box for thing in things)]
     pen = ImageDraw.Draw(canvas)
     for thing, box in zip(reversed(things), reversed(boxes), strict=True):
         _draw_box(pen, box, colour_of(thing.label), width=max(2, max(canvas.size) // 300))
@@ -168,13 +165,13 @@ def draw_things(image: Image.Image, things: Sequence[Detection]) -> Image.Image:
 
 
 def _canvas(image: Image.Image) -> Image.Image:
-    """The picture in a size at which lines and letters can be seen: large ones shrunk, small ones enlarged pixel by pixel."""
+    """The picture at a size that shows lines and letters: a large one shrunk, a small one enlarged by a whole factor."""
     factor = max(1, -(-_SMALLEST // max(image.size)))
     return shrunk(image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST), _LARGEST)
 
 
 def _shares(mask: Array, class_names: Sequence[str]) -> list[Caption]:
-    """The classes of a mask, the largest first, with their shares."""
+    """The classes in a mask, the largest first, with their shares of the pixels."""
     counts = np.bincount(mask.ravel(), minlength=len(class_names))
     present = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
     return [
@@ -183,33 +180,28 @@ def _shares(mask: Array, class_names: Sequence[str]) -> list[Caption]:
     ]
 
 
-def _edges(numbers: Image.Image) -> Image.Image:
-    """Where a class ends and another begins, two pixels wide: 0 or 255."""
-    differs = np.asarray(numbers.filter(ImageFilter.MaxFilter(3))) != np.asarray(numbers.filter(ImageFilter.MinFilter(3)))
+def _edges(labels: Image.Image) -> Image.Image:
+    """The borders between classes, two pixels wide: 0 or 255."""
+    differs = np.asarray(labels.filter(ImageFilter.MaxFilter(3))) != np.asarray(labels.filter(ImageFilter.MinFilter(3)))
     return Image.fromarray(255 * differs.astype(np.uint8))
 
 
 def _draw_mask(canvas: Image.Image, mask: Array, colour: Colour) -> Image.Image:
     """The canvas with a mask, bool (h, w) of any size, in a colour, edged in white."""
-    places = Image.fromarray(mask.astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
-    canvas = _tint(canvas, np.asarray(places) > 0, Image.new("RGB", canvas.size, colour))
-    canvas.paste("white", mask=_edges(places))
+    resized = Image.fromarray(mask.astype(np.uint8)).resize(canvas.size, Image.Resampling.NEAREST)
+    canvas = _tint(canvas, np.asarray(resized) > 0, Image.new("RGB", canvas.size, colour))
+    canvas.paste("white", mask=_edges(resized))
     return canvas
 
 
-def _tint(canvas: Image.Image, places: Array, colours: Image.Image) -> Image.Image:
-    """The canvas with colours laid over a grey picture of it where `places`, bool (H, W), says so."""
+def _tint(canvas: Image.Image, mask: Array, colours: Image.Image) -> Image.Image:
+    """The canvas; within the mask, bool (H, W), it is grey under half-transparent colours."""
     tinted = Image.blend(canvas.convert("L").convert("RGB"), colours, _OPACITY)
-    return Image.composite(tinted, canvas, Image.fromarray(255 * places.astype(np.uint8)))
-
-
-def _on_canvas(box: Box, across: float, down: float) -> Box:
-    x0, y0, x1, y1 = box
-    return x0 * across, y0 * down, x1 * across, y1 * down
+    return Image.composite(tinted, canvas, Image.fromarray(255 * mask.astype(np.uint8)))
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
-    """A line in a colour within a black one, so that it is seen on any picture."""
+    """A coloured line within a black one, visible on any picture."""
     x0, y0, x1, y1 = box
     pen.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline="black", width=width + 2)
     pen.rectangle((x0, y0, x1, y1), outline=colour, width=width)

@@ -1,38 +1,89 @@
-"""Clones in which the default pipeline has run, shared by all that looks at one."""
+"""Clones with 400 of the digits, a tiny network and three epochs: one in which nothing has run, one in which all stages ran."""
 
 import os
-import re
 import shutil
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from tests.checkout import clone, commit, copy, set_params, type_in, write_digits
+from tests.repro import stages_run
 
-def stages_run(output: str) -> list[str]:
-    """The stages that a `dvc repro` ran, in their order."""
-    return re.findall(r"^Running stage '(.+)':", output, re.MULTILINE)
+EPOCHS = 3  # training can be killed between two of them
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory, clone, type_in):
-    """A clone in which the pipeline ran once on the default data, for all workers, and what the run printed."""
+def once(tmp_path_factory):
+    """Fill a folder once for all workers: `once(name, fill)` returns the folder and the text that `fill(folder)` returned."""
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder, printed = shared / "digits", shared / "digits.txt"
-    with FileLock(shared / "digits.lock"):
-        if not printed.exists():
-            printed.write_text(type_in(clone(folder), "dvc", "repro"))
-    return folder, printed.read_text()
+
+    def fill_once(name, fill):
+        folder, printed = shared / name, shared / f"{name}.txt"
+        with FileLock(shared / f"{name}.lock"):
+            if not printed.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                printed.write_text(fill(folder))
+        return folder, printed.read_text()
+
+    return fill_once
+
+
+def write_weights(path: Path) -> str:
+    """Write random weights of the tiny network, and return the sha256 of the file: a seed does not change such a backbone."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from pipeline.core.files import sha256_of_file
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(timm.create_model("test_resnet").state_dict(), path)
+    return sha256_of_file(path)
+
+
+def prepare(folder: Path) -> str:
+    """Write the pictures, the weights and a clone that uses both."""
+    write_digits(folder / "pictures", range(400))
+    clone(folder / "clone")
+    backbone = {"name": "test_resnet", "weights": "../test_resnet.safetensors", "digest": write_weights(folder / "test_resnet.safetensors")}
+    training = {"regime": "finetuned", "epochs": EPOCHS}
+    changes = {"threads": 1, "download.source": "../pictures", "backbone": backbone, "models.finetuned": training}
+    set_params(folder / "clone", changes)
+    printed = type_in(folder / "clone", "pipeline", "data", "refresh")
+    commit(folder / "clone", "400 digits")
+    return printed
 
 
 @pytest.fixture(scope="session")
-def short(digits, tmp_path_factory, clone, type_in):
-    """Another clone, with the outs of the first, after fine-tuning for one epoch instead of four; and what that printed."""
-    folder = clone(tmp_path_factory.mktemp("short") / "clone")
-    shutil.copy(digits[0] / "dvc.lock", folder)
-    type_in(folder, "dvc", "config", "cache.dir", str(digits[0] / ".dvc/cache"))
-    type_in(folder, "dvc", "repro")
-    type_in(folder, "git", "commit", "-qam", "ran", "--allow-empty")
-    params = folder / "params.yaml"
-    params.write_text(re.sub(r"epochs: auto", "epochs: 1", params.read_text()))
-    return folder, type_in(folder, "dvc", "repro")
+def fresh(once):
+    """The folder of pictures, weights and a clone in which nothing has run. Copy it before you change it."""
+    return once("fresh", prepare)[0]
+
+
+@pytest.fixture(scope="session")
+def digits(once, fresh):
+    """A clone in which the pipeline ran once, and what that printed. It is never changed: type commands in a copy."""
+
+    def run(folder):
+        copy(fresh, folder)
+        printed = type_in(folder / "clone", "dvc", "repro")
+        commit(folder / "clone", "ran")
+        return printed
+
+    folder, printed = once("digits", run)
+    return folder / "clone", printed
+
+
+@pytest.fixture(scope="session")
+def copy_of_digits(digits, tmp_path_factory):
+    """Copy the clone in which the pipeline ran, its pictures and weights beside it; returns the copied clone."""
+    return lambda: copy(digits[0].parent, tmp_path_factory.mktemp("copy") / "digits") / "clone"
+
+
+@pytest.fixture(scope="session")
+def all_stages(digits):
+    """The names of all stages, in the order in which they ran."""
+    return stages_run(digits[1])

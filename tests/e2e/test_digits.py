@@ -1,8 +1,13 @@
-"""What a user does in a fresh clone with the default data: run, run again, change a line, compare, publish."""
+"""What a user does in a clone in which the pipeline ran: run again, change a line, compare, publish, verify."""
 
 import json
+import os
 import re
+import shutil
+import signal
+import socket
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +19,9 @@ from pipeline.core.files import read_table, sha256_of_file
 from pipeline.networks.classifier import WithProbs, load_classifier
 from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
-from tests.e2e.conftest import stages_run
+from tests.browsers import status_of
+from tests.checkout import set_params, type_in, user_environment
+from tests.repro import Repro, read_lock, stages_run
 
 pytestmark = pytest.mark.e2e
 
@@ -50,29 +57,58 @@ def runs_of(folder) -> dict[str, dict[str, float]]:
     return found
 
 
-def test_the_default_run_reaches_what_the_readme_promises(digits):
-    for name, least in (("baseline", 0.90), ("finetuned", 0.97)):
-        assert json.loads((digits[0] / f"metrics/{name}.json").read_text())[name]["top1_accuracy"] >= least
+@pytest.fixture(scope="module")
+def ran(copy_of_digits):
+    """A copy of the clone in which the pipeline ran: each test leaves its outs as they are."""
+    return copy_of_digits()
 
 
-def test_a_second_run_runs_nothing(digits, type_in):
-    assert stages_run(type_in(digits[0], "dvc", "repro")) == []
+@pytest.fixture(scope="module")
+def changed(copy_of_digits):
+    """Another, after fine-tuning for one epoch instead of three; and what that printed."""
+    folder = copy_of_digits()
+    set_params(folder, {"models.finetuned.epochs": 1})
+    return folder, type_in(folder, "dvc", "repro")
 
 
-def test_a_clean_checkout_with_its_outs_is_clean_for_git(digits, type_in):
-    changed = type_in(digits[0], "git", "status", "--porcelain").split("\n")
-    assert {line[3:] for line in changed if line} <= {
-        "dvc.lock",
-        *(f"metrics/{name}.json" for name in ("baseline", "finetuned", "comparison")),
-    }
+def logged_model(folder, name):
+    """The folder in which MLflow keeps a model."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        (location,) = database.execute("select artifact_location from logged_models where name = ?", (name,)).fetchone()
+    return Path(location)
 
 
-def test_another_number_of_epochs_reruns_that_stage_and_what_follows_it_alone(short, type_in):
-    assert stages_run(short[1]) == ["train@finetuned", "evaluate@finetuned", "report"]
+def all_rows(folder):
+    """Every row of the tables in which MLflow keeps runs and what was logged to them."""
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        return {
+            table: sorted(map(repr, database.execute(f"select * from {table}")))
+            for table in ("runs", "metrics", "latest_metrics", "params", "tags", "logged_models")
+        }
 
 
-def test_dvc_lays_the_curves_and_matrices_of_two_revisions_side_by_side(short, type_in):
-    folder = short[0]
+def test_the_first_run_runs_every_stage(all_stages):
+    prepared = ["backbone", "download", "embed", "split"]
+    trained = ["train@finetuned", "train_baseline", "evaluate@finetuned", "evaluate_baseline@baseline", "report"]
+    assert sorted(all_stages) == sorted(prepared + trained)
+
+
+def test_a_second_run_runs_nothing(ran):
+    assert stages_run(type_in(ran, "dvc", "repro")) == []
+
+
+def test_a_run_leaves_nothing_that_git_would_add(ran):
+    assert type_in(ran, "git", "status", "--porcelain", "--untracked-files") == ""
+    committed = type_in(ran, "git", "diff", "--name-only", "HEAD~1").split()
+    assert set(committed) <= {"dvc.lock", *(f"metrics/{name}.json" for name in ("baseline", "finetuned", "comparison"))}
+
+
+def test_another_number_of_epochs_reruns_that_stage_and_what_follows_it_alone(changed):
+    assert stages_run(changed[1]) == ["train@finetuned", "evaluate@finetuned", "report"]
+
+
+def test_dvc_lays_the_curves_and_matrices_of_two_revisions_side_by_side(changed):
+    folder = changed[0]
     type_in(folder, "dvc", "plots", "diff", "HEAD", "-o", "plots")
     page = (folder / "plots/index.html").read_text()
     for title in ("fine-tuning: loss", "finetuned: confusion matrix"):
@@ -82,26 +118,36 @@ def test_dvc_lays_the_curves_and_matrices_of_two_revisions_side_by_side(short, t
     assert {name.partition("_")[0] for name in drawn} == {"HEAD", "workspace"}
 
 
-def test_dvc_lists_experiments_in_120_columns(short, type_in):
-    listed = type_in(short[0], "dvc", "exp", "show", "--only-changed", "--drop", r".*/|^(models|results)$", COLUMNS="400")
+def test_dvc_lists_experiments_in_120_columns(changed):
+    listed = type_in(changed[0], "dvc", "exp", "show", "--only-changed", "--drop", r".*/|^(models|results)$", COLUMNS="400")
     assert "epochs" in listed
     assert max(map(len, listed.splitlines())) <= 120
 
 
-def test_an_edited_training_loop_reruns_that_stage_and_what_follows_it_alone(short, type_in):
-    with (short[0] / "pipeline/training/finetune.py").open("a") as loop:
-        loop.write("# a changed line\n")
-    assert stages_run(type_in(short[0], "dvc", "repro")) == ["train@finetuned", "evaluate@finetuned", "report"]
+def test_a_changed_comment_changes_no_out_and_no_run_of_mlflow(changed):
+    folder = changed[0]
+    outs, rows = {name: stage["outs"] for name, stage in read_lock(folder).items()}, all_rows(folder)
+    loop = folder / "pipeline/training/loop.py"
+    loop.write_text(f"# a comment\n{loop.read_text()}# another\n")
+    assert stages_run(type_in(folder, "dvc", "repro")) == ["train_baseline", "train@finetuned"]  # both import it or its neighbours
+    assert {name: stage["outs"] for name, stage in read_lock(folder).items()} == outs
+    assert all_rows(folder) == rows
 
 
-def test_a_line_of_params_is_one_more_model_in_the_comparison_and_reruns_no_other(short, type_in):
-    params = short[0] / "params.yaml"
-    params.write_text(params.read_text().replace("models:  ", "models:\n  partial: {regime: partial, stages: 1}  "))
-    assert stages_run(type_in(short[0], "dvc", "repro")) == ["train@partial", "evaluate@partial", "report"]
-    comparison = json.loads((short[0] / "metrics/comparison.json").read_text())
+def test_a_line_of_params_is_one_more_model_and_reruns_no_other(changed):
+    set_params(changed[0], {"models.partial": {"regime": "partial", "stages": 1}})
+    status = json.loads(type_in(changed[0], "dvc", "status", "--json"))
+    assert sorted(status) == ["evaluate@partial", "report", "train@partial"]
+
+
+@pytest.mark.slow
+def test_one_more_model_joins_the_comparison_and_mlflow(changed):
+    folder = changed[0]
+    assert stages_run(type_in(folder, "dvc", "repro")) == ["train@partial", "evaluate@partial", "report"]
+    comparison = json.loads((folder / "metrics/comparison.json").read_text())
     assert set(comparison["models"]) == {"baseline", "finetuned", "partial"}
     assert set(comparison["differences"]) == {"finetuned", "partial"}
-    with sqlite3.connect(short[0] / "mlflow.db") as database:
+    with sqlite3.connect(folder / "mlflow.db") as database:
         assert database.execute("select status from runs where name = 'partial'").fetchall() == [("FINISHED",)]
 
 
@@ -115,26 +161,25 @@ def test_mlflow_holds_a_run_a_model_with_the_numbers_of_the_metrics_files(digits
         assert {name: metrics[f"test_{name}"] for name in names} == {name: scores[name] for name in names}
 
 
-@pytest.mark.parametrize("name", ["baseline", "finetuned"])
-def test_the_logged_model_answers_like_the_stored_one_where_this_project_is_not_installed(digits, type_in, tmp_path, name):
-    folder = digits[0]
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        (location,) = database.execute("select artifact_location from logged_models where name = ?", (name,)).fetchone()
+def test_the_logged_model_answers_like_the_stored_one_where_this_project_is_not_installed(digits, tmp_path):
+    folder, name = digits[0], "finetuned"
     script = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
     script += "sys.path = [p for p in sys.path if 'site-packages' in p or 'lib/python' in p]\n" + CHECK_LOGGED_MODEL
-    type_in(tmp_path, sys.executable, "-c", script, "", location, str(folder / f"results/{name}/predictions.csv"),
+    type_in(tmp_path, sys.executable, "-c", script, "", str(logged_model(folder, name)), str(folder / f"results/{name}/predictions.csv"),
             str(folder / "data/manifest.csv"), str(folder / "data/splits/test"), str(folder / "pipeline"))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
-def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(digits, type_in, tmp_path, name):
-    folder, answers = digits[0], tmp_path / "answers.csv"
+def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(ran, tmp_path, name):
+    folder, answers = ran, tmp_path / "answers.csv"
     wanted = {row["image_id"]: row for row in read_table(folder / f"results/{name}/predictions.csv")}
-    pictures = {f"data/splits/test/{picture.path}": picture.image_id for picture in read_manifest(folder / "data/manifest.csv", "test")}
+    pictures = {
+        f"data/splits/test/{picture.path}": picture.image_id for picture in read_manifest(folder / "data/manifest.csv").split("test")
+    }
     type_in(folder, "pipeline", "predict", "data/splits/test", "--model", name, "--output", str(answers))
     columns = [column for column in next(iter(wanted.values())) if column.startswith("prob_")]
-    told = {pictures[row["path"]]: row for row in read_table(answers)}
-    assert told.keys() == wanted.keys()
+    answered = {pictures[row["path"]]: row for row in read_table(answers)}
+    assert answered.keys() == wanted.keys()
 
     predictor = Predictor.load(folder / f"models/{name}/model.onnx", 2)
     classifier = load_classifier(folder / "models/backbone", folder / f"models/{name}", len(predictor.class_names))
@@ -142,7 +187,7 @@ def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(digit
     with torch.inference_mode():
         by_torch = WithProbs(classifier, predictor.facts["temperature"])(torch.from_numpy(squares)).numpy()
     for image_id, probs in zip(pictures.values(), by_torch, strict=True):
-        for row in (told[image_id], dict(zip(columns, probs, strict=True))):
+        for row in (answered[image_id], dict(zip(columns, probs, strict=True))):
             assert [float(row[column]) for column in columns] == pytest.approx(
                 [float(wanted[image_id][column]) for column in columns], abs=1e-4
             )
@@ -150,42 +195,80 @@ def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(digit
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
 def test_the_logged_model_is_the_stored_file(digits, name):
-    folder = digits[0]
-    stored = json.loads((folder / f"models/{name}/model.json").read_text())["model_sha256"]
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        (location,) = database.execute("select artifact_location from logged_models where name = ?", (name,)).fetchone()
-    assert [sha256_of_file(path) for path in Path(location).rglob("model.onnx")] == [stored]
+    stored = json.loads((digits[0] / f"models/{name}/model.json").read_text())["model_sha256"]
+    assert [sha256_of_file(path) for path in logged_model(digits[0], name).rglob("model.onnx")] == [stored]
 
 
-def test_dvc_compares_metrics_params_and_plots(digits, type_in):
-    folder = digits[0]
-    type_in(folder, "git", "add", "-A")
-    type_in(folder, "git", "commit", "-qm", "ran", "--allow-empty")
-    assert "top1_accuracy" in type_in(folder, "dvc", "metrics", "show")
-    type_in(folder, "dvc", "metrics", "diff")
-    type_in(folder, "dvc", "params", "diff")
-    type_in(folder, "dvc", "plots", "show", "-o", "plots")
-    assert (folder / "plots/index.html").is_file()
+def test_dvc_compares_metrics_params_and_plots(ran):
+    assert "top1_accuracy" in type_in(ran, "dvc", "metrics", "show")
+    type_in(ran, "dvc", "metrics", "diff")
+    type_in(ran, "dvc", "params", "diff")
+    type_in(ran, "dvc", "plots", "show", "-o", "plots")
+    assert (ran / "plots/index.html").is_file()
 
 
-def test_verify_agrees(digits, type_in):
-    assert type_in(digits[0], "pipeline", "verify").count("scored, stored and described alike") == 2
+def test_verify_agrees(ran):
+    assert type_in(ran, "pipeline", "verify").count("scored, stored and described alike") == 2
 
 
-def test_a_deleted_database_is_made_again_from_the_files_and_twice_changes_nothing(digits, type_in):
-    folder = digits[0]
-    before = runs_of(folder)
-    (folder / "mlflow.db").unlink()
-    assert type_in(folder, "pipeline", "publish").count("published as run") == 2
-    assert runs_of(folder) == before
-    assert type_in(folder, "pipeline", "publish") == "MLflow is up to date\n"
-    assert runs_of(folder) == before
+def test_the_page_of_mlflow_is_served_to_this_machine_alone(ran):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    server = subprocess.Popen(["pipeline", "ui", "--port", address.rpartition(":")[2]], cwd=ran, env=user_environment(ran), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    try:
+        assert f" {address} " in server.stdout.readline()
+        assert status_of(f"{address}/health") == 200
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        server.stdout.close()
 
 
-def test_a_second_clone_at_another_path_writes_the_same_bytes_and_adds_no_run(digits, tmp_path, clone, type_in):
-    folder, runs = digits[0], runs_of(digits[0])
-    other = clone(tmp_path / "another place" / "with a longer name")
-    ran = stages_run(type_in(other, "dvc", "repro", "-f", MLFLOW_TRACKING_URI=f"sqlite:///{folder / 'mlflow.db'}"))
-    assert len(ran) == 9
-    assert (other / "dvc.lock").read_bytes() == (folder / "dvc.lock").read_bytes()
-    assert runs_of(folder) == runs
+def test_a_deleted_database_is_made_again_from_the_files_and_twice_changes_nothing(ran):
+    before = runs_of(ran)
+    (ran / "mlflow.db").unlink()
+    assert type_in(ran, "pipeline", "publish").count("published as run") == 2
+    assert runs_of(ran) == before
+    assert type_in(ran, "pipeline", "publish") == "MLflow is up to date\n"
+    assert runs_of(ran) == before
+
+
+def pictures_embedded(output):
+    """How many pictures the stage `embed` ran the backbone over, and how many it found in its cache; none if it did not run."""
+    found = re.search(r"(\d+) pictures? embedded.*?(\d+) .*cache", output)
+    if found is None:
+        assert "embed" not in stages_run(output)
+        return 0, 0
+    return int(found[1]), int(found[2])
+
+
+def dealt(folder):
+    """The sums of the pictures of train and val."""
+    manifest = read_manifest(folder / "data/manifest.csv")
+    return {picture.sha256 for picture in (*manifest.train, *manifest.val)}
+
+
+UNTIL_MERGED = pytest.mark.skip(reason="features are not yet kept by picture, and `split.seed` is not there yet")
+
+
+@UNTIL_MERGED
+def test_another_seed_with_the_same_split_embeds_nothing_and_another_split_only_what_was_never_embedded(copy_of_digits):
+    folder = copy_of_digits()
+    before = dealt(folder)
+    set_params(folder, {"seed": 1, "split.seed": 0})
+    code, output = Repro(folder, "embed", "train_baseline").end()
+    assert (code, "train_baseline" in stages_run(output)) == (0, True)
+    assert (pictures_embedded(output)[0], dealt(folder)) == (0, before)
+
+    set_params(folder, {"split.seed": None})
+    code, output = Repro(folder, "embed").end()
+    new = len(dealt(folder) - before)
+    assert (code, pictures_embedded(output), new > 0) == (0, (new, len(dealt(folder)) - new), True)
+
+    set_params(folder, {"split.seed": 2})
+    shutil.rmtree(folder / ".dvc/cache/runs")
+    dealt_twice = dealt(folder) | before
+    code, output = Repro(folder, "embed").end()
+    new = len(dealt(folder) - dealt_twice)
+    assert (code, pictures_embedded(output)) == (0, (new, len(dealt(folder)) - new))

@@ -1,6 +1,6 @@
-"""MLflow's page as people use it, in a real browser: the table of runs, the comparison, the curves, the figures, the answers.
+"""MLflow's page in a browser: the table of runs, the comparison, the curves, the figures, the predictions.
 
-The runs are those of two small models; with README_PICTURES=1 those of this checkout, and the README's picture is taken anew:
+The runs are those of two small models. With README_PICTURES=1 they are those of this checkout, and docs/mlflow.png is taken anew:
 
     README_PICTURES=1 python -m pytest tests/e2e/test_mlflow_page.py
 """
@@ -21,9 +21,8 @@ from PIL import Image
 
 from pipeline.core.files import read_json, sha256_of, sha256_of_file, write_json, write_table
 from pipeline.pictures.manifest import Picture, write_manifest
-from tests.browsers import ARGUMENTS, CHROMIUM
+from tests.browsers import ARGUMENTS, CHROMIUM, status_of
 from tests.checkout import ROOT
-from tests.e2e.test_readme import answers
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 sync_api.expect.set_options(timeout=60_000)  # the page is slow where two cores draw it and serve it
@@ -37,7 +36,7 @@ pytestmark = [
 
 
 def write_project(root: Path) -> Path:
-    """The files of two evaluated models, their graphs replaced by some bytes."""
+    """Write the files of two evaluated models, with a few bytes in place of their graphs."""
     for name in ("baseline", "finetuned"):
         write_model(root, name, sum(map(ord, name)))
     (root / "params.yaml").write_text(yaml.safe_dump({"models": {"finetuned": {}}}))
@@ -79,7 +78,7 @@ def served(root: Path):
     server = subprocess.Popen(command, cwd=ROOT, env={**environment, "DVC_ROOT": str(root)}, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     try:
-        assert answers(f"http://127.0.0.1:{port}/health") == 200
+        assert status_of(f"http://127.0.0.1:{port}/health") == 200
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
@@ -93,7 +92,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def files(root):
-    """The folder that holds the data, the models and their results."""
+    """The folder with the data, the models and their results."""
     return ROOT if OF_THIS_CHECKOUT else write_project(root)
 
 
@@ -121,7 +120,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """The table of runs, the assistant's panel closed, as somebody opens it who was there before."""
+    """The table of runs, with the assistant's panel closed, as on a later visit."""
     page = browser.new_page(viewport={"width": 1400, "height": 800})
     page.goto(f"{address}/#/experiments/1/runs?workflowType=machine_learning")
     page.locator('[data-component-id^="mlflow.assistant"][data-component-id$="close"]').first.click()
@@ -130,7 +129,7 @@ def page(browser, address):
 
 
 def link_to(page, name):
-    """A run in the table; its logged model bears the same name."""
+    """The link to a run in the table; its logged model has the same name."""
     return page.get_by_role("link", name=name, exact=True).and_(page.locator('a[href*="/runs/"]'))
 
 
@@ -142,7 +141,7 @@ def compare(page):
 
 
 def draw(page, pattern):
-    """Change to the charts, of those alone whose names fit, in a window that holds them all: MLflow draws only what is in view."""
+    """Show the charts whose names match, in a window large enough for all: MLflow draws only what is in view."""
     page.set_viewport_size({"width": 1400, "height": 5000})
     page.locator("label:has(input[value=CHART])").click()
     page.get_by_placeholder("Search metric charts").fill(pattern)
@@ -159,13 +158,13 @@ def draw_curves(page):
 
 
 def wait_for_images(page, count):
-    """Wait until so many large pictures are loaded."""
+    """Wait until `count` large pictures are loaded."""
     page.wait_for_function("count => [...document.images].filter(image => image.complete && image.naturalWidth > 200 "
                            "&& !image.src.startsWith('data:')).length >= count", arg=count)  # fmt: skip
 
 
 def show_figures(page):
-    """Open a figure on the page of the comparison: that of each run is drawn."""
+    """Open a figure on the comparison page, which draws it once per run."""
     compare(page)
     page.get_by_text("confusion_matrix.png", exact=True).click()
     wait_for_images(page, 2)
@@ -195,17 +194,17 @@ def test_the_comparison_lays_the_figures_of_both_side_by_side(page):
     }""")
 
 
-def test_the_curves_of_both_stand_on_the_same_axes(page):
+def test_the_curves_of_both_are_on_the_same_axes(page):
     sync_api.expect(draw_curves(page)).to_be_visible()
 
 
-def test_a_chart_of_a_figure_holds_that_of_each_run(page):
+def test_a_chart_of_a_figure_shows_that_of_each_run(page):
     grid = draw(page, "^confusion_matrix$")
     sync_api.expect(grid.get_by_text("confusion_matrix", exact=True)).to_be_visible()
     wait_for_images(page, 2)
 
 
-def test_the_answers_of_both_stand_in_one_table(page):
+def test_the_predictions_of_both_are_in_one_table(page):
     page.locator("label:has(input[value=ARTIFACT])").click()
     sync_api.expect(page.get_by_text("predictions_table.json")).to_be_visible()
     sync_api.expect(page.get_by_role("row", name=re.compile("^image_id predicted .* finetuned .* baseline "))).to_be_visible()
@@ -235,7 +234,7 @@ def test_the_picture_of_the_readme_shows_curves_and_figures(page, tmp_path):
 
 
 def take(page, path, height):
-    """A picture of the window at that height, when charts and pictures have followed its size."""
+    """Take a picture of the window at that height, after charts and pictures have followed its size."""
     page.set_viewport_size({"width": 1400, "height": height})
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)

@@ -1,4 +1,4 @@
-"""The report in a browser: no serious fault of access, nothing sideways on a phone, no request, readable without scripts."""
+"""The report in a browser: accessible, no sideways scrolling on a phone, no requests, readable without scripts."""
 
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser):
-    """Open a page; also what it asked for and what it complained of."""
+    """Open a page; also returns the schemes of its requests and the messages of its console."""
     contexts = []
 
     def open_one(address, size="wide", **options):
@@ -67,7 +67,7 @@ def visit(open_page, address):
 
 
 def serious_faults(view):
-    """What axe finds serious or critical in a page, all of it unfolded. The page is to be opened with `bypass_csp`: axe is a script."""
+    """The serious and critical findings of axe in a page, all of it unfolded. Open the page with `bypass_csp`: axe is a script."""
     view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
     found = axe.Axe().run(view).response["violations"]
     return [(fault["id"], fault["nodes"][0]["html"]) for fault in found if fault["impact"] in ("serious", "critical")]
@@ -119,31 +119,30 @@ def test_on_paper_all_is_unfolded(visit):
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """The report of as much as the stages are made for."""
+    """The largest report for which the stages are made."""
     folder = tmp_path_factory.mktemp("large")
     write_page(folder / "report", make_large_report(folder))
     return folder / "report" / "index.html"
 
 
+@pytest.mark.slow
 def test_a_large_report_is_under_ten_megabytes(large):
     assert large.stat().st_size < 10e6
 
 
+@pytest.mark.slow
 def test_a_large_report_does_not_scroll_sideways_on_a_phone(large, open_page):
     view, _, _ = open_page(large.as_uri(), "phone")
     assert view.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.slow
 def test_axe_finds_no_serious_fault_in_a_large_report(large, open_page):
     view, _, _ = open_page(large.as_uri(), bypass_csp=True)
     assert serious_faults(view) == []
 
 
-# What the pipeline writes of the default data
-
-
-def test_the_report_on_the_digits_is_under_five_megabytes(digits):
-    assert Path(digits[0], "report", "index.html").stat().st_size < 5e6
+# The report on 400 digits
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

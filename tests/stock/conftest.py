@@ -12,13 +12,13 @@ from pipeline.stock.networks import NetworkRequest
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Networks are built with the same random weights, whichever tests ran before."""
+    """Build networks with the same random weights, whichever tests ran before."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch):
-    """The project's root, far from this one."""
+    """The root of an empty project."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     return tmp_path
 
@@ -38,7 +38,7 @@ def make_picture():
 
 @pytest.fixture
 def random_weights():
-    """The state dict of a network as it was built, but with biases and with statistics of BatchNorm that are not 0 and 1."""
+    """The state dict of a new network, with random biases and BatchNorm statistics in place of 0 and 1."""
 
     def draw(network, seed=0):
         generator = torch.Generator().manual_seed(seed)
@@ -54,7 +54,7 @@ def random_weights():
 
 @pytest.fixture
 def own(root):
-    """Write tensors to a file of one's own, and ask for a network with them."""
+    """Write tensors to the user's own file, and request a network with them."""
 
     def write(model, state, metadata=None, **wanted):
         save_file({key: tensor.contiguous() for key, tensor in state.items()}, root / "own.safetensors", metadata)

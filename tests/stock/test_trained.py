@@ -1,6 +1,6 @@
-"""What the commands see in pictures of squares and discs with small networks that learnt such shapes here, in seconds.
+"""What the commands find in pictures of squares and discs with small networks that are trained on such shapes here, in seconds.
 
-They are torchvision's FCN and FCOS, with a small body in the place of the ResNet, which would learn for minutes.
+They are torchvision's FCN and FCOS with a small body in place of the ResNet, which would train for minutes.
 """
 
 import csv
@@ -19,6 +19,7 @@ from torchvision.transforms._presets import SemanticSegmentation
 from pipeline.__main__ import main
 from tests import shapes
 
+pytestmark = pytest.mark.slow
 UNSEEN = range(1_000_000, 1_000_012)  # the seeds of scenes that nothing was learnt from
 
 
