@@ -20,7 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 from pipeline.core.params import Section
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Params(Section):
