@@ -1,4 +1,4 @@
-"""The command line, `pipeline COMMAND`."""
+"""The command line, `pipeline COMMAND`. Its modules import a library only when a command that needs it runs."""
 
 import argparse
 import os
@@ -8,50 +8,76 @@ from collections.abc import Sequence
 
 from pipeline.commands import predict, search, show, stock, upkeep
 
-_COMMANDS = (
-    show.add_results,
-    predict.add_predict,
-    predict.add_explain,
-    show.add_audit,
-    search.add_advise,
-    show.add_models,
-    show.add_summary,
-    search.add_find_lr,
-    search.add_tune,
-    search.add_seeds,
-    upkeep.add_retrain,
-    upkeep.add_data,
-    upkeep.add_publish,
-    upkeep.add_mend,
-    upkeep.add_deps,
-    upkeep.add_ui,
-    show.add_verify,
-    stock.add_classify,
-    stock.add_segment,
-    stock.add_detect,
-)
+_GROUPS = {
+    "pipeline": (
+        show.add_results,
+        predict.add_predict,
+        predict.add_explain,
+        show.add_audit,
+        show.add_verify,
+        upkeep.add_data,
+        upkeep.add_retrain,
+        upkeep.add_publish,
+        upkeep.add_mend,
+        upkeep.add_deps,
+        upkeep.add_ui,
+    ),
+    "workbench": (
+        show.add_models,
+        show.add_summary,
+        search.add_advise,
+        search.add_find_lr,
+        search.add_tune,
+        search.add_seeds,
+        stock.add_classify,
+        stock.add_segment,
+        stock.add_detect,
+    ),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Its help lists them in groups."""
+    parser = argparse.ArgumentParser(
+        prog="pipeline",
+        usage="%(prog)s [-h] COMMAND ...",
+        description="From a folder of labelled pictures to a classifier you can trust.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # argparse lists all commands in one block. Its list is hidden, and the epilog has one block per group.
+    commands = parser.add_subparsers(required=True, prog="pipeline", metavar="COMMAND", help=argparse.SUPPRESS)
+    blocks = []
+    for title, adders in _GROUPS.items():
+        for add_command in adders:
+            add_command(commands)
+        entries = [f"  {entry.dest:<10}{entry.help}" for entry in commands._choices_actions[-len(adders) :]]
+        blocks.append("\n".join([f"{title}:", *entries]))
+    parser.epilog = "\n\n".join([*blocks, "`pipeline COMMAND --help` explains a command."])
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="pipeline", description="From a folder of labelled pictures to a classifier you can trust.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_command in _COMMANDS:
-        add_command(commands)
-    parsed = parser.parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     from pipeline.core.errors import PipelineError
-    from pipeline.core.files import project_root
+    from pipeline.core.files import project_root, writing
 
     try:
         os.chdir(project_root())
         parsed.run(parsed)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout closed it early, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left when it exits
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        with writing("stdout"):
+            sys.stdout.flush()
+        return
+    except BrokenPipeError:  # the reader of stdout has closed it, as `head` does: end quietly, as `cat` does
+        code = 128 + signal.SIGPIPE
     except PipelineError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+        code = 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would report it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

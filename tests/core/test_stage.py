@@ -278,7 +278,7 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_that_finds_no_room_is_one_line_and_exit_code_1(name, capsys):
     code = exit_code_of(write_to_a_full_disk(WRITERS[name]))
-    assert (code, capsys.readouterr().err) == (1, "out: File too large; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (1, "out: File too large; free some space and run `dvc repro` again; it continues from there\n")
 
 
 def test_a_file_that_finds_no_room_is_not_there_in_part():
@@ -288,7 +288,7 @@ def test_a_file_that_finds_no_room_is_not_there_in_part():
 
 def test_numpys_short_write_is_one_line_and_exit_code_1(capsys):
     code = exit_code_of(write_to_a_full_disk(np.zeros(5000).tofile))
-    assert (code, capsys.readouterr().err) == (1, "out: No space left on device; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (1, "out: No space left on device; free some space and run `dvc repro` again; it continues from there\n")
 
 
 def raising(*errors):
@@ -317,7 +317,7 @@ def raising(*errors):
 )
 def test_a_full_disk_is_one_line_and_exit_code_1(errors, reason, capsys):
     code = exit_code_of(raising(*errors))
-    assert (code, capsys.readouterr().err) == (1, f"out: {reason}; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (1, f"out: {reason}; free some space and run `dvc repro` again; it continues from there\n")
 
 
 def test_another_fault_of_the_system_stays_an_exception():
