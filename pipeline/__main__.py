@@ -50,8 +50,11 @@ def make_parser() -> argparse.ArgumentParser:
     for title, adders in _GROUPS.items():
         for add_command in adders:
             add_command(commands)
-        entries = [f"  {entry.dest:<10}{entry.help}" for entry in commands._choices_actions[-len(adders) :]]
-        blocks.append("\n".join([f"{title}:", *entries]))
+        entries = commands._choices_actions[-len(adders) :]
+        blocks.append("\n".join([f"{title}:", *(f"  {entry.dest:<10}{entry.help}" for entry in entries)]))
+        for entry in entries:
+            command = commands.choices[entry.dest]
+            command.description = command.description or f"{entry.help}."
     parser.epilog = "\n\n".join([*blocks, "`pipeline COMMAND --help` explains a command."])
     return parser
 

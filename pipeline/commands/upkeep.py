@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -142,6 +141,8 @@ def _scores() -> dict[str, dict[str, float]]:
 
 def _dvc(*arguments: str) -> str:
     """Run DVC and return its stdout, which for `repro` is also printed on stderr. Raises PipelineError if DVC fails."""
+    import subprocess
+
     from pipeline.core.dvc import run_dvc
     from pipeline.core.errors import PipelineError
 

@@ -19,7 +19,6 @@ from pipeline.core.files import atomic_file
 PARAMS = Path("params.yaml")
 SHARED = ("seed", "threads")
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
-_DEFAULTS = {"models": "recipe"}  # the section that fills in the keys that an entry of another section leaves out
 
 
 class Section(BaseModel):
@@ -28,6 +27,7 @@ class Section(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
+_DEFAULTS = {"models": "recipe"}  # the section with the keys that an entry of another section leaves out
 SectionType = TypeVar("SectionType", bound=Section)
 
 
@@ -94,8 +94,8 @@ def read_section(name: str, section_class: type[SectionType], path: Path = PARAM
         return section_class.model_validate({**defaults, **section, **shared})
     except ValidationError as error:
         first = str(_foremost(error.errors())["loc"][0])
-        written_in = name if default is None or first in section else default
-        raise PipelineError(f"{path}: {_sentence(written_in, error.errors(), section_class)}") from None
+        stands_in = name if default is None or first in section else default
+        raise PipelineError(f"{path}: {_sentence(stands_in, error.errors(), section_class)}") from None
 
 
 def _at(name: str, params: Mapping[str, Any], path: Path) -> Mapping[str, Any]:

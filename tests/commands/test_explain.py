@@ -17,7 +17,7 @@ from pipeline.stages import backbone
 PREPROCESSING = {"crop": 1.0, "interpolation": "bicubic"}
 
 
-def write_model(root, network, side=64):
+def write_convolutional_model(root, network, side=64):
     """A backbone with random weights and a model of two classes on it, for pictures of that side."""
     backbone.run(backbone.Params(seed=0, name=network, weights="none", digest=None), root / "models/backbone")
     body, num_features = load_backbone(root / "models/backbone")
@@ -35,7 +35,7 @@ def write_model(root, network, side=64):
 def made(tmp_path_factory):
     root = tmp_path_factory.mktemp("explain")
     (root / "params.yaml").write_text("threads: 1\n")
-    write_model(root, "test_resnet")
+    write_convolutional_model(root, "test_resnet")
     generator = np.random.default_rng(0)
     (root / "pictures").mkdir()
     for name in ("a.png", "b.png"):
@@ -95,7 +95,7 @@ def test_an_unknown_class_is_refused(project, tmp_path, capsys):
 
 def test_a_network_of_tokens_says_why_not(tmp_path, monkeypatch, capsys):
     (tmp_path / "params.yaml").write_text("threads: 1\n")
-    write_model(tmp_path, "test_vit", 160)
+    write_convolutional_model(tmp_path, "test_vit", 160)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     said = refused(capsys, tmp_path / "a.png", "--output", tmp_path / "sheet.png")
