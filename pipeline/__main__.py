@@ -63,13 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
     parsed = make_parser().parse_args(arguments)
     from pipeline.core.errors import PipelineError
-    from pipeline.core.files import project_root, writing
+    from pipeline.core.files import project_root
 
     try:
         os.chdir(project_root())
         parsed.run(parsed)
-        with writing("stdout"):
-            sys.stdout.flush()
+        sys.stdout.flush()
         return
     except BrokenPipeError:  # the reader of stdout has closed it, as `head` does: end quietly, as `cat` does
         code = 128 + signal.SIGPIPE

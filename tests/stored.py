@@ -1,4 +1,4 @@
-"""A small stored model, made without torch: probabilities depend on every pixel and its place."""
+"""Small stored models: one made without torch, and a classifier of torch with random weights."""
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -9,7 +9,7 @@ SIZE = 8
 
 
 def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None):
-    """Write a model folder: one linear layer on the pixels and a softmax; with a bias, the pixels have no say."""
+    """Write a model folder: one linear layer on the pixels and a softmax. With a bias, every picture has the same probabilities."""
     folder.mkdir(parents=True)
     count = len(class_names)
     weights = np.zeros((SIZE * SIZE * 3, count)) if bias else np.random.default_rng(seed).normal(0, 1e-3, (SIZE * SIZE * 3, count))
@@ -32,3 +32,28 @@ def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,
     facts = {"class_names": list(class_names), "preprocessing": preprocessing}
     write_facts(folder, model, facts, [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)])
     return folder
+
+
+def write_classifier(root, network, image_size=64):
+    """Write a backbone with random weights below a project's root, and on it the model `small` of the classes ants and bees."""
+    import torch
+
+    from pipeline.core.files import sha256_of_file
+    from pipeline.networks.classifier import Classifier, WithProbs, load_backbone, save_classifier
+    from pipeline.networks.onnx_file import export_onnx
+    from pipeline.stages import backbone
+
+    backbone.run(backbone.Params(seed=0, name=network, weights="none", digest=None), root / "models/backbone")
+    body, num_features = load_backbone(root / "models/backbone")
+    torch.manual_seed(0)
+    classifier = Classifier(body, num_features, 2).eval()
+    folder = root / "models/small"
+    folder.mkdir()
+    save_classifier(classifier, folder / "model.safetensors")
+    facts = {
+        "class_names": ["ants", "bees"],
+        "preprocessing": {"image_size": image_size, "crop": 1.0, "interpolation": "bicubic"},
+        "params": {"l2_grid": [0.1]},
+        "inputs_sha256": {"architecture": sha256_of_file(root / "models/backbone/backbone.json")},
+    }
+    write_facts(folder, export_onnx(WithProbs(classifier, 1.0), image_size, ["probs"]), facts, [{"epoch": 0, "val_loss": 0.5}])

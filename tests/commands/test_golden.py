@@ -19,7 +19,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
 from tests.checkout import ROOT
-from tests.stored import write_model
+from tests.stored import write_classifier, write_model
 
 GOLDEN = ROOT / "tests" / "golden"
 LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, ratio: 10}"
@@ -116,19 +116,18 @@ def predict(root):
 
 
 def explain(root):
-    from tests.commands.test_explain import write_convolutional_model
-
-    write_convolutional_model(root, "test_resnet")
+    write_classifier(root, "test_resnet")
     yield "explain in broken.png --output sheet.png"
     yield "explain in --class wasps"
     yield "explain in --output sheet.jpg"
+    shutil.rmtree(root / "models")
+    write_classifier(root, "test_vit", 160)
+    yield "explain in"
 
 
 def summary(root):
-    from tests.commands.test_explain import write_convolutional_model
-
     yield "summary"
-    write_convolutional_model(root, "test_resnet")
+    write_classifier(root, "test_resnet")
     (root / "params.yaml").write_text("threads: 1\nbackbone: {name: test_resnet}\n")
     yield "summary"
     yield "summary --model other"

@@ -278,7 +278,10 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_that_finds_no_room_is_one_line_and_exit_code_1(name, capsys):
     code = exit_code_of(write_to_a_full_disk(WRITERS[name]))
-    assert (code, capsys.readouterr().err) == (1, "out: File too large; free some space and run `dvc repro` again; it continues from there\n")
+    assert (code, capsys.readouterr().err) == (
+        1,
+        "out: File too large; free some space and run `dvc repro` again; it continues from there\n",
+    )
 
 
 def test_a_file_that_finds_no_room_is_not_there_in_part():
@@ -288,7 +291,10 @@ def test_a_file_that_finds_no_room_is_not_there_in_part():
 
 def test_numpys_short_write_is_one_line_and_exit_code_1(capsys):
     code = exit_code_of(write_to_a_full_disk(np.zeros(5000).tofile))
-    assert (code, capsys.readouterr().err) == (1, "out: No space left on device; free some space and run `dvc repro` again; it continues from there\n")
+    assert (code, capsys.readouterr().err) == (
+        1,
+        "out: No space left on device; free some space and run `dvc repro` again; it continues from there\n",
+    )
 
 
 def raising(*errors):
