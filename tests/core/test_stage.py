@@ -1,4 +1,4 @@
-"""What every stage shares: its main line, its exit codes, its lock, its orderly end, a full disk."""
+"""What every stage shares: its main line, exit codes, lock, orderly end, and a full disk."""
 
 import errno
 import io
@@ -86,7 +86,7 @@ def test_an_unexpected_exception_stays_an_exception():
 
 
 class Releases(io.StringIO):
-    """A stderr that gives the lock back as soon as something is said."""
+    """A stderr that releases the lock as soon as something is printed."""
 
     def __init__(self, lock):
         super().__init__()
@@ -98,7 +98,7 @@ class Releases(io.StringIO):
 
 
 def run_while_held(monkeypatch, pid=None):
-    """Run a stage whose lock another holds until the stage has said something; return what it said."""
+    """Run a stage whose lock is taken until the stage has printed something; return what it printed."""
     locks = Path(".cache/locks")
     locks.mkdir(parents=True)
     lock = FileLock(locks / "out.lock")
@@ -108,7 +108,7 @@ def run_while_held(monkeypatch, pid=None):
     monkeypatch.setattr(sys, "stderr", Releases(lock))
     seen = []
     stage.main("embed", Params, lambda *_: seen.append(sys.stderr.getvalue()))
-    assert seen == [sys.stderr.getvalue()]  # it ran, after it had said so
+    assert seen == [sys.stderr.getvalue()]  # it ran after it had printed
     return seen[0]
 
 
@@ -124,8 +124,8 @@ def test_a_stage_waits_for_a_process_whose_number_is_not_known(monkeypatch, pid)
 
 
 def hold(*code):
-    """A process that runs a stage on the same out, and what it has begun by now."""
-    lines = "import os, sys, time", "from pipeline import stage", "from pipeline.core.params import Section", *code
+    """A process that runs a stage on the same out; it has begun."""
+    lines = "import os, sys, time", "from pipeline.core import stage", "from pipeline.core.params import Section", *code
     lines = *lines, "stage.main('embed', type('Params', (Section,), {'__annotations__': {'seed': int, 'count': int}}), run)"
     holder = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines), "in", "out"],
@@ -141,7 +141,7 @@ def hold(*code):
 SLEEPY = "def run(*_): print('begun', flush=True); time.sleep(600)"
 
 
-def test_the_waiting_stage_goes_on_when_the_process_that_it_named_is_stopped_as_it_says(monkeypatch):
+def test_the_waiting_stage_continues_if_the_user_stops_the_other_process_as_printed(monkeypatch):
     class Obeys(io.StringIO):
         def write(self, text):
             if "kill" in text:
@@ -174,7 +174,7 @@ def test_the_lock_is_named_after_the_last_path(monkeypatch):
     assert sorted(seen) == ["metrics_linear.json.lock", "metrics_linear.json.pid"]
 
 
-def test_the_number_of_the_process_stands_beside_the_lock():
+def test_the_number_of_the_process_is_beside_the_lock():
     seen = []
     stage.main("embed", Params, lambda *_: seen.append(Path(".cache/locks/out.pid").read_text()))
     assert seen == [str(os.getpid())]
@@ -198,7 +198,7 @@ def test_the_lock_is_free_again_after_a_fault(fault):
 
 
 def end_by(number):
-    """A stage that is sent a signal while it writes a file."""
+    """A stage that gets a signal while it writes a file."""
 
     def run(*_):
         with atomic_file(Path("out")) as partial:
@@ -210,7 +210,7 @@ def end_by(number):
 
 @pytest.fixture
 def signals_as_in_a_terminal():
-    """What the tests were started under may ignore hang-ups."""
+    """The shell that started the tests may ignore hang-ups."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
