@@ -1,39 +1,45 @@
 """The command line, `pipeline COMMAND`. Its modules import a library only when a command that needs it runs."""
 
 import argparse
+import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from pipeline.commands import predict, search, show, stock, upkeep
 
+
+def _command(name: str, summary: str, run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
+    """The function that adds a command without arguments to the parser; the other commands have their own."""
+    return lambda commands: commands.add_parser(name, help=summary).set_defaults(run=run)
+
+
 _GROUPS = {
     "pipeline": (
-        show.add_results,
+        _command("results", "print the test scores of all models and how they compare",
+                 lambda _: print(show.show_results(Path("metrics/comparison.json")))),
         predict.add_predict,
         predict.add_explain,
         show.add_audit,
-        show.add_verify,
+        _command("verify", "check that each model file is the one that was scored and described",
+                 lambda _: print("\n".join(show.verify_all()))),
         upkeep.add_data,
-        upkeep.add_retrain,
-        upkeep.add_publish,
-        upkeep.add_mend,
-        upkeep.add_deps,
+        _command("retrain", "refresh the digest, run the stages that changed, publish; prints one line of JSON",
+                 lambda _: print(json.dumps(upkeep.retrain()))),
+        _command("publish", "log the evaluated models to MLflow, if they are not there yet",
+                 lambda _: print("\n".join(upkeep.publish_all()) or "MLflow is up to date")),
+        _command("mend", "repair files that a killed dvc left half-written", upkeep.print_repairs),
+        _command("deps", "rewrite the lists of files in dvc.yaml that `embed` and `train` import", upkeep.print_deps),
         upkeep.add_ui,
     ),
     "workbench": (
-        show.add_models,
-        show.add_summary,
-        search.add_advise,
-        search.add_find_lr,
-        search.add_tune,
-        search.add_seeds,
-        stock.add_classify,
-        stock.add_segment,
-        stock.add_detect,
+        show.add_models, show.add_summary, search.add_advise, search.add_find_lr, search.add_tune, search.add_seeds, stock.add_classify,
+        stock.add_segment, stock.add_detect,
     ),
-}
+}  # fmt: skip
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -145,16 +145,9 @@ def _draw_sheet(sheet: Path, first: Sequence["Prediction | BrokenFile"], here: P
     from pipeline.serving.predictions import printable
 
     with writing(sheet):
-        cells = [
-            Cell(
-                None if item.outcome == "broken" else thumbnail(here / item.path),
-                printable(item.path),
-                printable(item.caption),
-                item.outcome,
-            )
-            for item in first
-        ]
-        draw_sheet(sheet, cells, title)
+        pictures = [None if item.outcome == "broken" else thumbnail(here / item.path) for item in first]
+        captions = [(printable(item.path), printable(item.caption), item.outcome) for item in first]
+        draw_sheet(sheet, [Cell(picture, *caption) for picture, caption in zip(pictures, captions, strict=True)], title)
 
 
 def see(parsed: argparse.Namespace, title: str, header: str, look: "Callable[[str, str, Image.Image], str]") -> None:
@@ -165,7 +158,7 @@ def see(parsed: argparse.Namespace, title: str, header: str, look: "Callable[[st
     from pipeline.core.files import row_stream
     from pipeline.serving.predictions import BrokenFile
 
-    names, broken = Names(), 0
+    names, broken = set[str](), 0
     with row_stream(None) as stream:
         stream.write(header)
         for path, picture in _read_pictures(parsed, title):
@@ -173,7 +166,7 @@ def see(parsed: argparse.Namespace, title: str, header: str, look: "Callable[[st
                 _report_broken(picture)
                 broken += 1
                 continue
-            stream.write(look(path, names.name(path), picture))
+            stream.write(look(path, _unique_name(path, names), picture))
             stream.flush()
     if broken:
         raise SystemExit(SOME_BROKEN)
@@ -192,19 +185,13 @@ def _read_pictures(parsed: argparse.Namespace, title: str) -> Iterator[tuple[str
         yield from batch
 
 
-class Names:
-    """Unique names for pictures: the file's name without suffix, numbered if another picture has it (in any case)."""
-
-    def __init__(self) -> None:
-        self._given: set[str] = set()
-
-    def name(self, path: str) -> str:
-        """A name that no earlier picture has."""
-        stem = Path(path).stem
-        candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(self._given) + 2))
-        name = next(name for name in candidates if name.casefold() not in self._given)
-        self._given.add(name.casefold())
-        return name
+def _unique_name(path: str, taken: set[str]) -> str:
+    """The file's name without suffix, numbered if it is taken, in whatever case. It is then added to the taken names."""
+    stem = Path(path).stem
+    candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    name = next(name for name in candidates if name.casefold() not in taken)
+    taken.add(name.casefold())
+    return name
 
 
 def make_folder(here: Path, named: str) -> Path:

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,11 @@ _WORD_LENGTH = 13  # of a licence or a source
 _SUMMARY_COLUMNS = ("input_size", "output_size", "num_params", "trainable")
 
 
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """One line per row, with aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def add_results(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("results", help="print the test scores of all models and how they compare")
-    parser.set_defaults(run=lambda parsed: print(show_results(Path("metrics/comparison.json"))))
+def align(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> list[str]:
+    """One line per row, with aligned columns. The columns whose heading is in `numbers` are aligned on the right."""
+    columns = [(max(map(len, column)), column[0] in numbers) for column in zip(*rows, strict=True)]
+    cells = [[cell.rjust(width) if right else cell.ljust(width) for cell, (width, right) in zip(row, columns, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 def show_results(comparison_json: Path) -> str:
@@ -83,12 +78,6 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
             yield f"  and {len(findings) - len(findings[:shown])} more (--all)"
 
 
-def add_verify(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("verify", help="check that each model file is the one that was scored and described")
-    parser.set_defaults(run=lambda parsed: print("\n".join(verify_all())))
-
-
 def verify_all() -> list[str]:
     """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not."""
     from pipeline.core.errors import PipelineError
@@ -126,10 +115,7 @@ def model_lines(search: str, library: str | None) -> Iterator[str]:
         among = f" among those of {library}" if library else ""
         raise PipelineError(f"{search!r}: no model has that in its name{among}; the nearest are {', '.join(zoo.nearest_names(search))}")
     entries = list(list_entries(names))
-    rows = [_MODEL_COLUMNS, *map(_model_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_MODEL_COLUMNS))]
-    for row in rows:
-        yield "  ".join(_aligned(*cell) for cell in zip(row, _MODEL_COLUMNS, widths, strict=True)).rstrip()
+    yield from align([_MODEL_COLUMNS, *map(_model_row, entries)], _NUMBERS)
     yield ""
     yield f"{len(entries)} models. GFLOPs: thousand millions of multiply-adds per picture. To use one, set backbone.name in params.yaml."
     if any(entry.parameters is None for entry in entries):
@@ -141,10 +127,6 @@ def _model_row(entry: "ModelListing") -> tuple[str, ...]:
     parameters = "-" if entry.parameters is None else f"{entry.parameters / 1e6:,.1f} M"
     gflops = "-" if entry.gflops is None else f"{entry.gflops:,.{1 if entry.gflops >= 100 else 2}f}"
     return entry.name, entry.library, parameters, gflops, str(entry.image_size), licence, source, entry.disk
-
-
-def _aligned(cell: str, column: str, width: int) -> str:
-    return cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
 
 
 def add_summary(commands: "argparse._SubParsersAction[Any]") -> None:

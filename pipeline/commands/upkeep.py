@@ -16,14 +16,16 @@ def add_data(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("data", help="refresh: pin the current content of download.source in params.yaml")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("refresh", help="read download.source and rewrite download.digest")
-    action.set_defaults(run=lambda parsed: print(refresh_line(*refresh())))
+    action.set_defaults(run=print_refresh)
 
 
-def refresh_line(before: str | None, after: str) -> str:
-    """The result of a refresh in one line."""
+def print_refresh(parsed: argparse.Namespace) -> None:
+    """Refresh the digest and print the result in one line."""
+    before, after = refresh()
     if before == after:
-        return f"download.digest {after}: nothing changed"
-    return f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`"
+        print(f"download.digest {after}: nothing changed")
+    else:
+        print(f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`")
 
 
 def refresh() -> tuple[str | None, str]:
@@ -52,23 +54,11 @@ def refresh() -> tuple[str | None, str]:
     return before, after
 
 
-def add_mend(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("mend", help="repair files that a killed dvc left half-written")
-    parser.set_defaults(run=print_repairs)
-
-
 def print_repairs(parsed: argparse.Namespace) -> None:
     """Repair DVC's files and print one line per repair; nothing if there is none."""
     from pipeline.core.dvc import mend
 
     print("".join(f"{line}\n" for line in mend()), end="")
-
-
-def add_publish(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("publish", help="log the evaluated models to MLflow, if they are not there yet")
-    parser.set_defaults(run=lambda parsed: print("\n".join(publish_all()) or "MLflow is up to date"))
 
 
 def publish_all() -> list[str]:
@@ -77,12 +67,6 @@ def publish_all() -> list[str]:
     from pipeline.tracking.publish import publish
 
     return publish(Path("data"), Path("models"), Path("results"))
-
-
-def add_retrain(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("retrain", help="refresh the digest, run the stages that changed, publish; prints one line of JSON")
-    parser.set_defaults(run=lambda parsed: print(json.dumps(retrain())))
 
 
 def retrain() -> dict[str, Any]:
@@ -177,12 +161,6 @@ def serve(parsed: argparse.Namespace) -> None:
     server = ["mlflow", "server", "--backend-store-uri", uri, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]
     print(f"MLflow's page: http://{parsed.host}:{parsed.port} (Ctrl-C ends it)", flush=True)
     os.execve(sys.executable, [sys.executable, "-m", *server], environment)  # noqa: S606
-
-
-def add_deps(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("deps", help="rewrite the lists of files in dvc.yaml that `embed` and `train` import")
-    parser.set_defaults(run=print_deps)
 
 
 def print_deps(parsed: argparse.Namespace) -> None:

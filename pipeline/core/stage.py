@@ -19,7 +19,7 @@ from pipeline.core.params import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
 _POLL_SECONDS = 0.2
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(section: str, section_class: type[SectionType], run: Callable[..., None]) -> None:
@@ -37,17 +37,14 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
         params = read_section(section, section_class)
         with _orderly_end(), _lock(paths[-1]):
             run(params, *paths)
+        return
     except PipelineError as error:
-        fail(error)
+        line = str(error)
     except Exception as error:
-        if reason := _no_room(error):
-            fail(PipelineError(f"{paths[-1]}: {reason}; free some space and run `dvc repro` again; it continues from there"))
-        raise
-
-
-def fail(error: PipelineError) -> NoReturn:
-    """Print the error and exit with code 1."""
-    print(error, file=sys.stderr)
+        if not (reason := _no_space(error)):
+            raise
+        line = f"{paths[-1]}: {reason}; free some space and run `dvc repro` again; it continues from there"
+    print(line, file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -100,10 +97,10 @@ def _waiting_for(holder: Path) -> str:
     return f"process {pid} is writing it; waiting (stop it with: kill {pid})"
 
 
-def _no_room(error: BaseException | None) -> str | None:
+def _no_space(error: BaseException | None) -> str | None:
     """The system's message if a write failed for lack of space, here or as the cause of another error; else None."""
     while error is not None:
-        for number in _NO_ROOM:
+        for number in _NO_SPACE:
             if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
                 return os.strerror(number)
         if isinstance(error, OSError) and "requested and" in str(error):  # NumPy reports a short write only so

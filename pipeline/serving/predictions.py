@@ -180,7 +180,8 @@ def rows_header(form: Format, class_names: Sequence[str], top: int | None) -> st
 
 def row_line(prediction: Prediction, form: Format, top: int | None) -> str:
     """One prediction as a row. JSON is pure ASCII, so that no file name can break a line or an encoding."""
-    probs = dict(_most_probable(prediction, top)) if top else prediction.probs
+    # The sort is stable: equally probable classes keep their order.
+    probs = dict(sorted(prediction.probs.items(), key=lambda pair: -pair[1])[:top]) if top else prediction.probs
     if form == "jsonl":
         facts = {"path": prediction.path, "predicted": prediction.predicted, "probability": prediction.probability, "probs": probs}
         return json.dumps(facts, allow_nan=False) + "\n"
@@ -196,8 +197,3 @@ def _columns(class_names: Sequence[str], top: int | None) -> list[str]:
         return ["path", "predicted", "probability", *(f"prob_{name}" for name in class_names)]
     places = range(1, min(top, len(class_names)) + 1)
     return ["path", "predicted", "probability", *(column for place in places for column in (f"top_{place}", f"top_{place}_prob"))]
-
-
-def _most_probable(prediction: Prediction, top: int) -> list[tuple[str, float]]:
-    """The most probable classes, in descending order; equal ones in the order of the classes."""
-    return sorted(prediction.probs.items(), key=lambda pair: -pair[1])[:top]

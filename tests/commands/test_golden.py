@@ -1,13 +1,12 @@
-"""What commands print, whole: each is typed in a small project, and compared with tests/golden/<name>.txt.
+"""The whole output of each command in a small project equals tests/golden/<command>.txt.
 
-`GOLDEN=write python -m pytest tests/commands/test_golden.py` writes the files anew; read the diff before you commit it.
+`GOLDEN=write python -m pytest tests/commands/test_golden.py` rewrites the files. Read the diff before you commit it.
 """
 
 import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +40,7 @@ def write_scores(root, baseline=None, finetuned=None, confidence=0.95):
     write_json(root / "metrics/comparison.json", facts)
 
 
-def results(root):
+def results(root, monkeypatch):
     yield "results"
     write_scores(root)
     yield "results"
@@ -50,7 +49,7 @@ def results(root):
     yield "results"
 
 
-def audit(root):
+def audit(root, monkeypatch):
     yield "audit"
     kinds = {
         "broken": {"title": "Does not decode", "fate": "left out"},
@@ -63,7 +62,7 @@ def audit(root):
     yield "audit --all"
 
 
-def verify(root):
+def verify(root, monkeypatch):
     yield "verify"
     (root / "models/backbone").mkdir(parents=True)
     for name in ("finetuned", "baseline"):
@@ -98,7 +97,7 @@ def models(root, monkeypatch):
     yield "models --search resnett --library timm"
 
 
-def predict(root):
+def predict(root, monkeypatch):
     write_model(root / "models/baseline", val_losses=(0.5,))
     write_model(root / "models/finetuned", val_losses=(0.2,), bias=LOGITS)
     yield "predict in broken.png nothing.png"
@@ -115,7 +114,7 @@ def predict(root):
     yield "predict"
 
 
-def explain(root):
+def explain(root, monkeypatch):
     write_classifier(root, "test_resnet")
     yield "explain in broken.png --output sheet.png"
     yield "explain in --class wasps"
@@ -125,7 +124,7 @@ def explain(root):
     yield "explain in"
 
 
-def summary(root):
+def summary(root, monkeypatch):
     yield "summary"
     write_classifier(root, "test_resnet")
     (root / "params.yaml").write_text("threads: 1\nbackbone: {name: test_resnet}\n")
@@ -133,7 +132,7 @@ def summary(root):
     yield "summary --model other"
 
 
-def data(root):
+def data(root, monkeypatch):
     yield "data"
     (root / "params.yaml").write_text("seed: 0\n")
     yield "data refresh"
@@ -197,7 +196,7 @@ def retrain(root, monkeypatch):
         yield "retrain"
 
 
-def deps(root):
+def deps(root, monkeypatch):
     shutil.copy(ROOT / "dvc.yaml", root)
     yield "deps"
     (root / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text().replace("pipeline/networks/zoo.py", "pipeline/networks/old.py"))
@@ -209,13 +208,14 @@ def ui(root, monkeypatch):
     yield "ui"
 
 
-def usage(root):
+def usage(root, monkeypatch):
     for command in ("", *"results predict explain audit verify data retrain publish mend deps ui models summary".split()):
         yield f"{command} --help".strip()
     yield "nonsense"
     yield ""
 
 
+# Each yields the command lines to type, and prepares the project in between.
 COMMANDS = [results, audit, verify, models, predict, explain, summary, data, mend, publish, retrain, deps, ui, usage]
 
 
@@ -223,9 +223,8 @@ COMMANDS = [results, audit, verify, models, predict, explain, summary, data, men
 def test_a_command_prints_what_its_golden_file_contains(command, below, ask, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     root = below.parent
-    settings = {"monkeypatch": monkeypatch} if "monkeypatch" in command.__code__.co_varnames else {}
     parts = []
-    for line in command(root, **settings):
+    for line in command(root, monkeypatch):
         code, out, err = ask(*line.split())
         parts.append(
             f"$ pipeline {line}".rstrip() + f"\n{out}" + (f"[stderr]\n{err}" if err else "") + (f"[exit code {code}]\n" if code else "")
@@ -235,7 +234,3 @@ def test_a_command_prints_what_its_golden_file_contains(command, below, ask, mon
     if os.environ.get("GOLDEN") == "write":
         path.write_text(printed, encoding="utf-8")
     assert printed == path.read_text(encoding="utf-8")
-
-
-def test_every_golden_file_has_its_command():
-    assert {path.stem for path in Path(GOLDEN).iterdir()} >= {command.__name__ for command in COMMANDS}

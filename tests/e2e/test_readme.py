@@ -84,7 +84,9 @@ def test_the_results_of_the_readme_are_those_of_the_benchmark():
     spec = importlib.util.spec_from_file_location("seeds", ROOT / "bench/seeds.py")
     seeds = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(seeds)
-    for results in json.loads((ROOT / "bench/results.json").read_text()).values():
+    for name, results in json.loads((ROOT / "bench/results.json").read_text()).items():
+        if name == "startup":  # not a table of scores
+            continue
         assert seeds.table(results) in README
         assert f"{results['hardware']}, {results['date']}" in README
 
