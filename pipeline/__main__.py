@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands import predict, search, show, stock, upkeep
+from pipeline.core.errors import PipelineError
 
 
 def _command(name: str, summary: str, run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
@@ -68,7 +69,6 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
     parsed = make_parser().parse_args(arguments)
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import project_root
 
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.answering import add_command, add_row_arguments, answer, png
+from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.evaluation.galleries import Cell
@@ -57,7 +58,6 @@ def add_explain(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def explain(parsed: argparse.Namespace) -> None:
     """Draw each picture with its prediction beside its Grad-CAM map, and print the path of the sheet. Raises PipelineError."""
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import output_path, writing
     from pipeline.core.params import read_threads
     from pipeline.evaluation.galleries import draw_sheet
@@ -80,7 +80,6 @@ def explain(parsed: argparse.Namespace) -> None:
 
 def _load_grad_cam(folder: Path, predictor: "Predictor") -> "Callable[[Array, int], Array]":
     """A function from pixels, uint8 (S, S, 3), and the number of a class to a map. Raises PipelineError if the network has none."""
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import read_json
     from pipeline.evaluation.galleries import grad_cam
     from pipeline.networks.artifact import BACKBONE, check_backbone

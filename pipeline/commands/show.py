@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.errors import PipelineError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -28,7 +30,6 @@ def align(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> list[
 
 def show_results(comparison_json: Path) -> str:
     """The scores of all models with intervals, the verdicts, and what to do next. Raises PipelineError."""
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import read_json
     from pipeline.evaluation.comparison import verdict
 
@@ -60,7 +61,6 @@ def add_audit(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
     """The lines to print: how many pictures there are, then each kind of finding with the first of them. Raises PipelineError."""
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import read_json
     from pipeline.pictures.audit import KINDS
 
@@ -80,7 +80,6 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
 
 def verify_all() -> list[str]:
     """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not."""
-    from pipeline.core.errors import PipelineError
     from pipeline.core.files import read_json
     from pipeline.networks.artifact import verify_model
 
@@ -106,7 +105,6 @@ def add_models(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def model_lines(search: str, library: str | None) -> Iterator[str]:
     """The lines to print. Raises PipelineError, which lists the nearest names, if no name contains the text."""
-    from pipeline.core.errors import PipelineError
     from pipeline.networks import zoo
     from pipeline.stock.networks import find_names, list_entries
 

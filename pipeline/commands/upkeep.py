@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import PipelineError
+
 _HEADLINE_METRICS = ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")
 
 
@@ -33,7 +35,6 @@ def refresh() -> tuple[str | None, str]:
 
     No other byte of params.yaml changes. Raises PipelineError.
     """
-    from pipeline.core.errors import PipelineError
     from pipeline.core.params import PARAMS, read_params, read_section, set_params
     from pipeline.sources.members import Limits
     from pipeline.sources.source import find_source, measure_digest
@@ -48,7 +49,7 @@ def refresh() -> tuple[str | None, str]:
     limits = read_section("download.limits", Limits, PARAMS)
     after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits)
     if source.known_digest not in (None, after):
-        print(f"{source.title}: had the digest {source.known_digest} before; check the pictures before you train", file=sys.stderr)
+        print(f"{source.title}: differs from its known digest {source.known_digest}; check the pictures before you train", file=sys.stderr)
     if before != after:
         set_params({"download.digest": after})
     return before, after
@@ -76,8 +77,6 @@ def retrain() -> dict[str, Any]:
     """
     from filelock import FileLock, Timeout
 
-    from pipeline.core.errors import PipelineError
-
     lock = Path(".cache/locks/retrain.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -104,8 +103,6 @@ def _retrain() -> dict[str, Any]:
 
 def _publish() -> bool:
     """Publish, and return whether that succeeded. A failure is printed; the next publication makes up for it."""
-    from pipeline.core.errors import PipelineError
-
     try:
         publish_all()
     except PipelineError as error:
@@ -128,7 +125,6 @@ def _dvc(*arguments: str) -> str:
     import subprocess
 
     from pipeline.core.dvc import run_dvc
-    from pipeline.core.errors import PipelineError
 
     result = run_dvc(*arguments, stdout=subprocess.PIPE)
     if arguments == ("repro",):

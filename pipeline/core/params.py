@@ -47,7 +47,7 @@ def parse_yaml(text: str) -> Any:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"line {mark.line + 1}: {error.problem}") from None
-    except YAMLError as error:
+    except (YAMLError, IndexError, TypeError) as error:  # the latter two of an empty `!!int` and of a key that is a mapping
         raise ValueError(" ".join(str(error).split())) from None
 
 
