@@ -34,7 +34,7 @@ def show_results(comparison_json: Path) -> str:
     from pipeline.evaluation.comparison import verdict
 
     if not comparison_json.is_file():
-        raise PipelineError(f"{comparison_json}: is not there; run `dvc repro`")
+        raise PipelineError(f"{comparison_json}: does not exist; run `dvc repro`")
     comparison = read_json(comparison_json)
     pictures = comparison["test_pictures"]
     rows = [["model", *_METRICS.values()]]
@@ -65,7 +65,7 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
     from pipeline.pictures.audit import KINDS
 
     if not path.is_file():
-        raise PipelineError(f"{path}: is not there; run `dvc repro`")
+        raise PipelineError(f"{path}: does not exist; run `dvc repro`")
     audit = read_json(path)
     yield f"{audit['pictures']} pictures are used, {audit['quarantined']} left out."
     for kind, (title, fate) in KINDS.items():

@@ -56,7 +56,7 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     try:
         params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{path}: is not there; run in the project's root") from None
+        raise PipelineError(f"{path}: does not exist; run in the project's root") from None
     except ValueError as error:  # also of bytes that are not UTF-8
         raise PipelineError(f"{path}: is not YAML: {error}") from None
     if not isinstance(params, dict):

@@ -123,7 +123,7 @@ def file_fault(path: Path) -> str:
             return "is not a regular file"
         path.open("rb").close()
     except FileNotFoundError:
-        return "is not there"
+        return "does not exist"
     except OSError as error:
         return error.strerror or str(error)
     return ""

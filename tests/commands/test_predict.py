@@ -56,7 +56,7 @@ def test_an_empty_list_is_a_header_alone(predict):
 def test_a_broken_picture_is_one_line_and_the_others_have_rows(predict):
     code, out, err = predict("broken.png", "in/a.png", "nothing\n.png")
     assert (code, out) == (3, f"{HEAD}in/a.png{ROW}")
-    assert err == "broken.png: not a picture\nnothing\\n.png: is not there\n"
+    assert err == "broken.png: not a picture\nnothing\\n.png: does not exist\n"
 
 
 def test_the_threshold_itself_is_enough_to_predict(predict):

@@ -244,7 +244,7 @@ def test_a_missing_section_below_another_is_named_in_full():
 
 
 def test_no_file_says_where_to_run():
-    assert message_of("embed", Seeded) == "params.yaml: is not there; run in the project's root"
+    assert message_of("embed", Seeded) == "params.yaml: does not exist; run in the project's root"
 
 
 def test_a_key_that_is_there_twice_is_refused_as_dvc_refuses_it():

@@ -101,7 +101,7 @@ def test_a_file_that_can_be_read_has_no_fault(here):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("nothing.png", "is not there"),
+        ("nothing.png", "does not exist"),
         ("in", "is not a regular file"),
         ("in/b.png/c.png", "Not a directory"),
         ("x" * 300, "File name too long"),

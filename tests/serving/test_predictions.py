@@ -92,7 +92,7 @@ def test_broken_files_keep_their_place_among_the_predictions(predictor, here):
         ("empty", "broken"), ("cut.png", "broken"), ("grey.gif", "answered"),
     ]  # fmt: skip
     assert found[0] == BrokenFile("text.png", "not a picture")
-    assert found[2] == BrokenFile("nothing.png", "is not there")
+    assert found[2] == BrokenFile("nothing.png", "does not exist")
     assert found[3] == BrokenFile("empty", "contains no pictures")
 
 
