@@ -4,7 +4,7 @@
     backbone ─────────↗
 
 `dvc.yaml` connects the stages, `params.yaml` sets their params. Each stage is one file in `stages/`; `commands/` is the command line.
-What they share is in rooms, one folder per subject, and a room imports only from the rooms before it in this list:
+What they share is in rooms, one folder per subject. A room imports only from the rooms before it in this list:
 
     core        errors, files, params, what every stage shares, hardware, DVC
     net         downloads, and the store that keeps them

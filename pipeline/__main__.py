@@ -1,57 +1,91 @@
-"""The command line, `pipeline COMMAND`."""
+"""The command line, `pipeline COMMAND`. Its modules import a library only when a command that needs it runs."""
 
 import argparse
+import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from pipeline.commands import predict, search, show, stock, upkeep
+from pipeline.core.errors import PipelineError
 
-_COMMANDS = (
-    show.add_results,
-    predict.add_predict,
-    predict.add_explain,
-    show.add_audit,
-    search.add_advise,
-    show.add_models,
-    show.add_summary,
-    search.add_find_lr,
-    search.add_tune,
-    search.add_seeds,
-    upkeep.add_retrain,
-    upkeep.add_data,
-    upkeep.add_publish,
-    upkeep.add_mend,
-    upkeep.add_deps,
-    upkeep.add_ui,
-    show.add_verify,
-    stock.add_classify,
-    stock.add_segment,
-    stock.add_detect,
-)
+
+def _command(name: str, summary: str, run: Callable[[argparse.Namespace], None]) -> Callable[[Any], None]:
+    """The function that adds a command without arguments to the parser; the other commands have their own."""
+    return lambda commands: commands.add_parser(name, help=summary).set_defaults(run=run)
+
+
+_GROUPS = {
+    "pipeline": (
+        _command("results", "print the test scores of all models and how they compare",
+                 lambda _: print(show.show_results(Path("metrics/comparison.json")))),
+        predict.add_predict,
+        predict.add_explain,
+        show.add_audit,
+        _command("verify", "check that each model file is the one that was scored and described",
+                 lambda _: print("\n".join(show.verify_all()))),
+        upkeep.add_data,
+        _command("retrain", "refresh the digest, run the stages that changed, publish; prints one line of JSON",
+                 lambda _: print(json.dumps(upkeep.retrain()))),
+        _command("publish", "log the evaluated models to MLflow, if they are not there yet",
+                 lambda _: print("\n".join(upkeep.publish_all()) or "MLflow is up to date")),
+        _command("mend", "repair files that a killed dvc left half-written", upkeep.print_repairs),
+        _command("deps", "rewrite the lists of files in dvc.yaml that `embed` and `train` import", upkeep.print_deps),
+        upkeep.add_ui,
+    ),
+    "workbench": (
+        show.add_models, show.add_summary, search.add_advise, search.add_find_lr, search.add_tune, search.add_seeds, stock.add_classify,
+        stock.add_segment, stock.add_detect,
+    ),
+}  # fmt: skip
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands. Its help lists them in groups."""
+    parser = argparse.ArgumentParser(
+        prog="pipeline",
+        usage="%(prog)s [-h] COMMAND ...",
+        description="From a folder of labelled pictures to a classifier you can trust.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # argparse lists all commands in one block. Its list is hidden, and the epilog has one block per group.
+    commands = parser.add_subparsers(required=True, prog="pipeline", metavar="COMMAND", help=argparse.SUPPRESS)
+    blocks = []
+    for title, adders in _GROUPS.items():
+        for add_command in adders:
+            add_command(commands)
+        entries = commands._choices_actions[-len(adders) :]
+        blocks.append("\n".join([f"{title}:", *(f"  {entry.dest:<10}{entry.help}" for entry in entries)]))
+        for entry in entries:
+            command = commands.choices[entry.dest]
+            command.description = command.description or f"{entry.help}."
+    parser.epilog = "\n\n".join([*blocks, "`pipeline COMMAND --help` explains a command."])
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
-    parser = argparse.ArgumentParser(prog="pipeline", description="From a folder of labelled pictures to a classifier you can trust.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add_command in _COMMANDS:
-        add_command(commands)
-    parsed = parser.parse_args(arguments)
-    from pipeline.core.errors import PipelineError
+    parsed = make_parser().parse_args(arguments)
     from pipeline.core.files import project_root
 
     try:
         os.chdir(project_root())
         parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of stdout closed it early, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left when it exits
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        return
+    except BrokenPipeError:  # the reader of stdout has closed it, as `head` does: end quietly, as `cat` does
+        code = 128 + signal.SIGPIPE
     except PipelineError as error:
         print(error, file=sys.stderr)
-        raise SystemExit(1) from None
+        code = 1
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would report it once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

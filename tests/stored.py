@@ -1,4 +1,4 @@
-"""A small stored model, made without torch: probabilities depend on every pixel and its place."""
+"""Small stored models: a graph of one linear layer, alone or beside a classifier of torch with random weights."""
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -8,12 +8,11 @@ from pipeline.networks.artifact import write_facts
 SIZE = 8
 
 
-def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None):
-    """Write a model folder: one linear layer on the pixels and a softmax; with a bias, the pixels have no say."""
-    folder.mkdir(parents=True)
-    count = len(class_names)
-    weights = np.zeros((SIZE * SIZE * 3, count)) if bias else np.random.default_rng(seed).normal(0, 1e-3, (SIZE * SIZE * 3, count))
-    constants = {"weights": weights, "bias": np.array(bias or [0.0] * count)}
+def linear_graph(size, num_classes, seed=0, bias=None):
+    """A graph: one linear layer on the pixels and a softmax. With a bias, every picture has the same probabilities."""
+    shape = (size * size * 3, num_classes)
+    weights = np.zeros(shape) if bias else np.random.default_rng(seed).normal(0, 1e-3, shape)
+    constants = {"weights": weights, "bias": np.array(bias or [0.0] * num_classes)}
     nodes = [
         helper.make_node("Cast", ["pixels"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["numbers"], ["row"]),
@@ -23,12 +22,44 @@ def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,
     graph = helper.make_graph(
         nodes,
         "small",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
-        [helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", count])],
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", size, size, 3])],
+        [helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", num_classes])],
         [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None):
+    """Write a model folder, made without torch; its probabilities depend on every pixel and its place."""
+    folder.mkdir(parents=True)
     preprocessing = {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}
     facts = {"class_names": list(class_names), "preprocessing": preprocessing}
-    write_facts(folder, model, facts, [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)])
+    history = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)]
+    write_facts(folder, linear_graph(SIZE, len(class_names), seed, bias), facts, history)
     return folder
+
+
+def write_classifier(root, network, image_size=64):
+    """Write a backbone with random weights below a project's root, and on it the model `small` of the classes ants and bees.
+
+    Its graph is not that of the network but a linear layer: an export takes seconds.
+    """
+    import torch
+
+    from pipeline.core.files import sha256_of_file
+    from pipeline.networks.classifier import Classifier, load_backbone, save_classifier
+    from pipeline.stages import backbone
+
+    backbone.run(backbone.Params(seed=0, name=network, weights="none", digest=None), root / "models/backbone")
+    body, num_features = load_backbone(root / "models/backbone")
+    torch.manual_seed(0)
+    folder = root / "models/small"
+    folder.mkdir()
+    save_classifier(Classifier(body, num_features, 2), folder / "model.safetensors")
+    facts = {
+        "class_names": ["ants", "bees"],
+        "preprocessing": {"image_size": image_size, "crop": 1.0, "interpolation": "bicubic"},
+        "params": {"l2_grid": [0.1]},
+        "inputs_sha256": {"architecture": sha256_of_file(root / "models/backbone/backbone.json")},
+    }
+    write_facts(folder, linear_graph(image_size, 2), facts, [{"epoch": 0, "val_loss": 0.5}])

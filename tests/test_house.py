@@ -1,38 +1,71 @@
-"""Imports go one way: what people type, then what a stage does, then the rooms of one subject, then what all of them stand on."""
+"""The shape of pipeline/: imports go one way between its rooms, and no file or function grows too long to read."""
 
 import ast
+import re
+from functools import cache
 from pathlib import Path
 
-import pytest
+import pipeline
 
 ROOT = Path(__file__).parent.parent
-# A room may import from those before it in the list, and from itself.
-FLOORS = ["ground", "data", "models", "training", "evaluation", "tracking", "serving", "stock", "stages", "commands", "__main__"]
-GROUND = {"__init__", "addresses", "errors", "files", "params", "provenance", "stage"}
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
+ROOMS = re.findall(r"^    (\w+)  +\S", pipeline.__doc__, re.MULTILINE)  # a room imports from those before it in this list
+ORDER = [*ROOMS, "stages", "commands", "__main__", "__init__"]
+WORKBENCH = {"search", "stock"}
 
 
-def imported(path):
-    """The modules of ours that a file imports, inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pipeline"):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("pipeline"))
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-def room(module):
-    """The floor of `pipeline.room.file`; the package itself lies on the ground."""
-    name = (*module.split("."), "errors")[1]
-    return "ground" if name in GROUND else name
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_a_file_imports_from_its_own_floor_and_those_below(path):
-    own = FLOORS.index(room(".".join(path.relative_to(ROOT).with_suffix("").parts)))
-    assert [module for module in imported(path) if FLOORS.index(room(module)) > own] == []
+@cache
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms that a file imports from, also inside functions."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}: a relative import"
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+    return {module.split(".")[1] for module in modules if module.startswith("pipeline.")}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pipeline/stages").glob("*.py")), ids=lambda path: path.name)
-def test_a_stage_imports_no_stage(path):
-    assert [module for module in imported(path) if room(module) == "stages"] == []
+def test_every_room_of_the_tree_is_in_the_list_and_no_other():
+    folders = {path.name for path in (ROOT / "pipeline").iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    assert sorted(folders) == sorted({*ROOMS, "stages", "commands"})
+
+
+def test_a_file_imports_from_its_own_room_and_those_before_it():
+    pairs = [(path, room) for path in FILES for room in imported_rooms(path)]
+    assert [(name_of(path), room) for path, room in pairs if ORDER.index(room) > ORDER.index(room_of(path))] == []
+
+
+def test_nothing_imports_a_stage():
+    assert [name_of(path) for path in FILES if "stages" in imported_rooms(path)] == []
+
+
+def test_no_stage_imports_the_workbench():
+    assert [name_of(path) for path in FILES if room_of(path) == "stages" and imported_rooms(path) & WORKBENCH] == []
+
+
+def test_training_and_evaluation_do_not_import_each_other():
+    pairs = {(room_of(path), room) for path in FILES for room in imported_rooms(path)}
+    assert pairs & {("training", "evaluation"), ("evaluation", "training")} == set()
+
+
+def test_there_are_at_most_70_modules_of_12_000_lines():
+    lengths = [len(path.read_text(encoding="utf-8").splitlines()) for path in FILES]
+    assert len(lengths) <= 70
+    assert sum(lengths) <= 12_000
+
+
+def test_no_file_has_more_than_400_lines_and_no_function_more_than_45():
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in FILES}
+    functions = [(name, node) for name, text in texts.items() for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert [name for name, text in texts.items() if len(text.splitlines()) > 400] == []
+    assert [(name, node.name) for name, node in functions if (node.end_lineno or 0) - node.lineno >= 45] == []

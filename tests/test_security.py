@@ -1,4 +1,4 @@
-"""Nothing that is downloaded, stored or restored is ever run: not by what the code calls, and not where files are planted."""
+"""Nothing that is downloaded, stored or restored is ever run, shown by the calls in the code and by planted files."""
 
 import argparse
 import ast
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidProtobuf
 from safetensors import SafetensorError
 
-from pipeline.commands import upkeep as ui
+from pipeline.commands import upkeep
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, write_json, write_table
 from pipeline.core.params import parse_yaml, read_params, read_section
@@ -31,7 +31,7 @@ from pipeline.pictures.images import BrokenPicture, decode
 from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
 from pipeline.stages import split, train_baseline
-from pipeline.tracking import contents as numbers
+from pipeline.tracking import contents
 from pipeline.training import head
 from pipeline.training.checkpoint import find_checkpoint
 
@@ -53,7 +53,7 @@ REFUSED_METHODS = {"extractall", "from_pretrained"}
 
 
 def names_of(tree):
-    """The full name of each name that a module imports: `np` is numpy, `load` after `from torch import load` torch.load."""
+    """The full name of each imported name: numpy for `np`, torch.load for `load` after `from torch import load`."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -64,15 +64,15 @@ def names_of(tree):
 
 
 def full_name(node, names):
-    """`np.load` as numpy.load; what hangs on a call or an item has an empty beginning."""
+    """`np.load` as numpy.load; the name of an attribute of a call or an item starts with a dot."""
     if isinstance(node, ast.Attribute):
         return f"{full_name(node.value, names)}.{node.attr}"
     return names.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
 
 def is_told(call, keyword, value):
-    """Whether a call is given a keyword with just that value, written out."""
-    return any(isinstance(k.value, ast.Constant) and k.value.value is value for k in call.keywords if k.arg == keyword)
+    """Whether a call has a keyword with exactly this value, written out."""
+    return any(isinstance(k.value, ast.Constant) and repr(k.value.value) == repr(value) for k in call.keywords if k.arg == keyword)
 
 
 def call_fault(call, name):
@@ -88,6 +88,8 @@ def call_fault(call, name):
         return "weights that a library downloads"
     if name.startswith(("torchvision.", "timm.")) and "weights" in given and not is_told(call, "weights", None):
         return "weights that a library downloads"
+    if name == "ruamel.yaml.YAML" and not is_told(call, "typ", "safe"):
+        return "a YAML reader that is not the safe one"
     if name == "jinja2.Environment" and not is_told(call, "autoescape", True):
         return "names that are not escaped"
     return None
@@ -110,9 +112,8 @@ def faults(source):
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_module_calls_what_runs_strange_code(path):
-    assert faults(path.read_text(encoding="utf-8")) == []
+def test_no_module_calls_what_runs_foreign_code():
+    assert [(path.name, fault) for path in SOURCES for fault in faults(path.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize(
@@ -125,6 +126,7 @@ def test_no_module_calls_what_runs_strange_code(path):
         "from numpy import load\nload(p, allow_pickle=x)",
         "import yaml\nyaml.load(t, Loader=yaml.SafeLoader)", "import yaml\nyaml.unsafe_load(t)", "import yaml\nyaml.full_load(t)",
         "from yaml import Loader\nLoader(t)", "import yaml\nclass L(yaml.FullLoader): pass", "import yaml as y\ny.UnsafeLoader(t)",
+        "from ruamel.yaml import YAML\nYAML(typ='unsafe')", "from ruamel.yaml import YAML\nYAML()",
         "eval('1')", "exec('1')", "run = eval", "import os\nos.system('ls')", "from os import system\nsystem('ls')",
         "import subprocess\nsubprocess.run('ls', shell=True)", "from subprocess import Popen\nPopen('ls', shell=x)",
         "import mlflow\nmlflow.pyfunc.load_model('m')", "from mlflow.pytorch import load_model\nload_model('m')",
@@ -137,7 +139,7 @@ def test_no_module_calls_what_runs_strange_code(path):
         "from jinja2 import Template\nTemplate(t)", "from markupsafe import Markup\nMarkup(t)",
     ],
 )  # fmt: skip
-def test_what_runs_strange_code_is_found(snippet):
+def test_a_call_that_runs_foreign_code_is_found(snippet):
     assert faults(snippet) != []
 
 
@@ -145,34 +147,31 @@ def test_what_runs_strange_code_is_found(snippet):
     "snippet",
     [
         "import torch\ntorch.load(p, weights_only=True)", "import numpy as np\nnp.load(p)", "import yaml\nyaml.safe_load(t)",
-        "model.eval()", "import timm\ntimm.create_model('a', pretrained=False)",
+        "from ruamel.yaml import YAML\nYAML(typ='safe', pure=True)", "model.eval()",
+        "import timm\ntimm.create_model('a', pretrained=False)",
         "import torchvision\ntorchvision.models.resnet18(weights=None)",
         "import subprocess\nsubprocess.run(['ls'])", "from jinja2 import Environment\nEnvironment(autoescape=True)",
     ],
 )  # fmt: skip
-def test_what_is_harmless_is_let_pass(snippet):
+def test_a_harmless_call_is_allowed(snippet):
     assert faults(snippet) == []
 
 
 def test_the_modules_that_load_are_among_those_read():
-    assert {"weights.py", "checkpoint.py", "session.py", "page.py"} <= {path.name for path in SOURCES}
+    assert {"weights.py", "checkpoint.py", "onnx_file.py", "page.py", "params.py"} <= {path.name for path in SOURCES}
 
 
-# What a page shows, and who may ask for it
+# What a page shows, and who may open it
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.name)
-def test_no_template_leaves_a_name_unescaped(path):
-    assert not re.search(r"\|\s*safe\b|autoescape", path.read_text(encoding="utf-8"))
-
-
-def test_there_is_a_template_to_read():
+def test_no_template_leaves_a_name_unescaped():
     assert "page.html" in {path.name for path in TEMPLATES}
+    assert [path.name for path in TEMPLATES if re.search(r"\|\s*safe\b|autoescape", path.read_text(encoding="utf-8"))] == []
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TEMPLATES, ROOT / "Makefile", ROOT / "README.md"], ids=lambda path: path.name)
-def test_nothing_is_offered_to_the_whole_network(path):
-    assert "0.0.0.0" not in path.read_text(encoding="utf-8")
+def test_nothing_is_offered_to_the_whole_network():
+    files = [*SOURCES, *TEMPLATES, ROOT / "Makefile", ROOT / "README.md"]
+    assert [path.name for path in files if "0.0.0.0" in path.read_text(encoding="utf-8")] == []
 
 
 def test_the_page_of_mlflow_is_served_to_this_machine_alone(tmp_path, monkeypatch):
@@ -181,7 +180,7 @@ def test_the_page_of_mlflow_is_served_to_this_machine_alone(tmp_path, monkeypatc
     started = []
     monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
     parser = argparse.ArgumentParser()
-    ui.add_ui(parser.add_subparsers())
+    upkeep.add_ui(parser.add_subparsers())
     parsed = parser.parse_args(["ui"])
     parsed.run(parsed)
     [(program, command, environment)] = started
@@ -210,7 +209,7 @@ class Payload:
 
 @pytest.fixture
 def mark(tmp_path, monkeypatch):
-    """What is there once a planted pickle has run; a test must end without it. The project's root is the folder around it."""
+    """The folder that a planted pickle makes when it runs; it must not exist at the end. It is in the project's root."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     yield tmp_path / "mark"
@@ -240,7 +239,7 @@ FORMS = {"pickle": pickle.dumps, "old pickle": lambda payload: pickle.dumps(payl
 
 @pytest.fixture(params=FORMS)
 def plant(request, mark):
-    """Write a pickle to a path in each form in which libraries read one."""
+    """Write a pickle to a path, in each form in which libraries read one."""
 
     def write(path):
         path = Path(path)
@@ -289,14 +288,14 @@ def test_a_pickle_in_place_of_the_backbones_facts_is_not_run(plant):
 @pytest.mark.parametrize("ending", ["pt", "pth", "safetensors", "bin"])
 def test_a_pickle_in_place_of_a_weights_file_of_ones_own_is_not_run(plant, ending):
     path = plant(f"own.{ending}")
-    with pytest.raises(PipelineError, match=r"^own\.\w+: contains no plain tensors: .+; save a state dict, best as \.safetensors$"):
+    with pytest.raises(PipelineError, match=r"^own\.\w+: .+safetensors"):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, path.name, sha256_of_file(path))
 
 
 def test_a_pickle_in_place_of_the_weights_of_the_package_is_not_run(plant, monkeypatch):
     path = plant("packaged.pth")
     monkeypatch.setattr(weights, "_packaged", lambda _: (path, "the package", "Apache-2.0"))
-    with pytest.raises(PipelineError, match=r"^the package: contains no plain tensors: "):
+    with pytest.raises(PipelineError, match=r"^the package: "):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "packaged", None)
 
 
@@ -311,7 +310,7 @@ def test_a_pickle_in_place_of_weights_in_the_store_under_its_own_sum_is_not_run(
     sha256 = sha256_of_file(path)
     path.rename(path.with_name(sha256))
     monkeypatch.setattr(zoo, "torchvision_weights", lambda _: SimpleNamespace(url="http://127.0.0.1:9/tiny.pth", meta={}))
-    with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: contains no plain tensors: "):
+    with pytest.raises(PipelineError, match=r"^http://127\.0\.0\.1:9/tiny\.pth: "):
         weights.load_weights(torch.nn.Linear(3, 2).state_dict(), TINY, "pretrained", sha256)
 
 
@@ -319,7 +318,7 @@ def test_a_pickle_in_place_of_a_checkpoint_is_not_run(plant, capsys):
     checkpoint = find_checkpoint("finetuned", "0" * 64)
     plant(checkpoint.path)
     assert checkpoint.restore(None) == []
-    assert capsys.readouterr().err.startswith(f"{checkpoint.path}: is damaged")
+    assert capsys.readouterr().err.startswith(f"{checkpoint.path}: ")
 
 
 def test_a_pickle_in_place_of_the_features_is_not_run(plant):
@@ -390,7 +389,7 @@ def test_a_pickle_in_place_of_the_manifest_is_not_run(plant):
 
 
 TAGS = ["!!python/object/apply:os.mkdir ['{}']", "!!python/object/new:os.mkdir ['{}']", "!!python/name:os.mkdir", "!!python/module:os"]
-UNKNOWN_TAG = r"is not YAML: could not determine a constructor for the tag 'tag:yaml\.org,2002:python/"
+UNKNOWN_TAG = r"is not YAML: line 1: could not determine a constructor for the tag 'tag:yaml\.org,2002:python/"
 
 
 @pytest.mark.parametrize("tag", TAGS)
@@ -406,4 +405,4 @@ def test_a_tag_in_dvc_lock_is_not_run_by_a_publication(tag, mark, monkeypatch):
     Path("params.yaml").write_text("models: {own: {}}\n")
     Path("dvc.lock").write_text(f"stages: {tag.format(mark)}\n")
     with pytest.raises(PipelineError, match=rf"^dvc\.lock: {UNKNOWN_TAG}"):
-        numbers._stages_that_ran()
+        contents._stages_that_ran()

@@ -1,4 +1,4 @@
-"""What commands that take pictures share: arguments, rows, drawn pictures, exit codes."""
+"""What the commands that take pictures share: arguments, rows, drawn pictures, exit codes."""
 
 import argparse
 import math
@@ -8,65 +8,35 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from tqdm import tqdm
-
-from pipeline.core.files import atomic_file
-from pipeline.core.params import read_threads
-
 if TYPE_CHECKING:
     from PIL import Image
 
-    from pipeline.serving.answers import BrokenFile, Format, PictureFile, Prediction, PredictorLike
+    from pipeline.serving.predictions import BrokenFile, Format, PictureFile, Prediction, PredictorLike
 
 SOME_BROKEN = 3  # exit code
 CODES = """\
-A picture that cannot be read has no row but a line on stderr, `PATH: reason`, and the rest goes on.
+A picture that cannot be read has no row. It is reported on stderr as `PATH: reason`, and the command goes on.
 
 exit codes:
-  0  every picture is answered
-  1  nothing was done, or answers could not be written; a line on stderr says why
+  0  all pictures have rows
+  1  no rows, or they could not be written; a line on stderr gives the reason
   2  wrong usage
-  3  some pictures could not be read, the others are answered
+  3  some pictures could not be read; all others have rows
 
 examples:
 """
+_SHEET_SIZE = 100  # pictures on a contact sheet
 
 
 def add_command(commands: "argparse._SubParsersAction[Any]", name: str, summary: str, about: str, examples: str) -> argparse.ArgumentParser:
-    """A parser of a command that takes pictures; its help ends with the exit codes and the examples."""
+    """Add the parser of a command that takes pictures. Its help ends with the exit codes and the examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=about, epilog=CODES + examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture; a folder: all pictures below; -: a list of both on stdin")
-    parser.add_argument("-0", "--null", action="store_true", help="NUL parts the paths of the list on stdin, not line feeds")
-    parser.set_defaults(here=Path.cwd())  # where the user stands: commands run in the project's root
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture; a folder: all pictures in it; -: a list of both on stdin")
+    parser.add_argument("-0", "--null", action="store_true", help="the paths on stdin are separated by NUL, not by line feeds")
+    parser.set_defaults(here=Path.cwd())  # the user's working directory: commands run in the project's root
     return parser
-
-
-def picks(parsed: argparse.Namespace) -> list["PictureFile"]:
-    """The pictures that the command line names, and in place of `-` those of the list on stdin. Raises PipelineError."""
-    from pipeline.serving.answers import find_pictures
-
-    return list(find_pictures(_named(parsed.paths, parsed.null), parsed.here))
-
-
-def _named(paths: Sequence[str], null: bool) -> Iterator[str]:
-    from pipeline.serving.answers import read_list
-
-    for path in paths:
-        yield from read_list(sys.stdin.buffer.read(), b"\0" if null else b"\n") if path == "-" else [path]
-
-
-def bar_title(name: str, output: object) -> str | None:
-    """The title of a progress bar; None where rows go to a terminal, since a bar would break them."""
-    return None if output is None and sys.stdout.isatty() else name
-
-
-def tell_broken(broken: "BrokenFile") -> None:
-    """A line on stderr for a picture that has no row."""
-    from pipeline.serving.answers import plain
-
-    tqdm.write(f"{plain(broken.path)}: {plain(broken.fault)}", file=sys.stderr)
 
 
 def whole(text: str) -> int:
@@ -94,126 +64,138 @@ def share(text: str) -> float:
     return number
 
 
-_SHOWN = 100  # pictures on a sheet
-
-
 def add_row_arguments(parser: argparse.ArgumentParser, top: int | None) -> None:
-    """Let the parser take what `answer` needs; `top`: how many classes a row has where nothing is said, None: all."""
+    """Add the arguments that `answer` reads. `top` is the default number of classes in a row; None means all."""
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(default: csv)")
-    wanted = "the K most probable classes" + (" (default: %(default)s)" if top else " instead of all")
-    parser.add_argument("--top", type=whole, default=top, metavar="K", help=wanted)
-    parser.add_argument("--abstain-below", type=share, default=0.0, metavar="P", help="predict no class whose probability is lower")
-    parser.add_argument("--output", metavar="FILE", help="written whole or not at all (default: stdout, as answers come)")
-    parser.add_argument("--sheet", type=png, metavar="FILE.png", help=f"draw a contact sheet of the first {_SHOWN} pictures")
-    parser.add_argument("--batch-size", type=whole, default=32, metavar="N", help="pictures at once (default: 32)")
+    classes = "the K most probable classes" + (" (default: %(default)s)" if top else " instead of all")
+    parser.add_argument("--top", type=whole, default=top, metavar="K", help=classes)
+    parser.add_argument("--abstain-below", type=share, default=0.0, metavar="P", help="predict no class if its probability is below P")
+    parser.add_argument("--output", metavar="FILE", help="write the rows to a file, whole or not at all (default: stdout, row by row)")
+    parser.add_argument("--sheet", type=png, metavar="FILE.png", help=f"draw a contact sheet of the first {_SHEET_SIZE} pictures")
+    parser.add_argument("--batch-size", type=whole, default=32, metavar="N", help="pictures per batch (default: 32)")
+
+
+def picture_files(parsed: argparse.Namespace) -> list["PictureFile"]:
+    """The pictures that the command line names, with the list on stdin in place of `-`. Raises PipelineError."""
+    from pipeline.serving.predictions import find_pictures, read_list
+
+    separator = b"\0" if parsed.null else b"\n"
+    names = [read_list(sys.stdin.buffer.read(), separator) if path == "-" else [path] for path in parsed.paths]
+    return list(find_pictures((name for listed in names for name in listed), parsed.here))
 
 
 def answer(parsed: argparse.Namespace, title: str, open_model: Callable[[int], tuple[str, "PredictorLike"]]) -> None:
-    """Answer, and tell by the exit code whether all pictures could be read. Raises PipelineError.
+    """Write a row per picture and exit with SOME_BROKEN if some could not be read. Raises PipelineError.
 
-    `open_model` takes the number of threads and gives what answers, and its name for people.
+    `open_model` takes the number of threads and returns the name of the model and the model.
     """
     from pipeline.core.files import output_path, row_stream
-    from pipeline.serving.answers import predict_all, rows_header
+    from pipeline.core.params import read_threads
+    from pipeline.serving.predictions import predict_all, rows_header
 
     here, threads = parsed.here, read_threads()
     output, sheet = (named and output_path(here, named) for named in (parsed.output, parsed.sheet))
     name, model = open_model(threads)
-    pictures = picks(parsed)
-    first, counts = list["Prediction | BrokenFile"](), Counter[str]()
+    files = picture_files(parsed)
+    first, outcomes = list["Prediction | BrokenFile"](), Counter[str]()
     with row_stream(output) as stream:
         stream.write(rows_header(parsed.format, model.class_names, parsed.top))
-        for batch in predict_all(model, pictures, here, parsed.abstain_below, parsed.batch_size, threads, bar_title(title, output)):
-            _tell(batch, stream, parsed.format, parsed.top)
-            counts.update(found.outcome for found in batch)
-            first += batch[: _SHOWN - len(first)]
+        for batch in predict_all(model, files, here, parsed.abstain_below, parsed.batch_size, threads, _bar_title(title, output)):
+            _write_rows(batch, stream, parsed.format, parsed.top)
+            outcomes.update(item.outcome for item in batch)
+            first += batch[: _SHEET_SIZE - len(first)]
     if sheet:
-        _draw(sheet, first, here, f"{name}: {_sum(len(pictures), counts)}")
-    if counts["broken"]:
+        _draw_sheet(sheet, first, here, f"{name}: {_summary(len(files), outcomes)}")
+    if outcomes["broken"]:
         raise SystemExit(SOME_BROKEN)
 
 
-def _tell(batch: Sequence["Prediction | BrokenFile"], stream: TextIO, form: "Format", top: int | None) -> None:
-    """Write the rows of a batch, and a line on stderr for each picture that has none."""
-    from pipeline.serving.answers import Prediction, row_line
+def _bar_title(name: str, output: object) -> str | None:
+    """The title of the progress bar; None, no bar, if rows go to a terminal: a bar would garble them."""
+    return None if output is None and sys.stdout.isatty() else name
 
-    for found in batch:
-        if isinstance(found, Prediction):
-            stream.write(row_line(found, form, top))
+
+def _write_rows(batch: Sequence["Prediction | BrokenFile"], stream: TextIO, form: "Format", top: int | None) -> None:
+    from pipeline.serving.predictions import BrokenFile, row_line
+
+    for item in batch:
+        if isinstance(item, BrokenFile):
+            _report_broken(item)
         else:
-            tell_broken(found)
+            stream.write(row_line(item, form, top))
     stream.flush()
 
 
-def _sum(pictures: int, counts: Counter[str]) -> str:
-    shown = f" (the first {_SHOWN} are shown)" if pictures > _SHOWN else ""
-    return f"{pictures} picture{'s' * (pictures != 1)}{shown}, {counts['abstained']} abstained, {counts['broken']} broken"
+def _report_broken(broken: "BrokenFile") -> None:
+    from tqdm import tqdm
+
+    from pipeline.serving.predictions import printable
+
+    tqdm.write(f"{printable(broken.path)}: {printable(broken.fault)}", file=sys.stderr)  # above a progress bar
 
 
-def _draw(sheet: Path, first: Sequence["Prediction | BrokenFile"], here: Path, title: str) -> None:
+def _summary(pictures: int, outcomes: Counter[str]) -> str:
+    part = f" (the first {_SHEET_SIZE} are shown)" if pictures > _SHEET_SIZE else ""
+    return f"{pictures} picture{'s' * (pictures != 1)}{part}, {outcomes['abstained']} abstained, {outcomes['broken']} broken"
+
+
+def _draw_sheet(sheet: Path, first: Sequence["Prediction | BrokenFile"], here: Path, title: str) -> None:
     from pipeline.core.files import writing
     from pipeline.evaluation.galleries import Cell, draw_sheet, thumbnail
-    from pipeline.serving.answers import plain
+    from pipeline.serving.predictions import printable
 
     with writing(sheet):
-        cells = [
-            Cell(None if found.outcome == "broken" else thumbnail(here / found.path), plain(found.path), plain(found.words), found.outcome)
-            for found in first
-        ]
-        draw_sheet(sheet, cells, title)
+        pictures = [None if item.outcome == "broken" else thumbnail(here / item.path) for item in first]
+        captions = [(printable(item.path), printable(item.caption), item.outcome) for item in first]
+        draw_sheet(sheet, [Cell(picture, *caption) for picture, caption in zip(pictures, captions, strict=True)], title)
 
 
 def see(parsed: argparse.Namespace, title: str, header: str, look: "Callable[[str, str, Image.Image], str]") -> None:
-    """Write the row of each picture, and tell by the exit code whether all could be read. Raises PipelineError.
+    """Write a row per picture and exit with SOME_BROKEN if some could not be read. Raises PipelineError.
 
-    `look` takes the path of a picture, a name for what it draws, and the picture, and gives the row.
+    `look` takes the path of a picture, a unique name for the files that it writes, and the picture. It returns the row.
     """
     from pipeline.core.files import row_stream
-    from pipeline.serving.answers import BrokenFile
+    from pipeline.serving.predictions import BrokenFile
 
-    names, broken = Names(), 0
+    names, broken = set[str](), 0
     with row_stream(None) as stream:
         stream.write(header)
-        for path, picture in _read(parsed, title):
+        for path, picture in _read_pictures(parsed, title):
             if isinstance(picture, BrokenFile):
-                tell_broken(picture)
+                _report_broken(picture)
                 broken += 1
                 continue
-            stream.write(look(path, names.name(path), picture))
+            stream.write(look(path, _unique_name(path, names), picture))
             stream.flush()
     if broken:
         raise SystemExit(SOME_BROKEN)
 
 
-def _read(parsed: argparse.Namespace, title: str) -> Iterator[tuple[str, "Image.Image | BrokenFile"]]:
-    """The path of each picture as it was named and the picture, or why there is none; the next ones are decoded meanwhile."""
+def _read_pictures(parsed: argparse.Namespace, title: str) -> Iterator[tuple[str, "Image.Image | BrokenFile"]]:
+    """The path and the picture of each named file, or why there is none. Threads decode the next ones in the meantime."""
+    from pipeline.core.params import read_threads
     from pipeline.pictures.images import decode, read_ahead
-    from pipeline.serving.answers import read_file
+    from pipeline.serving.predictions import read_file
 
-    def read(pick: "PictureFile") -> "tuple[str, Image.Image | BrokenFile]":
-        return pick.path, read_file(pick, parsed.here, decode)
+    def read(file: "PictureFile") -> "tuple[str, Image.Image | BrokenFile]":
+        return file.path, read_file(file, parsed.here, decode)
 
-    for batch in read_ahead(picks(parsed), read, 1, read_threads(), bar_title(title, None)):
+    for batch in read_ahead(picture_files(parsed), read, 1, read_threads(), _bar_title(title, None)):
         yield from batch
 
 
-class Names:
-    """A name for each picture: that of its file, numbered where another has it, be it in capitals."""
-
-    def __init__(self) -> None:
-        self._given: set[str] = set()
-
-    def name(self, path: str) -> str:
-        """The name of a picture, without an ending."""
-        stem = Path(path).stem
-        numbered = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(self._given) + 2))
-        given = next(name for name in numbered if name.casefold() not in self._given)
-        self._given.add(given.casefold())
-        return given
+def _unique_name(path: str, taken: set[str]) -> str:
+    """The file's name without suffix, numbered if it is taken, in whatever case. It is then added to the taken names."""
+    stem = Path(path).stem
+    candidates = (stem if number == 1 else f"{stem}-{number}" for number in range(1, len(taken) + 2))
+    name = next(name for name in candidates if name.casefold() not in taken)
+    taken.add(name.casefold())
+    return name
 
 
 def make_folder(here: Path, named: str) -> Path:
-    """The folder in which the drawn pictures go. Raises PipelineError."""
+    """The folder for drawn pictures; it is made if it is missing. Raises PipelineError."""
     from pipeline.core.files import writing
 
     with writing(named):
@@ -222,8 +204,8 @@ def make_folder(here: Path, named: str) -> Path:
 
 
 def write_picture(picture: "Image.Image", path: Path) -> None:
-    """Write a PNG, whole or not at all. Raises PipelineError."""
-    from pipeline.core.files import output_path, writing
+    """Write a PNG file, whole or not at all. Raises PipelineError."""
+    from pipeline.core.files import atomic_file, output_path, writing
 
     with writing(path), atomic_file(output_path(path.parent, path.name)) as partial:
         picture.save(partial, "PNG")

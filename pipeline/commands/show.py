@@ -1,50 +1,49 @@
-"""`pipeline results`, `audit`, `verify`, `models` and `summary`: print what there is."""
+"""`pipeline results`, `audit`, `verify`, `models` and `summary`: print what the project contains."""
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
-from pipeline.evaluation.comparison import verdict
-from pipeline.networks.artifact import BACKBONE, check_backbone, read_backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.stock.networks import ModelListing
 
-
-def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line a row, whose cells begin where those of the other rows do."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-_COLUMNS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+_METRICS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+_FINDINGS_SHOWN = 3  # per kind
+_MODEL_COLUMNS = ("name", "library", "parameters", "GFLOPs", "px", "licence", "source", "on disk")
+_NUMBERS = ("parameters", "GFLOPs", "px")
+_WORD_LENGTH = 13  # of a licence or a source
+_SUMMARY_COLUMNS = ("input_size", "output_size", "num_params", "trainable")
 
 
-def add_results(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("results", help="print what the models scored")
-    parser.set_defaults(run=lambda parsed: print(show_results(Path("metrics/comparison.json"))))
+def align(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> list[str]:
+    """One line per row, with aligned columns. The columns whose heading is in `numbers` are aligned on the right."""
+    columns = [(max(map(len, column)), column[0] in numbers) for column in zip(*rows, strict=True)]
+    cells = [[cell.rjust(width) if right else cell.ljust(width) for cell, (width, right) in zip(row, columns, strict=True)] for row in rows]
+    return ["  ".join(row).rstrip() for row in cells]
 
 
 def show_results(comparison_json: Path) -> str:
-    """The table of all models with intervals, the verdicts, and where to look next. Raises PipelineError."""
+    """The scores of all models with intervals, the verdicts, and what to do next. Raises PipelineError."""
+    from pipeline.core.files import read_json
+    from pipeline.evaluation.comparison import verdict
+
     if not comparison_json.is_file():
-        raise PipelineError(f"{comparison_json}: is not there; run `dvc repro`")
+        raise PipelineError(f"{comparison_json}: does not exist; run `dvc repro`")
     comparison = read_json(comparison_json)
     pictures = comparison["test_pictures"]
-    rows = [["model", *_COLUMNS.values()]]
-    rows += [[name, *(_figure(facts, column) for column in _COLUMNS)] for name, facts in comparison["models"].items()]
+    rows = [["model", *_METRICS.values()]]
+    rows += [[name, *(_figure(facts, column) for column in _METRICS)] for name, facts in comparison["models"].items()]
     lines = [*align(rows), "", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
     for name, facts in comparison["differences"].items():
         lines.append(f"{verdict(name, facts, pictures)} McNemar p = {facts['mcnemar_p']:.2g}.")
         if facts["best_epoch"] == 0:
-            lines.append(f"No epoch of {name} was better on val than its start, whose weights it kept.")
+            lines.append(f"No epoch of {name} was better on val than its initial weights, which it kept.")
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
 
 
@@ -53,20 +52,19 @@ def _figure(facts: dict[str, Any], name: str) -> str:
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-_SHOWN = 3  # findings of a kind
-
-
 def add_audit(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("audit", help="print what is wrong or odd with the pictures, and what was left out")
-    parser.add_argument("--all", action="store_true", help=f"every finding, not only the first {_SHOWN} of each kind")
-    parser.set_defaults(run=lambda parsed: print("\n".join(audit_lines(Path("data/audit.json"), None if parsed.all else _SHOWN))))
+    parser = commands.add_parser("audit", help="print broken, duplicate and suspect pictures, and which of them were left out")
+    parser.add_argument("--all", action="store_true", help=f"print every finding, not only the first {_FINDINGS_SHOWN} of each kind")
+    parser.set_defaults(run=lambda parsed: print("\n".join(audit_lines(Path("data/audit.json"), None if parsed.all else _FINDINGS_SHOWN))))
 
 
 def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
     """The lines to print: how many pictures there are, then each kind of finding with the first of them. Raises PipelineError."""
+    from pipeline.core.files import read_json
+
     if not path.is_file():
-        raise PipelineError(f"{path}: is not there; run `dvc repro`")
+        raise PipelineError(f"{path}: does not exist; run `dvc repro`")
     audit = read_json(path)
     yield f"{audit['pictures']} pictures are used, {audit['quarantined']} left out."
     for kind, facts in audit["kinds"].items():
@@ -79,43 +77,33 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
             yield f"  and {len(findings) - len(findings[:shown])} more (--all)"
 
 
-def add_verify(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("verify", help="check that scored, stored and described models are one file")
-    parser.set_defaults(run=lambda parsed: print("\n".join(verify_all())))
-
-
 def verify_all() -> list[str]:
-    """A line for each model that its own metadata, model.json and its scores agree on. Raises PipelineError."""
+    """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not."""
+    from pipeline.core.files import read_json
     from pipeline.networks.artifact import verify_model
 
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
     if not folders:
-        raise PipelineError("models: holds no model; run `dvc repro`")
+        raise PipelineError("models: contains no model; run `dvc repro`")
     lines = []
     for folder in folders:
         sha256, scores = verify_model(folder), Path("results") / folder.name / "scores.json"
         if not scores.is_file() or read_json(scores)["model_sha256"] != sha256:
-            raise PipelineError(f"{scores}: tells of another model than {folder}/model.onnx; run `dvc repro`")
+            raise PipelineError(f"{scores}: is not about the model {folder}/model.onnx; run `dvc repro`")
         lines.append(f"{sha256}  {folder}/model.onnx: scored, stored and described alike")
     return lines
 
 
-_MODEL_COLUMNS = ("name", "library", "parameters", "GFLOPs", "px", "licence", "source", "on disk")
-_NUMBERS = ("parameters", "GFLOPs", "px")
-_WORD = 13  # characters that are shown of a licence or a source
-
-
 def add_models(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("models", help="list the networks of torchvision and timm that params.yaml may name")
-    parser.add_argument("--search", metavar="TEXT", default="", help="those whose name holds this text")
-    parser.add_argument("--library", choices=["torchvision", "timm"], help="those of one library (default: of both)")
+    parser = commands.add_parser("models", help="list the networks of torchvision and timm that can be the backbone")
+    parser.add_argument("--search", metavar="TEXT", default="", help="only names that contain this text")
+    parser.add_argument("--library", choices=["torchvision", "timm"], help="only networks of this library (default: both)")
     parser.set_defaults(run=lambda parsed: print("\n".join(model_lines(parsed.search, parsed.library))))
 
 
 def model_lines(search: str, library: str | None) -> Iterator[str]:
-    """The lines to print. Raises PipelineError with the nearest names where none fits."""
+    """The lines to print. Raises PipelineError, which lists the nearest names, if no name contains the text."""
     from pipeline.networks import zoo
     from pipeline.stock.networks import find_names, list_entries
 
@@ -124,74 +112,66 @@ def model_lines(search: str, library: str | None) -> Iterator[str]:
         among = f" among those of {library}" if library else ""
         raise PipelineError(f"{search!r}: no model has that in its name{among}; the nearest are {', '.join(zoo.nearest_names(search))}")
     entries = list(list_entries(names))
-    rows = [_MODEL_COLUMNS, *map(_model_row, entries)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_MODEL_COLUMNS))]
-    for row in rows:
-        yield "  ".join(_aligned(*cell) for cell in zip(row, _MODEL_COLUMNS, widths, strict=True)).rstrip()
+    yield from align([_MODEL_COLUMNS, *map(_model_row, entries)], _NUMBERS)
     yield ""
-    yield f"{len(entries)} models. GFLOPs: thousand millions of multiply-adds a picture. Take one: backbone.name in params.yaml."
+    yield f"{len(entries)} models. GFLOPs: thousand millions of multiply-adds per picture. To use one, set backbone.name in params.yaml."
     if any(entry.parameters is None for entry in entries):
-        yield "timm has no table of sizes; they are counted where a search leaves 50 of its models or fewer."
+        yield "timm has no table of sizes; they are counted if a search leaves at most 50 of its models."
 
 
 def _model_row(entry: "ModelListing") -> tuple[str, ...]:
-    licence, source = (text if len(text) <= _WORD else f"{text[: _WORD - 1]}…" for text in (entry.licence, entry.source))
+    licence, source = (text if len(text) <= _WORD_LENGTH else f"{text[: _WORD_LENGTH - 1]}…" for text in (entry.licence, entry.source))
     parameters = "-" if entry.parameters is None else f"{entry.parameters / 1e6:,.1f} M"
     gflops = "-" if entry.gflops is None else f"{entry.gflops:,.{1 if entry.gflops >= 100 else 2}f}"
     return entry.name, entry.library, parameters, gflops, str(entry.image_size), licence, source, entry.disk
 
 
-def _aligned(cell: str, column: str, width: int) -> str:
-    return cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-
-
-_SUMMARY_COLUMNS = ("input_size", "output_size", "num_params", "trainable")
-
-
 def add_summary(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("summary", help="print the layers of the backbone or of a model, their shapes and sizes")
-    parser.add_argument("--model", metavar="NAME", help="a name in models/, or a folder (default: the backbone alone)")
+    parser = commands.add_parser("summary", help="print the layers of the backbone or of a model, with shapes and sizes")
+    parser.add_argument("--model", metavar="NAME|FOLDER", help="a name in models/, or a model folder (default: the backbone alone)")
     parser.set_defaults(run=lambda parsed: print(summary_table(parsed.model, parsed.here)), here=Path.cwd())
 
 
 def summary_table(model: str | None, here: Path) -> str:
-    """A row a layer: what goes in, what comes out, how many parameters, and whether they are trained. Raises PipelineError."""
-    facts = read_backbone()
+    """One row per layer: input and output shape, number of parameters, and whether they are trained. Raises PipelineError."""
+    from pipeline.networks.artifact import read_backbone
 
+    facts = read_backbone()  # a missing backbone is reported before torch is imported
     import torch
     import torchinfo
 
-    network, side = _open_model(model, here) if model else _open_backbone(facts)
-    pixels = torch.zeros(1, side, side, 3, dtype=torch.uint8)
-    depth = 4 if model else 3  # a classifier holds the backbone one level deeper
+    network, image_size = _open_model(model, here) if model else (_open_backbone(), facts["architecture"]["image_size"])
+    pixels = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
+    depth = 4 if model else 3  # in a classifier the backbone is one level deeper
     table = torchinfo.summary(
         network, input_data=pixels, col_names=_SUMMARY_COLUMNS, row_settings=("var_names",), depth=depth, mode="eval", verbose=0
     )
-    return re.sub(r"Units\.([A-Z])[A-Z]+", r"\1", str(table))  # since Python 3.11 it names its own constants
+    return re.sub(r"Units\.([A-Z])[A-Z]+", r"\1", str(table))  # torchinfo prints its own enum since Python 3.11
 
 
-def _open_backbone(facts: dict[str, Any]) -> tuple["nn.Module", int]:
+def _open_backbone() -> "nn.Module":
+    from pipeline.networks.artifact import BACKBONE
     from pipeline.networks.classifier import load_backbone
     from pipeline.networks.regimes import freeze_norms
 
     backbone = load_backbone(BACKBONE)[0]
     freeze_norms(backbone)
-    return backbone, facts["architecture"]["image_size"]
+    return backbone
 
 
 def _open_model(name: str, here: Path) -> tuple["nn.Module", int]:
-    """The classifier that a model folder stores, as its regime trains it in the end, and the side of its pictures in pixels."""
-    from pipeline.networks.artifact import find_model, read_facts
+    """The classifier of a model folder, with the layers trainable that are so in its last epoch, and its image size."""
+    from pipeline.networks.artifact import BACKBONE, check_backbone, find_model, read_facts
     from pipeline.networks.classifier import load_classifier
     from pipeline.networks.regimes import make_plan
 
     folder = find_model(name, Path("models"), here)
-    told = read_facts(folder)
+    facts = read_facts(folder)
     check_backbone(folder)
-    params, side = told["params"], told["preprocessing"]["image_size"]
-    classifier = load_classifier(BACKBONE, folder, len(told["class_names"]))
+    params, image_size = facts["params"], facts["preprocessing"]["image_size"]
+    classifier = load_classifier(BACKBONE, folder, len(facts["class_names"]))
     name, batchnorm = params.get("regime", "frozen"), params.get("batchnorm", "frozen")  # the baseline has neither
-    regime = make_plan(name, params.get("stages", 1), batchnorm, params.get("epochs", 1), False, classifier.backbone, side).regime
+    regime = make_plan(name, params.get("stages", 1), batchnorm, params.get("epochs", 1), False, classifier.backbone, image_size).regime
     regime.train_mode(classifier, classifier, regime.thaw_epochs)
-    return classifier, side
+    return classifier, image_size

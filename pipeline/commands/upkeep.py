@@ -1,41 +1,44 @@
-"""`pipeline data refresh`, `mend`, `publish`, `retrain` and `ui`: keep a project running."""
+"""`pipeline data refresh`, `mend`, `publish`, `retrain`, `ui` and `deps`: keep a project running."""
 
 import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from pipeline.core.dvc import mend, rewrite_deps, run_dvc
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json
-from pipeline.core.params import PARAMS, read_params, read_section, set_params
-from pipeline.sources.members import Limits
-from pipeline.sources.source import find_source, measure_digest
+
+_HEADLINE_METRICS = ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")
 
 
 def add_data(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("data", help="look after the pictures")
+    parser = commands.add_parser("data", help="refresh: pin the current content of download.source in params.yaml")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    action = actions.add_parser("refresh", help="look at download.source and rewrite download.digest")
-    action.set_defaults(run=lambda parsed: print(refresh_line(*refresh())))
+    action = actions.add_parser("refresh", help="read download.source and rewrite download.digest")
+    action.set_defaults(run=print_refresh)
 
 
-def refresh_line(before: str | None, after: str) -> str:
-    """What a refresh did, in a line."""
+def print_refresh(parsed: argparse.Namespace) -> None:
+    """Refresh the digest and print the result in one line."""
+    before, after = refresh()
     if before == after:
-        return f"download.digest {after}: nothing changed"
-    return f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`"
+        print(f"download.digest {after}: nothing changed")
+    else:
+        print(f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`")
 
 
 def refresh() -> tuple[str | None, str]:
-    """Pin the source as it is now in params.yaml, of which no other byte changes; the digest before and after."""
+    """Set download.digest in params.yaml to that of the source as it is now. Returns the digest before and after.
+
+    No other byte of params.yaml changes. Raises PipelineError.
+    """
+    from pipeline.core.params import PARAMS, read_params, read_section, set_params
+    from pipeline.sources.members import Limits
+    from pipeline.sources.source import find_source, measure_digest
+
     section = read_params(PARAMS).get("download")
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
         raise PipelineError(f"{PARAMS}: download.source: is missing")
@@ -46,56 +49,46 @@ def refresh() -> tuple[str | None, str]:
     limits = read_section("download.limits", Limits, PARAMS)
     after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits)
     if source.known_digest not in (None, after):
-        print(f"{source.title}: was known by the digest {source.known_digest}; look at the pictures before you train", file=sys.stderr)
+        print(f"{source.title}: differs from its known digest {source.known_digest}; check the pictures before you train", file=sys.stderr)
     if before != after:
         set_params({"download.digest": after})
     return before, after
 
 
-def add_mend(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("mend", help="put right what a killed dvc left half-written; silent where nothing is")
-    parser.set_defaults(run=lambda parsed: print("".join(f"{line}\n" for line in mend()), end=""))
+def print_repairs(parsed: argparse.Namespace) -> None:
+    """Repair DVC's files and print one line per repair; nothing if there is none."""
+    from pipeline.core.dvc import mend
 
-
-def add_publish(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("publish", help="bring MLflow up to date from the files; twice changes nothing")
-    parser.set_defaults(run=lambda parsed: print("\n".join(publish_all()) or "MLflow is up to date"))
+    print("".join(f"{line}\n" for line in mend()), end="")
 
 
 def publish_all() -> list[str]:
-    """Publish every evaluated model, and return a line for each whose run was not up to date."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # nothing waits for this but the one who asked for it
+    """Publish every evaluated model. Returns one line per model whose run was not up to date. Raises PipelineError."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")  # longer than in a stage: nothing but the user waits
     from pipeline.tracking.publish import publish
 
     return publish(Path("data"), Path("models"), Path("results"))
 
 
-_HEADLINE = ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")
-
-
-def add_retrain(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("retrain", help="refresh the digest, run what changed, publish; one JSON line tells")
-    parser.set_defaults(run=lambda parsed: print(json.dumps(retrain())))
-
-
 def retrain() -> dict[str, Any]:
-    """Run the pipeline where its source, params or code changed, and return what changed and what the models scored.
+    """Run the stages whose source, params or code changed. Returns what changed, which stages ran, and the scores.
 
-    Raises PipelineError where another retraining runs, or where a stage fails.
+    Raises PipelineError if another retraining is running, or if a stage fails.
     """
+    from filelock import FileLock, Timeout
+
     lock = Path(".cache/locks/retrain.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(lock, timeout=0):
             return _retrain()
     except Timeout:
-        raise PipelineError(f"{lock}: another `pipeline retrain` is running; wait for it") from None
+        raise PipelineError(f"{lock}: another `pipeline retrain` is running; wait until it ends") from None
 
 
 def _retrain() -> dict[str, Any]:
+    from pipeline.core.dvc import mend
+
     for line in mend():
         print(line, file=sys.stderr)
     before, after = refresh()
@@ -109,7 +102,7 @@ def _retrain() -> dict[str, Any]:
 
 
 def _publish() -> bool:
-    """Bring MLflow up to date; where it is away, say so and leave it to the next time."""
+    """Publish, and return whether that succeeded. A failure is printed; the next publication makes up for it."""
     try:
         publish_all()
     except PipelineError as error:
@@ -119,32 +112,38 @@ def _publish() -> bool:
 
 
 def _scores() -> dict[str, dict[str, float]]:
-    """The headline figures of each model, as the last comparison holds them."""
+    """The headline metrics of each model in the last comparison."""
+    from pipeline.core.files import read_json
+
     path = Path("metrics/comparison.json")
     models = read_json(path)["models"] if path.is_file() else {}
-    return {name: {key: facts[key] for key in _HEADLINE} for name, facts in models.items()}
+    return {name: {key: facts[key] for key in _HEADLINE_METRICS} for name, facts in models.items()}
 
 
 def _dvc(*arguments: str) -> str:
-    """Run DVC, show on stderr what it says, and return its stdout."""
+    """Run DVC and return its stdout, which for `repro` is also printed on stderr. Raises PipelineError if DVC fails."""
+    import subprocess
+
+    from pipeline.core.dvc import run_dvc
+
     result = run_dvc(*arguments, stdout=subprocess.PIPE)
     if arguments == ("repro",):
         print(result.stdout, file=sys.stderr, end="")
     if result.returncode:
-        raise PipelineError(f"dvc {arguments[0]}: failed, see above; mend it and run `pipeline retrain` again")
+        raise PipelineError(f"dvc {arguments[0]}: failed, see above; fix it and run `pipeline retrain` again")
     return result.stdout
 
 
 def add_ui(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("ui", help="serve MLflow's page")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to bind to (this machine alone by default)")
-    parser.add_argument("--port", type=int, default=5000)
+    parser = commands.add_parser("ui", help="serve MLflow's page, or print its address")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to bind to (default: %(default)s, this machine alone)")
+    parser.add_argument("--port", type=int, default=5000, help="(default: %(default)s)")
     parser.set_defaults(run=serve)
 
 
 def serve(parsed: argparse.Namespace) -> None:
-    """Become MLflow's server on our database, or name the server that MLFLOW_TRACKING_URI points at."""
+    """Replace this process by MLflow's server on the project's database, or print the server of MLFLOW_TRACKING_URI."""
     from pipeline.tracking.connection import connect, mendable, tracking_uri
 
     uri = tracking_uri()
@@ -153,16 +152,15 @@ def serve(parsed: argparse.Namespace) -> None:
         return
     with mendable():
         connect()
-    # Job execution and four workers would take 2.4 GB of memory for a page that one person looks at.
+    # Job execution and four workers would take 2.4 GB of memory for a page that one person reads.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     server = ["mlflow", "server", "--backend-store-uri", uri, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]
     print(f"MLflow's page: http://{parsed.host}:{parsed.port} (Ctrl-C ends it)", flush=True)
     os.execve(sys.executable, [sys.executable, "-m", *server], environment)  # noqa: S606
 
 
-def add_deps(commands: "argparse._SubParsersAction[Any]") -> None:
-    """Add the command to the parser."""
-    parser = commands.add_parser("deps", help="let dvc.yaml list the files that `embed` and `train` import")
-    parser.set_defaults(
-        run=lambda parsed: print("dvc.yaml: rewritten; see `git diff dvc.yaml`" if rewrite_deps() else "dvc.yaml: up to date")
-    )
+def print_deps(parsed: argparse.Namespace) -> None:
+    """Rewrite the lists of files in dvc.yaml, and print whether it changed."""
+    from pipeline.core.dvc import rewrite_deps
+
+    print("dvc.yaml: rewritten; see `git diff dvc.yaml`" if rewrite_deps() else "dvc.yaml: up to date")

@@ -1,4 +1,4 @@
-"""DVC as this project uses it: running it, repairing its files after a kill, and the file lists of dvc.yaml."""
+"""DVC as this project uses it: run it, repair its files after a kill, and keep the file lists of dvc.yaml."""
 
 import json
 import os
@@ -6,23 +6,23 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 from pipeline.core.params import parse_yaml
 from pipeline.core.stage import import_closure
 
-STAGES_WITH_FILES = ("embed", "train")  # they may cost hours, so an unrelated edit must not rerun them
+STAGES_WITH_FILES = ("embed", "train")  # they may take hours, so an unrelated edit must not rerun them
+_WRITE_SECONDS = 0.5  # much longer than DVC takes to write either of its files
 
 
 def rewrite_deps(path: Path = Path("dvc.yaml")) -> bool:
-    """Let the stages that list files, `embed` and `train`, list exactly what they import; whether anything changed.
+    """Make `embed` and `train` list exactly the files that they import. Returns whether dvc.yaml changed.
 
-    The other stages cost seconds and list whole folders, which a new import seldom changes.
+    The other stages take seconds and list whole folders.
     """
     text = path.read_text(encoding="utf-8")
     new = text
@@ -38,18 +38,15 @@ def rewrite_deps(path: Path = Path("dvc.yaml")) -> bool:
 
 
 def run_dvc(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Run DVC with this Python first on the path, so that its stages run on it too; options as of subprocess.run."""
+    """Run DVC with this Python first on the path, so that its stages use it, too. Options are those of subprocess.run."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, text=True, check=False, **options)
 
 
-_WRITE_SECONDS = 0.5  # far more than a DVC that is alive takes to write either file
-
-
 def mend() -> list[str]:
-    """Delete DVC's list of running commands, and bring back dvc.lock from git, where it cannot be read; a line for each.
+    """Repair what a killed DVC left half-written: delete its list of running commands, restore dvc.lock from git.
 
-    Raises PipelineError where dvc.lock holds a conflict of a merge: that is a person's to resolve.
+    Returns one line per repair. Raises PipelineError if dvc.lock contains a merge conflict, which only a person can resolve.
     """
     lines = []
     running, lock = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
@@ -57,34 +54,35 @@ def mend() -> list[str]:
         running.unlink()
         lines.append(f"{running}: was half-written; removed")
     if lock.is_file() and "<<<<<<<" in lock.read_text(encoding="utf-8", errors="replace"):
-        raise PipelineError(f"{lock}: holds a conflict of a merge; resolve it, or take one side whole, then run `dvc repro`")
+        raise PipelineError(f"{lock}: contains a merge conflict; resolve it, or take one side whole, then run `dvc repro`")
     if _is_torn(lock, _expect_stages):
-        shown = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=False)
-        if shown.returncode == 0:
+        committed = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=False)
+        if committed.returncode == 0:
             with atomic_file(lock) as partial:
-                partial.write_bytes(shown.stdout)
-            lines.append(f"{lock}: was half-written; brought back from git, what ran since comes from DVC's cache")
+                partial.write_bytes(committed.stdout)
+            lines.append(f"{lock}: was half-written; restored from git. DVC's cache has the results of later runs")
         else:
             lock.unlink()
-            lines.append(f"{lock}: was half-written; removed, all stages run again")
+            lines.append(f"{lock}: was half-written and is not in git; removed, all stages will run again")
     return lines
 
 
-def _is_torn(path: Path, parse: Any) -> bool:
-    """Whether a file cannot be read, also a moment later: it is not being written just now."""
+def _is_torn(path: Path, parse: Callable[[str], object]) -> bool:
+    """Whether a file cannot be parsed. A second look after a moment excludes a file that is just being written."""
     for wait in (_WRITE_SECONDS, 0):
         try:
             parse(path.read_text(encoding="utf-8"))
-        except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
-            time.sleep(wait)
         except FileNotFoundError:
             return False
+        except (ValueError, TypeError, KeyError, AttributeError):
+            time.sleep(wait)
         else:
             return False
     return True
 
 
 def _expect_stages(text: str) -> None:
+    """Raise if a dvc.lock lacks a key that every entry has."""
     for stage in parse_yaml(text)["stages"].values():
         stage["cmd"]
         [entry["md5"] for entry in (*stage.get("deps", ()), *stage.get("outs", ()))]

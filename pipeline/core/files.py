@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their checksums."""
+"""Files that are written whole or not at all, their checksums, JSON and CSV, and rows on stdout."""
 
 import csv
 import hashlib
@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,13 @@ from typing import Any, TextIO
 
 from pipeline.core.errors import PipelineError
 
-_LEFT = re.compile(r"(\d+)(\.old)?\.partial.*")  # SQLite adds an ending of its own
+_LEFTOVER = re.compile(r"(\d+)(\.old)?\.partial.*")  # SQLite appends endings of its own
 
 
 def project_root() -> Path:
-    """The folder that holds dvc.yaml: what DVC names, or the nearest one upwards, or the working directory.
+    """The root of the project: what DVC_ROOT names, else the nearest folder upwards with a dvc.yaml, else the working directory.
 
-    Under `dvc exp run --temp` the working directory is a copy, while DVC names the project itself.
+    Under `dvc exp run --temp` the working directory is a copy of the project, but DVC_ROOT still names the project itself.
     """
     if named := os.environ.get("DVC_ROOT"):
         return Path(named)
@@ -32,13 +31,16 @@ def project_root() -> Path:
 
 
 def cache_dir(room: str) -> Path:
-    """The folder `.cache/<room>` of the project: what may be deleted at any time and is never an out."""
+    """The folder `.cache/<room>` of the project. It may be deleted at any time and is never an out."""
     return project_root() / ".cache" / room
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
+    """Yield a temporary path beside `path`. It is renamed to `path` if the block succeeds and removed if it raises.
+
+    What was written is on the disk before it gets its name, and the name before the block ends (fsync).
+    """
     _clear(path)
     partial = _beside(path, "partial")
     try:
@@ -52,7 +54,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which becomes `path` when the block ends well and vanishes otherwise."""
+    """Yield a temporary folder beside `path`, with the promises of `atomic_file`."""
     _clear(path)
     partial, old = _beside(path, "partial"), _beside(path, "old.partial")
     partial.mkdir()
@@ -61,7 +63,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         for file in (partial, *partial.rglob("*")):
             _sync(file)
         if path.exists():
-            path.rename(old)  # to remove it where it lies could be cut short half-way
+            path.rename(old)  # removing it in place could be interrupted half-way
         partial.rename(path)
     finally:
         _remove(partial)
@@ -70,27 +72,27 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process of that number."""
+    """Whether a process with this number exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # it belongs to another user
         pass
     return True
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A name beside `path` for this process alone: `.cache/` is shared by all copies of a project."""
+    """A name beside `path` that no other process uses: all copies of a project share `.cache/`."""
     return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
 
 
 def _clear(path: Path) -> None:
-    """Make the folder of `path`, and remove from it what processes that were killed while they wrote `path` left there."""
+    """Make the folder of `path`, and remove from it the temporary files of processes that were killed while they wrote `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     start = f".{path.name}."
-    for name in os.listdir(path.parent):  # noqa: PTH208 - plain names: thousands of files may lie there, and each of them is written so
-        if name.startswith(start) and (match := _LEFT.fullmatch(name, len(start))):
+    for name in os.listdir(path.parent):  # noqa: PTH208 - no Path objects: the store may contain thousands of files
+        if name.startswith(start) and (match := _LEFTOVER.fullmatch(name, len(start))):
             pid = int(match[1])
             if pid == os.getpid() or not is_running(pid):
                 _remove(path.parent / name)
@@ -112,7 +114,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256_of(content: bytes) -> str:
-    """The sha256 of some bytes, in hex."""
+    """The sha256 of bytes, in hex."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -133,13 +135,13 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all. A NaN is refused, since no JSON reader need know it."""
+    """Write a value as indented JSON, whole or not at all. NaN raises ValueError: JSON does not have it."""
     with atomic_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header, every value as text."""
+    """The rows of a CSV file with a header; every value is text."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -151,36 +153,36 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 
 def csv_line(columns: Sequence[str], row: Mapping[str, object]) -> str:
-    """A row as a line of CSV that ends with a line feed; what would part columns or lines is quoted."""
+    """A row as one line of CSV that ends with a line feed; separators and line breaks in a value are quoted."""
     line = io.StringIO()
-    csv.DictWriter(line, columns).writerow(row)  # with its own line end it quotes a lone CR, with ours it would not
+    csv.DictWriter(line, columns).writerow(row)  # only with its default line end does it quote a lone CR
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def output_path(here: Path, named: str) -> Path:
-    """The file to write. Raises PipelineError where a folder, a device or the like is there: it would be replaced."""
+    """The file to write. Raises PipelineError if a folder, a device or the like has that name: it would be replaced."""
     path = here / named
     if path.exists() and not path.is_file():
-        raise PipelineError(f"{named}: is no ordinary file; name another")
+        raise PipelineError(f"{named}: is not a regular file; choose another name")
     return path
 
 
 @contextmanager
-def writing(output_path: Path | str) -> Iterator[None]:
-    """Turn what the system says of a write into a PipelineError."""
+def writing(target: Path | str) -> Iterator[None]:
+    """Turn an OSError of a write into a PipelineError. A closed pipe stays a BrokenPipeError, which ends the program."""
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise PipelineError(f"{output_path}: {error.strerror}; see to it and ask again") from None
+        raise PipelineError(f"{target}: {error.strerror}; fix it and run the command again") from None
 
 
 @contextmanager
 def row_stream(output: Path | None) -> Iterator[TextIO]:
-    """A file that is written whole or not at all, or stdout. UTF-8; a file name that is none keeps its bytes.
+    """Yield a text stream for rows: a file that is written whole or not at all, or stdout if `output` is None.
 
-    A reader of stdout that leaves early ends the program as it ends `cat`: quietly, with the code of SIGPIPE.
+    UTF-8; file names that are not valid UTF-8 keep their bytes. Raises PipelineError if the rows cannot be written.
     """
     if output is not None:
         with writing(output), atomic_file(output) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
@@ -188,12 +190,6 @@ def row_stream(output: Path | None) -> Iterator[TextIO]:
         return
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    try:
-        with writing("stdout"):
-            yield sys.stdout
-            sys.stdout.flush()
-    except (BrokenPipeError, PipelineError) as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left as it ends
-        if isinstance(error, PipelineError):
-            raise
-        raise SystemExit(128 + signal.SIGPIPE) from None
+    with writing("stdout"):
+        yield sys.stdout
+        sys.stdout.flush()

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")  # trained bytes depend on their versions
+
 
 def choose_device() -> "torch.device":
-    """CUDA where there is one, then MPS, then the CPU."""
+    """CUDA if available, else MPS, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
@@ -27,7 +29,7 @@ def choose_device() -> "torch.device":
 
 
 def choose_precision(wanted: str, device: "torch.device") -> str:
-    """`fp32` or `bf16`; `auto` means bf16 where the hardware computes in it."""
+    """`fp32` or `bf16`, as wanted; `auto` is bf16 if the hardware computes in it."""
     import torch
 
     if wanted != "auto":
@@ -41,11 +43,11 @@ def choose_precision(wanted: str, device: "torch.device") -> str:
 
 
 def make_repeatable(seed: int, threads: int) -> None:
-    """Seed every generator, fix torch's thread count, and warn of operations whose result changes from run to run."""
+    """Seed every generator, fix torch's number of threads, and make torch warn of operations that are not deterministic."""
     import numpy as np
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -55,7 +57,7 @@ def make_repeatable(seed: int, threads: int) -> None:
 
 
 def mean_fp32() -> None:
-    """Let fp32 be fp32 on a GPU, whose convolutions else round to ten bits (TF32), and are chosen by trying."""
+    """Make fp32 mean fp32 on a GPU: its convolutions otherwise round to ten bits (TF32) and are chosen by timing them."""
     import torch
 
     torch.backends.cudnn.allow_tf32 = False
@@ -64,31 +66,28 @@ def mean_fp32() -> None:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where it runs: the device, and whether products are taken in bf16 (`precision`: bf16 or fp32)."""
+    """Where a network runs: the device, and the precision of matrix products (bf16 or fp32)."""
 
     device: "torch.device"
     precision: str
 
     def place(self, model: "nn.Module") -> None:
-        """Bring a model there, laid out as convolutions run fastest."""
+        """Move a model to the device, in the memory layout in which convolutions are fastest."""
         import torch
 
         model.to(self.device)
-        if self.device.type != "mps":  # whose backward pass stumbles over it
+        if self.device.type != "mps":  # its backward pass fails with this layout
             model.to(memory_format=torch.channels_last)
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which a forward pass runs."""
+        """The context for a forward pass."""
         import torch
 
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")
-
-
 def key_here(identity: str) -> str:
-    """A sum of `identity` and of what else trained bytes depend on: the versions of packages, the processor, the GPUs."""
+    """A digest of `identity` and all else that trained bytes depend on: versions of packages, the processor, the GPUs."""
     import torch
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
@@ -97,7 +96,7 @@ def key_here(identity: str) -> str:
 
 
 def choose_hardware(seed: int, threads: int, precision: str) -> Hardware:
-    """Seed everything, and take the best device and precision that there are."""
+    """Seed everything and choose the best available device; `precision` is as in `choose_precision`."""
     make_repeatable(seed, threads)
     device = choose_device()
     return Hardware(device, choose_precision(precision, device))

@@ -9,10 +9,14 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 
+PARAMS = Path("params.yaml")
 SHARED = ("seed", "threads")
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
 
@@ -24,78 +28,52 @@ class Section(BaseModel):
     overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value
 
 
-_DEFAULTS = {"models": "recipe"}  # where an entry of a section takes what it leaves open
+_DEFAULTS = {"models": "recipe"}  # the section with the keys that an entry of another section leaves out
 SectionType = TypeVar("SectionType", bound=Section)
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2: `1e-3` is a number, `on` and `yes` are words, `010` is ten."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if twice := [key for key, _ in node.value if keys.count(key.value) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"found duplicate key {twice[-1].value!r}", twice[-1].start_mark)
-        return super().construct_mapping(node, deep)
+class _Constructor(SafeConstructor):
+    """Builds plain types alone. A date stays text: params and dvc.lock are written as JSON, too."""
 
 
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    text = str(loader.construct_scalar(node)).replace("_", "")
-    return int(text, 0 if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
-
-
-_SCALARS = {
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?(?:0b[01_]+|0o[0-7_]+|0x[0-9a-fA-F_]+|[0-9][0-9_]*)", "-+0123456789"),
-    "float": (
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9_]+(?:[eE][-+][0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    "null": (r"~|null|Null|NULL|", "~nN\0"),
-    "merge": (r"<<", "<"),
-}
-
-
-for _name, (_pattern, _first) in _SCALARS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), ["" if c == "\0" else c for c in _first])
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML 1.2 document, built from plain types alone. Raises yaml.YAMLError."""
-    loader = _Loader(text)
+    """The value of a YAML 1.2 document, built from plain types alone. Raises ValueError, which names the line."""
+    reader = YAML(typ="safe", pure=True)  # as DVC reads: YAML 1.2, duplicate keys refused
+    reader.Constructor = _Constructor
     try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+        return reader.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise ValueError(f"line {mark.line + 1}: {error.problem}") from None
+    except (YAMLError, IndexError, TypeError) as error:  # the latter two of an empty `!!int` and of a key that is a mapping
+        raise ValueError(" ".join(str(error).split())) from None
 
 
-def read_params(path: Path = Path("params.yaml")) -> dict[str, Any]:
-    """All of params.yaml, its top-level keys checked. Raises PipelineError."""
+def read_params(path: Path = PARAMS) -> dict[str, Any]:
+    """All of params.yaml, with its top-level keys checked. Raises PipelineError."""
     try:
         params = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError(f"{path}: is not there; run in the project's root") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PipelineError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+        raise PipelineError(f"{path}: does not exist; run in the project's root") from None
+    except ValueError as error:  # also of bytes that are not UTF-8
+        raise PipelineError(f"{path}: is not YAML: {error}") from None
     if not isinstance(params, dict):
-        raise PipelineError(f"{path}: holds no keys")
+        raise PipelineError(f"{path}: contains no keys")
     for key in params:
         if key not in SHARED + SECTIONS:
             raise PipelineError(f"{path}: {key}: unknown key{nearest(str(key), SHARED + SECTIONS)}")
     return params
 
 
-def model_names(path: Path = Path("params.yaml")) -> list[str]:
-    """The entries of `models`, in their order. Raises PipelineError."""
+def model_names(path: Path = PARAMS) -> list[str]:
+    """The names of the entries of `models`, in their order. Raises PipelineError."""
     return list(read_params(path).get("models") or {})
 
 
-def read_threads(path: Path = Path("params.yaml")) -> int:
+def read_threads(path: Path = PARAMS) -> int:
     """The number of threads. Raises PipelineError."""
     threads = read_params(path).get("threads")
     if type(threads) is not int or threads < 1:
@@ -103,10 +81,10 @@ def read_threads(path: Path = Path("params.yaml")) -> int:
     return threads
 
 
-def read_section(name: str, section_class: type[SectionType], path: Path = Path("params.yaml")) -> SectionType:
-    """The section of params.yaml at a dotted name, as its class. Raises PipelineError naming the first fault.
+def read_section(name: str, section_class: type[SectionType], path: Path = PARAMS) -> SectionType:
+    """The section of params.yaml at a dotted name, as its class. Raises PipelineError, which names the first fault.
 
-    What an entry of `models` does not say, the section `recipe` says.
+    Keys that an entry of `models` leaves out come from the section `recipe`.
     """
     params = read_params(path)
     own = section_class.overridable
@@ -138,14 +116,15 @@ def _at(name: str, params: Mapping[str, Any], path: Path, own: Sequence[str] = (
 
 
 def _foremost(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fault to tell of: an unknown key, else what was found first."""
+    """The fault to report: an unknown key if there is one, else the first."""
     return min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
 
 
 def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section], top_level: Sequence[str]) -> str:
-    """`split.test: 1.4 is not below 1` for pydantic's errors."""
+    """One sentence for pydantic's errors, as `split.test: 1.4 is not below 1`."""
     first = _foremost(errors)
-    below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]  # of a union's members, the one that fits best fails deepest
+    # Each member of a union reports its own error. The member that was meant fails deepest.
+    below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]
     error = max(below, key=lambda fault: (len(fault["loc"]), fault["type"] == "extra_forbidden"))
     keys = [str(part) for part in error["loc"]]
     where = keys[0] if keys[0] in top_level else ".".join([section, *_path(keys)])
@@ -154,7 +133,7 @@ def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: 
     if error["type"] == "missing":
         return f"{where}: is missing"
     faults = [_fault(error)]
-    if error["type"] == "literal_error":  # one way to say it of several
+    if error["type"] == "literal_error":  # a union: report what its other members accept, too
         faults += [_fault(other) for other in errors if other is not error and other["loc"][: len(_path(keys))] == tuple(_path(keys))]
     return f"{where}: {_as_yaml(error['input'])} {' and '.join(faults)}"
 
@@ -178,17 +157,17 @@ def _fault(error: Mapping[str, Any]) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as params.yaml spells it."""
+    """A value as it is written in params.yaml."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
 
 
 def _path(keys: list[str]) -> list[str]:
-    """The keys of params.yaml in a location of pydantic, which adds the name of a union's member."""
+    """The keys of params.yaml in pydantic's location of an error, which also names the members of unions."""
     return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|function-.*|[A-Z]\w*)", key)]
 
 
 def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:
-    """The class of the section below `section_class` at these keys."""
+    """The class of the section at these keys below `section_class`."""
     for key in keys:
         annotation = section_class.model_fields[key].annotation
         classes = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
@@ -197,18 +176,15 @@ def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """How a fault of an unknown key ends: the known one that is like it, or all of them."""
+    """The end of a message about an unknown key: the most similar known key, or all known keys."""
     near = difflib.get_close_matches(key, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
 
 
-PARAMS = Path("params.yaml")
-
-
 def set_params(values: Mapping[str, Any]) -> None:
-    """Set each value at its dotted name: in the place of the old one, or as a new key behind the last one of its section.
+    """Set each value of params.yaml at its dotted name, in place or as the last key of its section. No other byte changes.
 
-    Raises PipelineError, and changes nothing, where the section is not there or is written in a way that this cannot edit.
+    Raises PipelineError and changes nothing if the section is missing, or is written in a way that cannot be edited so.
     """
     text = PARAMS.read_bytes().decode()
     edited, wanted = text, parse_yaml(text)
@@ -217,16 +193,16 @@ def set_params(values: Mapping[str, Any]) -> None:
             keys = name.split(".")
             edited, wanted = _with_value(edited, keys, value), _replaced(wanted, keys, value)
         is_as_wanted = parse_yaml(edited) == wanted
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):
         is_as_wanted = False
-    if not is_as_wanted:  # where something stands behind an alias, or over several lines
-        raise PipelineError(f"{PARAMS}: {', '.join(values)}: cannot be set without changing more; write it by hand")
+    if not is_as_wanted:  # a value behind an alias, or one of several lines
+        raise PipelineError(f"{PARAMS}: {', '.join(values)}: cannot be set without changing other values; edit the file by hand")
     with atomic_file(PARAMS) as partial:
         partial.write_bytes(edited.encode())
 
 
 def spell(value: Any) -> str:
-    """A value as every reader of YAML understands it: `1.0e-05`, `true`, `null`, `adamw`, `{regime: partial}`."""
+    """A value in YAML that readers of 1.1 and 1.2 understand alike: `1.0e-05`, `true`, `null`, `adamw`, `{regime: partial}`."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {spell(item)}' for key, item in value.items())}}}"
     if isinstance(value, float):
@@ -239,19 +215,19 @@ def spell(value: Any) -> str:
 def _with_value(text: str, keys: list[str], value: Any) -> str:
     """The document with one value set."""
     *section, key = keys
-    node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # its marks are exact, also of empty values
     for name in section:
         node = _child(node, name)
     if not isinstance(node, yaml.MappingNode):
         raise PipelineError(f"{PARAMS}: {'.'.join(section)}: is missing")
     if (old := _child(node, key)) is not None:
         before, after = text[: old.start_mark.index], text[old.end_mark.index :]
-        return f"{before}{' ' * before.endswith(':')}{spell(value)}{after}"  # where `key:` had nothing behind it
+        return f"{before}{' ' * before.endswith(':')}{spell(value)}{after}"  # a space if the key had no value
     return _with_key(text, node, f"{key}: {spell(value)}")
 
 
 def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
-    """The document with one pair more in a section: within its braces, or on a line of its own."""
+    """The document with one more pair in a section: within its braces, or on a line of its own."""
     end = _end(section.value[-1][1]) if section.value else section.start_mark.index + 1
     if section.flow_style:
         return f"{text[:end]}{', ' * bool(section.value)}{pair}{text[end:]}"
@@ -261,19 +237,19 @@ def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
 
 
 def _end(node: yaml.Node) -> int:
-    """Where a value ends: of what is written in lines that is where its last part does, not where the next key begins."""
+    """Where a value ends. A block ends with its last part; its own end mark is where the next key begins."""
     while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
     return node.end_mark.index
 
 
 def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
-    """The value of a key as a node of the document, which knows where it stands."""
+    """The value of a key as a node of the document, which knows its position."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((value for name, value in pairs if name.value == key), None)
 
 
 def _replaced(params: Mapping[str, Any], keys: list[str], value: Any) -> dict[str, Any]:
-    """The params with one value set; what an alias shared is shared no more."""
+    """The params with one value set. Other names of the same value (aliases) keep the old one."""
     first, *rest = keys
     return {**params, first: _replaced(params[first], rest, value) if rest else value}

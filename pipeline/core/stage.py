@@ -1,4 +1,4 @@
-"""What every stage shares: its params, a lock on what it writes, an orderly end, its main line, and the digest of its code."""
+"""What every stage shares: its params, a lock on its out, an orderly end, its main line, and the digest of its code."""
 
 import ast
 import errno
@@ -9,27 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import is_running, sha256_of_json
-from pipeline.core.params import Section, read_section
+from pipeline.core.params import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
 _POLL_SECONDS = 0.2
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-SectionType = TypeVar("SectionType", bound=Section)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(section: str, section_class: type[SectionType], run: Callable[..., None]) -> None:
-    """Run a stage: its params from params.yaml, its paths from the command line, inputs first.
+    """Run a stage with its params from params.yaml and its paths from the command line, inputs first.
 
-    A section that ends in `.*` takes its last key from the first argument. A PipelineError or a full disk becomes one
-    line on stderr and exit code 1. Where another process writes the last path, it waits.
+    If the section ends in `.*`, the first argument is its last key. A PipelineError or a full disk becomes one
+    line on stderr and exit code 1. If another process is writing the last path, the stage waits.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop starve others: training is several times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop make training several times slower
     arguments = sys.argv[1:]
     if section.endswith(".*"):
         section = section.removesuffix("*") + arguments.pop(0)
@@ -38,23 +37,20 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
         params = read_section(section, section_class)
         with _orderly_end(), _lock(paths[-1]):
             run(params, *paths)
+        return
     except PipelineError as error:
-        fail(error)
+        line = str(error)
     except Exception as error:
-        if reason := _no_room(error):
-            fail(PipelineError(f"{paths[-1]}: {reason}; make room and run `dvc repro` again, it carries on"))
-        raise
-
-
-def fail(error: PipelineError) -> NoReturn:
-    """Print the one line and end with exit code 1."""
-    print(error, file=sys.stderr)
+        if not (reason := _no_space(error)):
+            raise
+        line = f"{paths[-1]}: {reason}; free some space and run `dvc repro` again; it continues from there"
+    print(line, file=sys.stderr)
     raise SystemExit(1)
 
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Let the first SIGTERM or SIGHUP raise SystemExit, so that what is open is closed; a second one kills at once."""
+    """Make the first SIGTERM or SIGHUP raise SystemExit, so that open files are closed. A second one kills at once."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def end(number: int, _: FrameType | None) -> NoReturn:
@@ -63,7 +59,7 @@ def _orderly_end() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     for number, handler in before.items():
-        if handler != signal.SIG_IGN:  # as under nohup
+        if handler != signal.SIG_IGN:  # nohup ignores SIGHUP: leave it so
             signal.signal(number, end)
     try:
         yield
@@ -74,7 +70,7 @@ def _orderly_end() -> Iterator[None]:
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Hold the lock on an out. While another process holds it, say so once and wait: a killed `dvc` leaves its stage running."""
+    """Lock an out for the block. If another process has the lock, report that once and wait: a killed `dvc` leaves its stage running."""
     path = Path(".cache/locks") / f"{str(out).replace(os.sep, '_')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_suffix(".pid")
@@ -92,7 +88,7 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _waiting_for(holder: Path) -> str:
-    """Who holds a lock, as the file beside it says: that may be missing, empty, or of a process that was killed."""
+    """Which process has a lock, by the file beside it. That file may be missing, empty, or left by a killed process."""
     pid = ""
     with suppress(FileNotFoundError):
         pid = holder.read_text()
@@ -101,34 +97,34 @@ def _waiting_for(holder: Path) -> str:
     return f"process {pid} is writing it; waiting (stop it with: kill {pid})"
 
 
-def _no_room(error: BaseException | None) -> str | None:
-    """What the system says of a write that found no room, here or behind another fault; None of any other fault."""
+def _no_space(error: BaseException | None) -> str | None:
+    """The system's message if a write failed for lack of space, here or as the cause of another error; else None."""
     while error is not None:
-        for number in _NO_ROOM:
+        for number in _NO_SPACE:
             if getattr(error, "errno", None) == number or os.strerror(number) in str(error):
                 return os.strerror(number)
-        if isinstance(error, OSError) and "requested and" in str(error):  # all that NumPy says of a short write
+        if isinstance(error, OSError) and "requested and" in str(error):  # NumPy reports a short write only so
             return os.strerror(errno.ENOSPC)
         error = error.__cause__ or error.__context__
     return None
 
 
 def import_closure(module: str) -> list[str]:
-    """The files of this project that a module imports, directly or indirectly, itself included: sorted paths from the root.
+    """The files of this project that a module imports, directly or indirectly, and its own: sorted paths from the root.
 
     Imports inside functions count. Raises ValueError if there is no such module.
     """
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
+    paths: dict[str, Path] = {}
+    names = [module]
+    while names:
+        name = names.pop()
         path = _ROOT / Path(*name.split(".")).with_suffix(".py")
-        if name not in found and path.is_file():
-            found[name] = path
-            waiting += _imports(path)
-    if module not in found:
+        if name not in paths and path.is_file():
+            paths[name] = path
+            names += _imports(path)
+    if module not in paths:
         raise ValueError(f"{module}: is not a module of this project")
-    return sorted(path.relative_to(_ROOT).as_posix() for path in found.values())
+    return sorted(path.relative_to(_ROOT).as_posix() for path in paths.values())
 
 
 def code_digest(module: str) -> str:
@@ -137,7 +133,7 @@ def code_digest(module: str) -> str:
 
 
 def _code_of(path: Path) -> str:
-    """A module's code in Python's own spelling, without comments and docstrings."""
+    """A module's code as Python prints its syntax tree, without comments and docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
@@ -146,6 +142,7 @@ def _code_of(path: Path) -> str:
 
 
 def _imports(path: Path) -> list[str]:
+    """The names that a file imports from this project; some are not modules but functions or classes."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -1,4 +1,4 @@
-"""The one way to run a stored model: ONNX Runtime in fp32, from bytes of a picture to probabilities. No torch."""
+"""The one way to run a stored model: ONNX Runtime in fp32, from the bytes of a picture to probabilities. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,23 +9,22 @@ import numpy as np
 import onnxruntime
 
 from pipeline.core.errors import PipelineError
-from pipeline.networks.onnx_file import open_session, read_facts
-from pipeline.pictures.images import Preprocessing, read_square
+from pipeline.networks.onnx_file import ORT_FAULTS, open_session, read_facts
+from pipeline.pictures.images import Array, Preprocessing, read_square
 
-Array = np.ndarray[Any, np.dtype[Any]]
-_BATCH = 32  # pictures that lie in memory at once
+_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A `model.onnx`: its session, and what it says of itself."""
+    """An open `model.onnx`: its session and the facts in its metadata."""
 
     session: onnxruntime.InferenceSession
     facts: Mapping[str, Any]
 
     @classmethod
     def load(cls, path: Path, threads: int) -> "Predictor":
-        """Open a stored model on the CPU with that many threads."""
+        """Open a model file on the CPU with this number of threads."""
         session = open_session(path, threads)
         return cls(session, read_facts(session))
 
@@ -36,34 +35,32 @@ class Predictor:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture is prepared."""
+        """How pictures are prepared for the network."""
         return Preprocessing(**self.facts["preprocessing"])
 
     def read(self, source: bytes | Path) -> Array:
-        """A picture as it is prepared: uint8 (S, S, 3). Raises BrokenPicture."""
+        """The prepared pixels of a picture: uint8 (S, S, 3). Raises BrokenPicture."""
         return read_square(source, self.preprocessing)
 
     def predict(self, sources: Sequence[bytes | Path]) -> Array:
-        """Probabilities of pictures, one or more, given as bytes or paths: float32, (pictures, classes). Raises BrokenPicture."""
-        batches = (sources[start : start + _BATCH] for start in range(0, len(sources), _BATCH))
+        """Probabilities, float32 (pictures, classes), of one or more pictures, as bytes or paths. Raises BrokenPicture."""
+        batches = (sources[start : start + _BATCH_SIZE] for start in range(0, len(sources), _BATCH_SIZE))
         return np.concatenate([self.predict_pixels(np.stack([self.read(source) for source in batch])) for batch in batches])
 
     def predict_pixels(self, pixels: Array) -> Array:
-        """Probabilities of prepared pixels, uint8 (pictures, S, S, 3): float32, (pictures, classes)."""
+        """Probabilities, float32 (pictures, classes), of prepared pixels, uint8 (pictures, S, S, 3)."""
         return np.asarray(self.session.run(["probs"], {"pixels": pixels})[0])
 
     def feature_maps(self, pixels: Array) -> Array | None:
-        """The last feature maps, float32 (pictures, C, h, w); None where the head is not linear on their pooling."""
+        """The last feature maps, float32 (pictures, C, h, w); None if the head is not linear in their average."""
         if len(self.session.get_outputs()) == 1:
             return None
         return np.asarray(self.session.run(["feature_map"], {"pixels": pixels})[0])
 
 
-def open_model(folder: Path, threads: int) -> "Predictor":
-    """Open a stored model. Raises PipelineError where the file is none of ours."""
-    from pipeline.networks.onnx_file import ORT_FAULTS
-
+def open_model(folder: Path, threads: int) -> Predictor:
+    """Open the model of a model folder. Raises PipelineError if the file is damaged or is not a model of this pipeline."""
     try:
         return Predictor.load(folder / "model.onnx", threads)
     except (*ORT_FAULTS, KeyError):
-        raise PipelineError(f"{folder}/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`") from None
+        raise PipelineError(f"{folder}/model.onnx: is damaged or not a model of this pipeline; run `dvc checkout`") from None

@@ -1,6 +1,7 @@
 """MLflow's pyfunc of a stored model: a column of picture bytes in, classes and probabilities out.
 
-MLflow runs this file as a script when it logs and when it loads the model, in place of a pickle."""
+MLflow runs this file as a script when it logs and loads the model, in place of a pickle.
+"""
 
 import os
 from pathlib import Path
@@ -14,14 +15,14 @@ from pipeline.serving.predictor import Predictor
 
 
 class PictureModel(PythonModel):
-    """Answers for a data frame with the column `picture` (bytes of a file), a row a picture."""
+    """Predicts for a data frame with the column `picture` (the bytes of a file): one row per picture."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Open the model file that was logged."""
+        """Open the logged model file."""
         self.predictor = Predictor.load(Path(context.artifacts["model"]), os.cpu_count() or 1)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """`predicted` (the class), `probability` (its own) and `probabilities` (of all classes, in their order)."""
+        """The columns `predicted` (a class), `probability` (of that class) and `probabilities` (of all classes, in their order)."""
         probs = self.predictor.predict(list(model_input["picture"]))
         best = probs.argmax(axis=1)
         return pd.DataFrame(

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from PIL import Image
 
 from pipeline.core.errors import PipelineError, without_password
@@ -69,8 +68,8 @@ def _stages_that_ran() -> Mapping[str, Any]:
         lock = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PipelineError("dvc.lock: is not there; run `dvc repro`") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PipelineError(f"dvc.lock: is not YAML: {' '.join(str(error).split())}; run `git checkout dvc.lock`") from None
+    except ValueError as error:
+        raise PipelineError(f"dvc.lock: is not YAML: {error}; run `git checkout dvc.lock`") from None
     stages: Mapping[str, Any] = lock["stages"]
     return stages
 

@@ -1,14 +1,11 @@
-"""A project in which stock networks are asked: pictures where the user stands, one that is none, networks with random weights."""
+"""A project with pictures in the folder from which the user types commands, one of them broken, and networks with random weights."""
 
 import io
 import sys
 
 import numpy as np
 import pytest
-import torch
-import torchvision
 from PIL import Image
-from safetensors.torch import save_file
 
 from pipeline.__main__ import main
 
@@ -17,7 +14,7 @@ NAMES = ["background", "ant", "Käfer"]
 
 @pytest.fixture
 def below(tmp_path, monkeypatch):
-    """A project, and in it a folder where the user stands, with pictures, one of them broken."""
+    """The folder of a project in which the user types commands, with pictures, one of them broken."""
     monkeypatch.delenv("DVC_ROOT", raising=False)
     (tmp_path / "dvc.yaml").touch()
     (tmp_path / "params.yaml").write_text("threads: 1\n")
@@ -32,8 +29,7 @@ def below(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ask(below, capsys, monkeypatch):
-    """Type a command where the user stands: its exit code, stdout and stderr."""
-    threads = torch.get_num_threads()
+    """Type a command in that folder: its exit code, stdout and stderr."""
 
     def typed(*arguments, stdin=b""):
         monkeypatch.chdir(below)
@@ -46,13 +42,18 @@ def ask(below, capsys, monkeypatch):
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield typed
-    torch.set_num_threads(threads)
+    if threads is not None:
+        sys.modules["torch"].set_num_threads(threads)
 
 
 @pytest.fixture
 def write_network(below):
     """Write the random weights of a network of torchvision with three classes, and their names."""
+    import torch
+    import torchvision
+    from safetensors.torch import save_file
 
     def write(model):
         torch.manual_seed(0)

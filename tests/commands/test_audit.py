@@ -41,4 +41,4 @@ def test_what_is_not_shown_is_counted(show):
 def test_without_an_audit_it_says_what_to_run(tmp_path):
     with pytest.raises(PipelineError) as caught:
         list(audit_lines(tmp_path / "audit.json", None))
-    assert str(caught.value) == f"{tmp_path / 'audit.json'}: is not there; run `dvc repro`"
+    assert str(caught.value) == f"{tmp_path / 'audit.json'}: does not exist; run `dvc repro`"

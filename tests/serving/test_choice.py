@@ -1,4 +1,4 @@
-"""Which stored model answers: the one that is named, or the best on val."""
+"""Which stored model predicts: the named one, or the best on val."""
 
 import onnx
 import pytest
@@ -33,7 +33,7 @@ def test_of_equals_the_first_by_name_is_the_best(models):
     assert best_model(models) == models / "another"
 
 
-def test_an_epoch_without_val_loss_has_no_say(models):
+def test_an_epoch_without_val_loss_does_not_count(models):
     (models / "finetuned" / "history.csv").write_text("epoch,val_loss\n0,\n1,0.35\n")
     assert best_model(models) == models / "baseline"
 
@@ -43,7 +43,7 @@ def test_a_model_without_history_is_not_chosen(models):
     assert best_model(models) == models / "baseline"
 
 
-def test_without_a_name_the_best_one_answers(models, tmp_path):
+def test_without_a_name_the_best_model_is_found(models, tmp_path):
     assert find_model(None, models, tmp_path) == models / "finetuned"
 
 
@@ -51,40 +51,40 @@ def test_a_name_is_one_of_the_models(models, tmp_path):
     assert find_model("baseline", models, tmp_path) == models / "baseline"
 
 
-def test_a_folder_is_found_from_where_the_user_stands(models, tmp_path):
+def test_a_folder_is_found_relative_to_the_users_folder(models, tmp_path):
     mine = write_model(tmp_path / "below" / "mine")
     assert find_model("mine", models, tmp_path / "below") == mine
     assert find_model(str(mine), models, tmp_path) == mine
 
 
-def test_a_project_without_models_is_told_so(tmp_path):
-    assert refusal(best_model, tmp_path / "models") == f"{tmp_path}/models: contains no model; run `dvc repro`"
+def test_a_project_without_models_is_refused(tmp_path):
+    assert refusal(best_model, tmp_path / "models").startswith(f"{tmp_path}/models: ")
 
 
 @pytest.mark.parametrize("name", ["nothing", "backbone", ""])
 def test_a_model_that_is_not_there_is_refused(models, tmp_path, name):
-    wanted = f"--model {name}: there is no such model, neither in {models} nor as a folder; available: baseline, finetuned"
-    assert refusal(find_model, name, models, tmp_path) == wanted
+    fault = refusal(find_model, name, models, tmp_path)
+    assert fault.startswith(f"--model {name}: ")
+    assert "baseline, finetuned" in fault
 
 
 def test_a_model_named_where_there_is_none_is_refused(tmp_path):
-    wanted = f"--model a: there is no such model, neither in {tmp_path}/models nor as a folder; available: none; run `dvc repro`"
-    assert refusal(find_model, "a", tmp_path / "models", tmp_path) == wanted
+    fault = refusal(find_model, "a", tmp_path / "models", tmp_path)
+    assert fault.startswith("--model a: ")
+    assert "run `dvc repro`" in fault
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_a_damaged_model_is_refused(models, content):
     (models / "baseline" / "model.onnx").write_bytes(content)
-    wanted = f"{models}/baseline/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`"
-    assert refusal(open_model, models / "baseline", 1) == wanted
+    assert refusal(open_model, models / "baseline", 1).startswith(f"{models}/baseline/model.onnx: ")
 
 
-def test_a_model_of_another_making_is_refused(models):
+def test_a_graph_without_our_metadata_is_refused(models):
     model = onnx.load(models / "baseline" / "model.onnx")
     del model.metadata_props[:]
     onnx.save(model, models / "baseline" / "model.onnx")
-    wanted = f"{models}/baseline/model.onnx: is no model of this pipeline, or damaged; run `dvc checkout`"
-    assert refusal(open_model, models / "baseline", 1) == wanted
+    assert refusal(open_model, models / "baseline", 1).startswith(f"{models}/baseline/model.onnx: ")
 
 
 def test_a_model_is_opened(models):

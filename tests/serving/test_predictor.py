@@ -1,4 +1,4 @@
-"""The stored model, answering: bytes and paths alike, with what its own metadata says, and without torch."""
+"""The stored model predicts from bytes and paths alike, as its metadata says, and without torch."""
 
 import io
 import subprocess
@@ -30,7 +30,7 @@ def draw_picture(seed):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A small model: as torch has it, as it is stored, and as it is opened."""
+    """A small model: the module of torch, the model folder, and the open predictor."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
     module = WithProbs(Classifier(Backbone(network, (0.5,) * 3, (0.5,) * 3), 144, 3), 1.0).eval()
@@ -45,36 +45,36 @@ def test_the_classes_are_read_in_their_order(stored):
     assert stored.predictor.class_names == ["ants", "bees", "Käfer"]
 
 
-def test_the_preparation_is_read(stored):
+def test_the_preprocessing_is_read(stored):
     assert stored.predictor.preprocessing == PREPROCESSING
 
 
-def test_a_picture_is_answered_alike_from_its_bytes_and_from_its_path(stored, tmp_path):
+def test_bytes_and_path_of_a_picture_give_the_same_probabilities(stored, tmp_path):
     (tmp_path / "a.png").write_bytes(draw_picture(0))
     first, second = stored.predictor.predict([draw_picture(0), tmp_path / "a.png"])
     np.testing.assert_array_equal(first, second)
 
 
-def test_answers_are_float32_and_sum_to_one(stored):
+def test_probabilities_are_float32_and_sum_to_one(stored):
     probs = stored.predictor.predict([draw_picture(0), draw_picture(1)])
     assert (probs.shape, probs.dtype) == ((2, 3), np.float32)
     np.testing.assert_allclose(probs.sum(axis=1), 1, rtol=1e-6)
 
 
-def test_answers_are_those_of_torch_on_the_prepared_picture(stored):
+def test_probabilities_are_those_of_torch_on_the_prepared_picture(stored):
     pixels = np.stack([read_square(draw_picture(seed), PREPROCESSING) for seed in (0, 1, 2)])
     with torch.inference_mode():
         wanted = stored.module(torch.from_numpy(pixels)).numpy()
     np.testing.assert_allclose(stored.predictor.predict([draw_picture(seed) for seed in (0, 1, 2)]), wanted, atol=1e-6)
 
 
-def test_answers_come_in_the_order_of_the_pictures(stored):
+def test_probabilities_are_in_the_order_of_the_pictures(stored):
     forth = stored.predictor.predict([draw_picture(0), draw_picture(1)])
     back = stored.predictor.predict([draw_picture(1), draw_picture(0)])
     np.testing.assert_allclose(forth, back[::-1], atol=1e-6)
 
 
-def test_prepared_pixels_are_answered_like_their_picture(stored):
+def test_prepared_pixels_and_their_picture_give_the_same_probabilities(stored):
     pixels = read_square(draw_picture(0), PREPROCESSING)[None]
     np.testing.assert_array_equal(stored.predictor.predict_pixels(pixels), stored.predictor.predict([draw_picture(0)]))
 
@@ -84,25 +84,19 @@ def test_bytes_that_are_no_picture_are_refused(stored):
         stored.predictor.predict([b"hello"])
 
 
-def test_it_runs_on_the_cpu_with_the_threads_that_are_named(stored):
+def test_it_runs_on_the_cpu_with_the_given_number_of_threads(stored):
     assert stored.predictor.session.get_providers() == ["CPUExecutionProvider"]
     options = Predictor.load(stored.folder / "model.onnx", 2).session.get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (2, 1)
 
 
-@pytest.mark.parametrize("heavy", ["torch", "torchvision", "timm", "mlflow", "sklearn", "matplotlib", "onnx"])
-def test_importing_it_brings_no_heavy_library(heavy, imported):
-    assert heavy not in imported
-
-
-@pytest.fixture(scope="module")
-def imported():
-    """What a fresh Python holds after the import."""
+def test_importing_it_imports_no_heavy_library():
     code = "import sys, pipeline.serving.predictor; print(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert {"torch", "torchvision", "timm", "mlflow", "sklearn", "matplotlib", "onnx"} & set(modules) == set()
 
 
-def test_any_number_of_pictures_is_answered_in_their_order(stored):
+def test_more_pictures_than_a_batch_keep_their_order(stored):
     pictures = [draw_picture(seed) for seed in range(70)]
     probs = stored.predictor.predict(pictures)
     assert probs.shape == (70, 3)

@@ -66,17 +66,15 @@ def test_a_value_takes_the_place_of_the_old_one_or_follows_the_last_key(before, 
     ],
 )
 def test_what_cannot_be_set_alone_is_refused_and_nothing_changes(text):
-    with pytest.raises(PipelineError) as error:
+    with pytest.raises(PipelineError, match=r"^params\.yaml: models\.a\.rate, models\.a\.new: "):
         after_setting(text, rate=0.5, new=2)
-    assert str(error.value) == "params.yaml: models.a.rate, models.a.new: cannot be set without changing more; write it by hand"
     assert Path("params.yaml").read_text() == text
 
 
 @pytest.mark.parametrize("text", ["models:\n  b: {}\n", "models:\n  a:\n", "seed: 0\n", "models: [a]\n"])
-def test_a_section_that_is_not_there_is_told(text):
-    with pytest.raises(PipelineError) as error:
+def test_a_missing_section_is_named(text):
+    with pytest.raises(PipelineError, match=r"^params\.yaml: models\.a: is missing$"):
         after_setting(text, rate=0.5)
-    assert str(error.value) == "params.yaml: models.a: is missing"
 
 
 @pytest.mark.parametrize(
@@ -86,6 +84,6 @@ def test_a_section_that_is_not_there_is_told(text):
         (None, "null"), ("adamw", "adamw"), ("true", '"true"'), ("12", '"12"'), ("a: b", '"a: b"'),
     ],
 )  # fmt: skip
-def test_a_value_is_spelled_so_that_it_is_read_again(value, spelled):
+def test_a_value_is_spelled_so_that_it_is_read_back(value, spelled):
     assert spell(value) == spelled
     assert parse_yaml(spelled) == value

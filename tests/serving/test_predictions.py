@@ -1,4 +1,4 @@
-"""Answers for many pictures: those of the predictor, whatever the picture is like; a broken one stops nothing."""
+"""Predictions for many files are those of the predictor, in order; a broken file stops nothing."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.serving.answers import BrokenFile, PictureFile, Prediction, judge, plain, predict_all
+from pipeline.serving.predictions import BrokenFile, PictureFile, Prediction, make_prediction, predict_all, printable
 from pipeline.serving.predictor import Predictor
 from tests.stored import write_model
 
@@ -54,61 +54,57 @@ def here(tmp_path):
     return tmp_path
 
 
-def answers(predictor, here, *names, abstain_below=0.0, threads=2):
-    picks = [name if isinstance(name, PictureFile) else PictureFile(name) for name in names]
-    return [found for batch in predict_all(predictor, picks, here, abstain_below, 32, threads, None) for found in batch]
+def predictions(predictor, here, *names, abstain_below=0.0, threads=2):
+    files = [name if isinstance(name, PictureFile) else PictureFile(name) for name in names]
+    return [item for batch in predict_all(predictor, files, here, abstain_below, 32, threads, None) for item in batch]
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_probabilities_are_those_of_the_predictor_on_the_bytes(predictor, here, name):
-    (answer,) = answers(predictor, here, name)
-    assert list(answer.probs.values()) == pytest.approx(predictor.predict([PICTURES[name]])[0].tolist(), abs=1e-6)
+    (prediction,) = predictions(predictor, here, name)
+    assert list(prediction.probs.values()) == pytest.approx(predictor.predict([PICTURES[name]])[0].tolist(), abs=1e-6)
 
 
-def test_a_picture_that_is_to_be_turned_is_not_answered_as_it_lies(predictor, here):
+def test_a_picture_is_turned_upright_by_its_exif(predictor, here):
     (here / "lying.jpg").write_bytes(encoded(draw(1), "JPEG"))
-    first, second = answers(predictor, here, "turned.jpg", "lying.jpg")
+    first, second = predictions(predictor, here, "turned.jpg", "lying.jpg")
     assert first.probs != second.probs
 
 
 def test_the_predicted_class_is_the_most_probable(predictor, here):
-    (answer,) = answers(predictor, here, "plain.png")
+    (prediction,) = predictions(predictor, here, "plain.png")
     best = int(predictor.predict([PICTURES["plain.png"]])[0].argmax())
-    assert (answer.predicted, answer.probability) == (NAMES[best], answer.probs[NAMES[best]])
+    assert (prediction.predicted, prediction.probability) == (NAMES[best], prediction.probs[NAMES[best]])
 
 
-def test_probabilities_stand_in_the_order_of_the_classes(predictor, here):
-    assert list(answers(predictor, here, "plain.png")[0].probs) == NAMES
+def test_probabilities_are_in_the_order_of_the_classes(predictor, here):
+    assert list(predictions(predictor, here, "plain.png")[0].probs) == NAMES
 
 
-def test_broken_pictures_are_told_in_their_place_and_the_rest_goes_on(predictor, here):
+def test_broken_files_keep_their_place_among_the_predictions(predictor, here):
     (here / "cut.png").write_bytes(PICTURES["plain.png"][:-40])
     (here / "text.png").write_text("hello")
-    found = answers(
-        predictor, here, "text.png", "plain.png", "nothing.png", PictureFile("empty", "holds no pictures"), "cut.png", "grey.gif"
+    found = predictions(
+        predictor, here, "text.png", "plain.png", "nothing.png", PictureFile("empty", "contains no pictures"), "cut.png", "grey.gif"
     )
     assert [(each.path, each.outcome) for each in found] == [
         ("text.png", "broken"), ("plain.png", "answered"), ("nothing.png", "broken"),
         ("empty", "broken"), ("cut.png", "broken"), ("grey.gif", "answered"),
     ]  # fmt: skip
     assert found[0] == BrokenFile("text.png", "not a picture")
-    assert found[2] == BrokenFile("nothing.png", "is not there")
-    assert found[3] == BrokenFile("empty", "holds no pictures")
+    assert found[2] == BrokenFile("nothing.png", "does not exist")
+    assert found[3] == BrokenFile("empty", "contains no pictures")
 
 
-def test_a_batch_of_broken_pictures_alone_is_told(predictor, here):
-    assert answers(predictor, here, "nothing.png") == [BrokenFile("nothing.png", "is not there")]
-
-
-def test_nothing_to_answer_is_no_answer(predictor, here):
-    assert answers(predictor, here) == []
+def test_no_files_give_no_predictions(predictor, here):
+    assert predictions(predictor, here) == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_more_pictures_than_a_batch_holds_are_answered_in_their_order(predictor, here, threads):
+def test_more_pictures_than_a_batch_keep_their_order(predictor, here, threads):
     names = ["plain.png", "grey.gif", "nothing.png"] * 30
-    one = {found.path: found for found in answers(predictor, here, *names[:3])}
-    found = answers(predictor, here, *names, threads=threads)
+    one = {found.path: found for found in predictions(predictor, here, *names[:3])}
+    found = predictions(predictor, here, *names, threads=threads)
     assert [each.path for each in found] == names
     for each in found:
         if isinstance(each, Prediction):
@@ -120,30 +116,30 @@ def test_batches_are_bounded(predictor, here):
     assert [len(batch) for batch in batches] == [32, 32, 6]
 
 
-def test_an_absolute_path_does_not_start_at_here(predictor, here, tmp_path_factory):
-    (found,) = answers(predictor, tmp_path_factory.mktemp("elsewhere"), f"{here}/plain.png")
+def test_an_absolute_path_is_not_relative_to_here(predictor, here, tmp_path_factory):
+    (found,) = predictions(predictor, tmp_path_factory.mktemp("elsewhere"), f"{here}/plain.png")
     assert (found.path, found.outcome) == (f"{here}/plain.png", "answered")
 
 
 @pytest.mark.parametrize(("abstain_below", "predicted"), [(0.0, "bees"), (0.7, "bees"), (0.700001, None), (1.0, None)])
 def test_below_the_threshold_no_class_is_predicted(abstain_below, predicted):
-    answer = judge("a.png", np.array([0.1, 0.7, 0.2], np.float32), NAMES, abstain_below)  # 0.7 as float32 is a little less
-    assert answer == Prediction("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
+    prediction = make_prediction("a.png", np.array([0.1, 0.7, 0.2], np.float32), NAMES, abstain_below)  # 0.7 as float32 is a little less
+    assert prediction == Prediction("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
 
 
 def test_of_equals_the_first_class_is_predicted():
-    assert judge("a.png", np.array([0.2, 0.4, 0.4], np.float32), NAMES, 0).predicted == "bees"
+    assert make_prediction("a.png", np.array([0.2, 0.4, 0.4], np.float32), NAMES, 0).predicted == "bees"
 
 
-def test_an_answer_has_words_for_a_person():
-    assert Prediction("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).words == "bees (0.70)"
-    assert Prediction("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).words == "abstained: bees (0.70)"
-    assert BrokenFile("a.png", "not a picture").words == "broken: not a picture"
+def test_a_prediction_and_a_fault_have_captions():
+    assert Prediction("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).caption == "bees (0.70)"
+    assert Prediction("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).caption == "abstained: bees (0.70)"
+    assert BrokenFile("a.png", "not a picture").caption == "broken: not a picture"
 
 
 @pytest.mark.parametrize(
     ("text", "line"),
     [("Käfer 🐝.png", "Käfer 🐝.png"), ("a\nb", "a\\nb"), ("\x1b[2J", "\\x1b[2J"), ("\udcff", "\\udcff"), ('it\'s "a"', 'it\'s "a"')],
 )
-def test_a_text_becomes_one_line_without_what_moves_a_cursor(text, line):
-    assert plain(text) == line
+def test_a_text_becomes_one_line_without_control_characters(text, line):
+    assert printable(text) == line

@@ -1,4 +1,4 @@
-"""What every stage shares: its main line, its exit codes, its lock, its orderly end, a full disk."""
+"""What every stage shares: its main line, exit codes, lock, orderly end, and a full disk."""
 
 import errno
 import io
@@ -20,7 +20,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 from pipeline.core.params import Section
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Params(Section):
@@ -86,7 +86,7 @@ def test_an_unexpected_exception_stays_an_exception():
 
 
 class Releases(io.StringIO):
-    """A stderr that gives the lock back as soon as something is said."""
+    """A stderr that releases the lock as soon as something is printed."""
 
     def __init__(self, lock):
         super().__init__()
@@ -98,7 +98,7 @@ class Releases(io.StringIO):
 
 
 def run_while_held(monkeypatch, pid=None):
-    """Run a stage whose lock another holds until the stage has said something; return what it said."""
+    """Run a stage whose lock is taken until the stage has printed something; return what it printed."""
     locks = Path(".cache/locks")
     locks.mkdir(parents=True)
     lock = FileLock(locks / "out.lock")
@@ -108,7 +108,7 @@ def run_while_held(monkeypatch, pid=None):
     monkeypatch.setattr(sys, "stderr", Releases(lock))
     seen = []
     stage.main("embed", Params, lambda *_: seen.append(sys.stderr.getvalue()))
-    assert seen == [sys.stderr.getvalue()]  # it ran, after it had said so
+    assert seen == [sys.stderr.getvalue()]  # it ran after it had printed
     return seen[0]
 
 
@@ -124,8 +124,8 @@ def test_a_stage_waits_for_a_process_whose_number_is_not_known(monkeypatch, pid)
 
 
 def hold(*code):
-    """A process that runs a stage on the same out, and what it has begun by now."""
-    lines = "import os, sys, time", "from pipeline import stage", "from pipeline.core.params import Section", *code
+    """A process that runs a stage on the same out; it has begun."""
+    lines = "import os, sys, time", "from pipeline.core import stage", "from pipeline.core.params import Section", *code
     lines = *lines, "stage.main('embed', type('Params', (Section,), {'__annotations__': {'seed': int, 'count': int}}), run)"
     holder = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines), "in", "out"],
@@ -141,7 +141,7 @@ def hold(*code):
 SLEEPY = "def run(*_): print('begun', flush=True); time.sleep(600)"
 
 
-def test_the_waiting_stage_goes_on_when_the_process_that_it_named_is_stopped_as_it_says(monkeypatch):
+def test_the_waiting_stage_continues_if_the_user_stops_the_other_process_as_printed(monkeypatch):
     class Obeys(io.StringIO):
         def write(self, text):
             if "kill" in text:
@@ -174,7 +174,7 @@ def test_the_lock_is_named_after_the_last_path(monkeypatch):
     assert sorted(seen) == ["metrics_linear.json.lock", "metrics_linear.json.pid"]
 
 
-def test_the_number_of_the_process_stands_beside_the_lock():
+def test_the_number_of_the_process_is_beside_the_lock():
     seen = []
     stage.main("embed", Params, lambda *_: seen.append(Path(".cache/locks/out.pid").read_text()))
     assert seen == [str(os.getpid())]
@@ -198,7 +198,7 @@ def test_the_lock_is_free_again_after_a_fault(fault):
 
 
 def end_by(number):
-    """A stage that is sent a signal while it writes a file."""
+    """A stage that gets a signal while it writes a file."""
 
     def run(*_):
         with atomic_file(Path("out")) as partial:
@@ -210,7 +210,7 @@ def end_by(number):
 
 @pytest.fixture
 def signals_as_in_a_terminal():
-    """What the tests were started under may ignore hang-ups."""
+    """The shell that started the tests may ignore hang-ups."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -278,7 +278,10 @@ WRITERS = {
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_file_that_finds_no_room_is_one_line_and_exit_code_1(name, capsys):
     code = exit_code_of(write_to_a_full_disk(WRITERS[name]))
-    assert (code, capsys.readouterr().err) == (1, "out: File too large; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (
+        1,
+        "out: File too large; free some space and run `dvc repro` again; it continues from there\n",
+    )
 
 
 def test_a_file_that_finds_no_room_is_not_there_in_part():
@@ -288,7 +291,10 @@ def test_a_file_that_finds_no_room_is_not_there_in_part():
 
 def test_numpys_short_write_is_one_line_and_exit_code_1(capsys):
     code = exit_code_of(write_to_a_full_disk(np.zeros(5000).tofile))
-    assert (code, capsys.readouterr().err) == (1, "out: No space left on device; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (
+        1,
+        "out: No space left on device; free some space and run `dvc repro` again; it continues from there\n",
+    )
 
 
 def raising(*errors):
@@ -317,7 +323,7 @@ def raising(*errors):
 )
 def test_a_full_disk_is_one_line_and_exit_code_1(errors, reason, capsys):
     code = exit_code_of(raising(*errors))
-    assert (code, capsys.readouterr().err) == (1, f"out: {reason}; make room and run `dvc repro` again, it carries on\n")
+    assert (code, capsys.readouterr().err) == (1, f"out: {reason}; free some space and run `dvc repro` again; it continues from there\n")
 
 
 def test_another_fault_of_the_system_stays_an_exception():

@@ -1,11 +1,11 @@
-"""What a person points at: folders become their pictures, names survive, faults are told."""
+"""The files that a user names: folders become their pictures, names survive, faults are reported."""
 
 import os
 
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.serving.answers import PictureFile, file_fault, find_pictures, read_list
+from pipeline.serving.predictions import PictureFile, file_fault, find_pictures, read_list
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def here(tmp_path):
 
 
 def found(here, *names):
-    return [pick.path if not pick.fault else (pick.path, pick.fault) for pick in find_pictures(names, here)]
+    return [file.path if not file.fault else (file.path, file.fault) for file in find_pictures(names, here)]
 
 
 def test_a_folder_becomes_its_pictures_sorted_by_name(here):
@@ -30,7 +30,7 @@ def test_a_folder_becomes_its_pictures_sorted_by_name(here):
 @pytest.mark.parametrize(
     ("named", "first"), [("in/", "in/a.JPG"), ("./in", "./in/a.JPG"), ("in/../in", "in/../in/a.JPG"), (".", "./-x.png")]
 )
-def test_a_path_begins_as_its_folder_was_named(here, named, first):
+def test_a_path_starts_with_its_folder_as_it_was_named(here, named, first):
     assert found(here, named)[0] == first
 
 
@@ -38,7 +38,7 @@ def test_an_absolute_folder_gives_absolute_paths(here):
     assert found(here, f"{here}/in/c") == [f"{here}/in/c/a.gif"]
 
 
-def test_what_is_named_itself_is_taken_whatever_its_name(here):
+def test_a_named_file_is_taken_whatever_its_name(here):
     assert found(here, "in/notes.txt", "in/.hidden.png", "-x.png", "nothing") == ["in/notes.txt", "in/.hidden.png", "-x.png", "nothing"]
 
 
@@ -46,11 +46,11 @@ def test_paths_stay_in_the_order_in_which_they_are_named(here):
     assert found(here, "in/b.png", "in/c", "in/b.png") == ["in/b.png", "in/c/a.gif", "in/b.png"]
 
 
-def test_a_folder_without_pictures_is_told(here):
-    assert found(here, "empty", "in/c") == [("empty", "holds no pictures"), "in/c/a.gif"]
+def test_a_folder_without_pictures_is_reported(here):
+    assert found(here, "empty", "in/c") == [("empty", "contains no pictures"), "in/c/a.gif"]
 
 
-def test_a_folder_that_may_not_be_read_is_told_and_the_rest_goes_on(here, monkeypatch):
+def test_a_folder_that_may_not_be_read_is_reported_in_its_place(here, monkeypatch):
     scan = os.scandir
 
     def guarded(path):
@@ -62,7 +62,7 @@ def test_a_folder_that_may_not_be_read_is_told_and_the_rest_goes_on(here, monkey
     assert found(here, "in") == ["in/a.JPG", "in/b.png", ("in/c", "Permission denied")]
 
 
-def test_links_to_pictures_are_pictures_and_links_to_folders_are_passed_by(here):
+def test_links_to_pictures_are_pictures_and_links_to_folders_are_skipped(here):
     (here / "empty" / "a.png").symlink_to(here / "in" / "b.png")
     (here / "empty" / "round").symlink_to(here)
     assert found(here, "empty") == ["empty/a.png"]
@@ -84,17 +84,14 @@ def test_a_name_that_no_folder_has_is_left_to_the_reading(here, name):
         (b"", b"\n", []),
     ],
 )
-def test_a_list_is_parted_into_its_paths(content, separator, names):
+def test_a_list_is_split_into_its_paths(content, separator, names):
     assert read_list(content, separator) == names
 
 
 @pytest.mark.parametrize("content", [b"a.png\0b.png\0", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"])
 def test_a_list_with_nul_or_a_picture_in_its_place_is_refused(content):
-    with pytest.raises(PipelineError) as error:
+    with pytest.raises(PipelineError, match=r"^-: .*NUL"):
         read_list(content, b"\n")
-    assert str(error.value) == (
-        "-: holds NUL bytes; give names of files, one a line, or parted by NUL with -0; a picture itself is no list"
-    )
 
 
 def test_a_file_that_can_be_read_has_no_fault(here):
@@ -104,16 +101,16 @@ def test_a_file_that_can_be_read_has_no_fault(here):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("nothing.png", "is not there"),
-        ("in", "is no ordinary file"),
+        ("nothing.png", "does not exist"),
+        ("in", "is not a regular file"),
         ("in/b.png/c.png", "Not a directory"),
         ("x" * 300, "File name too long"),
     ],
 )
-def test_a_path_that_cannot_be_read_says_why(here, name, fault):
+def test_a_path_that_cannot_be_read_has_a_fault(here, name, fault):
     assert file_fault(here / name) == fault
 
 
 def test_a_pipe_is_not_waited_for(here):
     os.mkfifo(here / "pipe.png")
-    assert file_fault(here / "pipe.png") == "is no ordinary file"
+    assert file_fault(here / "pipe.png") == "is not a regular file"

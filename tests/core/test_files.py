@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, sums worked by other means, tables that come back as they were."""
+"""Files that are written whole or not at all, checksums, JSON and tables that are read back unchanged."""
 
 import hashlib
 import os
@@ -85,7 +85,7 @@ def test_a_folder_keeps_its_old_content_when_the_block_raises(tmp_path):
     assert names_below(tmp_path) == ["d", "d/old"]
 
 
-def test_a_folder_does_not_take_over_what_a_killed_process_left(tmp_path):
+def test_a_folder_does_not_keep_what_a_killed_process_left(tmp_path):
     with pytest.raises(StopError), atomic_dir(tmp_path / "d") as partial:
         raise StopError
     partial.mkdir()
@@ -95,7 +95,7 @@ def test_a_folder_does_not_take_over_what_a_killed_process_left(tmp_path):
     assert names_below(tmp_path) == ["d", "d/new"]
 
 
-def test_a_file_does_not_take_over_what_a_killed_process_of_the_same_number_left(tmp_path):
+def test_a_file_does_not_keep_what_a_killed_process_of_the_same_number_left(tmp_path):
     (tmp_path / f".a.txt.{os.getpid()}.partial").touch()
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
         pass
@@ -122,7 +122,7 @@ def test_a_file_is_replaced_by_a_folder(tmp_path):
 
 @pytest.fixture
 def synced(tmp_path, monkeypatch):
-    """What was brought to the disk, in its order, and whether `out` was there by then."""
+    """What was synced to the disk, in order, and whether `out` existed by then."""
     seen = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_ino, (tmp_path / "out").exists())))
     return seen
@@ -144,7 +144,7 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_
 
 @pytest.fixture(scope="module")
 def gone():
-    """The number of a process that is no more."""
+    """The number of a process that has ended."""
     with subprocess.Popen(["true"]) as process:
         process.wait()
     return process.pid
@@ -177,7 +177,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path, write):
 
 
 @pytest.mark.parametrize("name", [".e.{}.partial", ".d.txt.{}.partial", ".d.1.{}.partial", "d.{}.partial", ".d.partial", ".dx{}.partial"])
-def test_what_is_of_another_file_is_left_alone(tmp_path, gone, name):
+def test_temporary_files_of_other_paths_are_left_alone(tmp_path, gone, name):
     (tmp_path / name.format(gone)).touch()
     with atomic_file(tmp_path / "d") as partial:
         partial.touch()
@@ -197,26 +197,26 @@ def test_somebody_elses_process_is_running(monkeypatch):
     assert is_running(1)
 
 
-def test_the_sum_of_bytes_is_sha256():
+def test_the_digest_of_bytes_is_sha256():
     assert sha256_of(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_the_sum_of_a_file_is_that_of_its_bytes(tmp_path):
+def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_the_sum_of_a_value_is_that_of_its_plainest_json():
+def test_the_digest_of_a_value_is_that_of_its_canonical_json():
     assert sha256_of_json({"b": [1, None], "a": "x"}) == hashlib.sha256(b'{"a":"x","b":[1,null]}').hexdigest()
 
 
-def test_a_value_comes_back_from_json(tmp_path):
+def test_a_value_is_read_back_from_json(tmp_path):
     value = {"ä": [1, 0.1, None, True], "b": {"c": "d"}}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
 
 
-def test_json_is_indented_text_of_utf_8(tmp_path):
+def test_json_is_indented_utf_8(tmp_path):
     write_json(tmp_path / "a.json", {"ä": 1})
     assert (tmp_path / "a.json").read_bytes() == '{\n  "ä": 1\n}\n'.encode()
 
@@ -236,7 +236,7 @@ def test_a_table_is_plain_csv(tmp_path):
 @pytest.mark.parametrize(
     "name", ["", " x ", "a,b", 'a"b', '"', "a\nb", "a\rb", "a\r\nb", "ä 猫.png", "\\", "'", ";", "#a", "a\tb", "\ufeffa"]
 )
-def test_an_odd_name_comes_back_from_a_table(tmp_path, name):
+def test_an_odd_name_is_read_back_from_a_table(tmp_path, name):
     write_table(tmp_path / "t.csv", ["name", "reason"], [{"name": name, "reason": "z"}])
     assert read_table(tmp_path / "t.csv") == [{"name": name, "reason": "z"}]
 
@@ -261,7 +261,7 @@ def test_the_root_is_the_nearest_folder_upwards_with_a_dvc_yaml(tmp_path, monkey
     assert project_root() == tmp_path.resolve()
 
 
-def test_the_partial_file_lies_in_the_same_folder(tmp_path):
+def test_the_partial_file_is_in_the_same_folder(tmp_path):
     with atomic_file(tmp_path / "a.txt") as partial:
         partial.touch()
         assert partial.parent == tmp_path
