@@ -1,4 +1,4 @@
-"""The connection to MLflow: its address, its database, our experiment, and which process owns a run."""
+"""The connection to MLflow: its address, its database, its errors, and the locks that keep two processes off one run."""
 
 import logging
 import os
@@ -21,27 +21,32 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "transfer-pipeline"
+_ERROR_LENGTH = 300
+# Defaults of ours; a variable that the user sets wins.
+_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow retries for minutes: too long to wait for a server that is away
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for the answers of our commands
+}
 
 
 def tracking_uri() -> str:
-    """`MLFLOW_TRACKING_URI`, or the one database at the project's root."""
+    """`MLFLOW_TRACKING_URI`, or the SQLite database at the project's root."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_root().resolve() / 'mlflow.db'}"
 
 
-def is_served() -> bool:
-    """Whether MLflow is behind a server, and no file that this process writes itself."""
+def uses_server() -> bool:
+    """Whether a server writes the runs; otherwise this process writes the database itself."""
     return not tracking_uri().startswith("sqlite:")
 
 
 def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
-    """A client and the id of our experiment, or of another of that name, both made where they are not there yet."""
-    # MLflow's own patience is minutes: nobody must wait that long for a server that is away.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for our own answers
+    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
+    for variable, value in _ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -49,7 +54,7 @@ def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
     if not uri.startswith("http"):
         from mlflow.store.db import utils
 
-        utils.MAX_RETRY_COUNT = 1  # of opening a database: ten attempts would take 100 seconds
+        utils.MAX_RETRY_COUNT = 1  # of opening a database: the default of ten takes 100 seconds
         logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)  # it prints a traceback of what it raises
     if uri == f"sqlite:///{project_root().resolve() / 'mlflow.db'}":
         _create_database(project_root() / "mlflow.db")
@@ -65,22 +70,39 @@ def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
         raise
 
 
-def one_at_a_time() -> FileLock:
-    """The lock under which a run is looked for, made and closed for another, so that two processes make no twins."""
-    lock = cache_dir("locks") / "runs.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(lock)
+def _create_database(path: Path) -> None:
+    """Create MLflow's tables in another folder, then move them to `path`.
+
+    MLflow creates a table at a time: two processes at once, or a kill, would leave a database that no process can open.
+    """
+    with creation_lock():
+        if path.exists():
+            return
+        for leftover in path.parent.glob(f".{path.name}.*.partial"):  # of a process that was killed
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        # A new folder each time, because the child of a killed process may still write to the last one.
+        with tempfile.TemporaryDirectory(".partial", f".{path.name}.", path.parent) as folder, atomic_file(path) as partial:
+            database = Path(folder).resolve() / path.name
+            _upgrade(database)
+            database.replace(partial)
 
 
-def fault(error: BaseException) -> str:
-    """`MLflow at <address>: <what it said>`: one line, without a password."""
-    said = re.sub(r"^\(raised as a result of .*\n", "", str(error).strip()).partition("\n")[0] or type(error).__name__
-    return without_password(f"MLflow at {tracking_uri()}: {said}")[:300]
+def _upgrade(path: Path) -> None:
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise OSError(f"mlflow db upgrade: {(result.stderr.splitlines() or ['no output'])[-1]}")
+
+
+def error_line(error: BaseException) -> str:
+    """`MLflow at <address>: <the error's first line>`, without a password."""
+    text = re.sub(r"^\(raised as a result of .*\n", "", str(error).strip()).partition("\n")[0] or type(error).__name__
+    return without_password(f"MLflow at {tracking_uri()}: {text}")[:_ERROR_LENGTH]
 
 
 @contextmanager
 def mendable() -> Iterator[None]:
-    """Turn what MLflow, its server and its database refuse into a PipelineError."""
+    """Raise the errors of MLflow, its server and its database as a PipelineError."""
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
@@ -89,49 +111,36 @@ def mendable() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, CommandError, ParseError, OSError) as error:
-        cure = "start the server" if is_served() else "mend that, or move the database away"
-        raise PipelineError(f"{fault(error)}; {cure}, then run `pipeline publish`") from None
+        cure = "start the server" if uses_server() else "repair it, or move the database away"
+        raise PipelineError(f"{error_line(error)}; {cure}, then run `pipeline publish`") from None
 
 
-def _create_database(path: Path) -> None:
-    """Make MLflow's tables elsewhere, then move them here: two processes, or a kill, on a fresh database would break it."""
-    with one_at_a_time():
-        if path.exists():
-            return
-        for left in path.parent.glob(f".{path.name}.*.partial"):  # by a process that was killed
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        # A folder of its own: the child of a killed process may still write in the last one.
-        with tempfile.TemporaryDirectory(".partial", f".{path.name}.", path.parent) as folder, atomic_file(path) as partial:
-            made = Path(folder).resolve() / path.name
-            _upgrade(made)
-            made.replace(partial)
+def creation_lock() -> FileLock:
+    """The lock to hold between the search for a database or a run and its creation, so that two processes never create two."""
+    path = cache_dir("locks") / "runs.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
 
 
-def _upgrade(path: Path) -> None:
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        raise OSError(f"mlflow db upgrade: {(made.stderr.splitlines() or ['no word'])[-1]}")
-
-
-class OwnedByAnother(OSError):  # noqa: N818 - it says what the run is
-    """A process that is alive writes the run."""
+class RunLocked(OSError):  # noqa: N818 - OSError: callers report it like any other refusal
+    """Another process that is alive writes the run."""
 
 
 @contextmanager
-def own(key: str, kind: str = "runs") -> Iterator[None]:
-    """Own the run of that key on this server; runs of each `kind` are apart. To be begun under `one_at_a_time()`. Raises OwnedByAnother.
+def lock_run(key: str, kind: str = "runs") -> Iterator[None]:
+    """Lock the run of that key on this server, or raise RunLocked. Call it under `creation_lock()`. `kind` separates namespaces of keys.
 
-    The lock's file stays where the block fails: the run is still to be closed.
+    A run's status cannot show whether its process is alive: it stays RUNNING after a kill. The system releases a file lock when the
+    process ends, however it ends. If the block fails, the file stays as a note that the run must still be closed.
     """
-    # Named by the key, which is known before the run: a process that is killed while it makes the run leaves its name too.
-    path = cache_dir("locks") / kind / _server() / f"{key}.lock"
+    # The file is named by the key, not by the run's id: a process that is killed while it creates the run leaves a note, too.
+    path = _locks_dir(kind) / f"{key}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise OwnedByAnother("another process writes this run") from None
+        raise RunLocked("another process writes this run") from None
     try:
         yield
         path.unlink(missing_ok=True)
@@ -139,12 +148,12 @@ def own(key: str, kind: str = "runs") -> Iterator[None]:
         lock.release()
 
 
-def abandoned(kind: str = "runs") -> Iterator[str]:
-    """The keys of runs of a kind whose process is gone, each owned while it is looked at. To be asked under `one_at_a_time()`."""
-    for path in sorted((cache_dir("locks") / kind / _server()).glob("*.lock")):
-        with suppress(OwnedByAnother), own(path.stem, kind):
+def stale_keys(kind: str = "runs") -> Iterator[str]:
+    """The keys whose lock file no process holds any more, each locked while the caller uses it. Call it under `creation_lock()`."""
+    for path in sorted(_locks_dir(kind).glob("*.lock")):
+        with suppress(RunLocked), lock_run(path.stem, kind):
             yield path.stem
 
 
-def _server() -> str:
-    return sha256_of(tracking_uri().encode())[:16]
+def _locks_dir(kind: str) -> Path:
+    return cache_dir("locks") / kind / sha256_of(tracking_uri().encode())[:16]

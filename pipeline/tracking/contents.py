@@ -1,4 +1,7 @@
-"""The contents of a run: params, metrics, inputs, images, tables, description."""
+"""What the run of a model contains, all of it read from files: params, metrics, datasets, figures, a table, a description.
+
+Every name, digest and timestamp follows from the files and from when the run began, so that logging twice changes nothing.
+"""
 
 import json
 import re
@@ -7,122 +10,205 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from pipeline.core.errors import PipelineError, without_password
-from pipeline.core.files import read_json, read_table, sha256_of_json
+from pipeline.core.files import cache_dir, read_json, read_table, sha256_of_file, sha256_of_json
 from pipeline.core.params import parse_yaml
 from pipeline.evaluation.scores import flat
+from pipeline.networks.artifact import read_facts
 from pipeline.pictures.manifest import SPLITS, Picture, read_manifest
-from pipeline.tracking.runs import StepMetrics, flatten, metrics_of, params_of
+from pipeline.tracking.runs import StepMetrics, flatten, log_metrics, metrics_of, params_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
 
+# The tag that a publication sets last. It names the files by one digest: without it, `publish` would have to download all that a run
+# contains to see that it is complete.
+PUBLISHED = "published_sha256"
+_EDITION = 2  # of the contents of a run; raise it when they change, and `publish` completes the runs of before
+
 _OTHER_STAGES = ("download", "split", "backbone", "embed")
-_KEY_LENGTH = 250  # of a metric, the longest that MLflow takes
+_IMAGES = "images"  # the folder in which MLflow's page looks for images
+_TABLE = "predictions_table.json"
+_TABLE_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the page groups by the first, compares the second
+_PAGE_TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])}
+_SCHEMA = json.dumps({"image_id": "string", "path": "string", "sha256": "string", "label": "string", "width": "long", "height": "long"})
+
+# MLflow's limits, in characters.
+_METRIC_LENGTH = 250
+_DATASET_LENGTH = 500
+_DIGEST_LENGTH = 16  # it takes 36, and its page shows 16
+# Limits of ours: for the grid of images in pixels, and for the description, so that it stays below MLflow's 8,000 characters.
+_SMALL_PIXELS = 768
+_FIGURE_ROWS, _CHANGE_LINES, _VALUE_LENGTH = 12, 20, 60
+_EARLIER_RUNS = 50  # among which the previous one of the same name is searched for
 
 
-def wanted_params(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The model's own params, and those of the stages before and after it as dvc.lock says that they ran. Raises PipelineError."""
-    stages = _stages_that_ran()
-    evaluated = [name for name in stages if name.startswith("evaluate") and name.endswith(f"@{facts['model']}")]
-    ran = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, *evaluated) if name in stages)
-    others = {key: value for params in ran for key, value in flatten(params).items()}
-    return params_of({**others, **flatten(facts["params"]), **facts["hardware"]})
+@dataclass(frozen=True)
+class RunContents:
+    """The contents of one model's run. `facts` is model.json, `scores` is scores.json."""
+
+    model_dir: Path
+    results_dir: Path
+    facts: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    params: Mapping[str, str]
+    datasets: list["DatasetInput"]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Every figure of the scores that is defined, with the ends of its interval as `<name>_low` and `<name>_high`."""
+        return {name: value for name, value in flat(self.scores["figures"]).items() if value is not None}
+
+    @property
+    def digest(self) -> str:
+        """One sha256 of all that is published."""
+        paths = [*self.model_dir.rglob("*"), *self.results_dir.rglob("*")]
+        files = sorted((path.name, sha256_of_file(path)) for path in paths if path.is_file())
+        return sha256_of_json([_EDITION, self.params, [entry.dataset.digest for entry in self.datasets], files])
+
+    def metrics(self, start: int) -> list["Metric"]:
+        """One point per row of the history and metric, and the figures as `test_<name>` at step 0. `start`: of the run, in milliseconds."""
+        table = read_table(self.model_dir / "history.csv")
+        history: list[StepMetrics] = [{name: float(value) for name, value in row.items() if value != ""} for row in table]
+        test: StepMetrics = {"step": 0, **{metric_name(f"test_{name}"): value for name, value in self.figures.items()}}
+        return [*(metric for row in history for metric in metrics_of(row, start)), *metrics_of(test, start + 1000 * len(history))]
 
 
-def figures_of(scores: Mapping[str, Any]) -> dict[str, float]:
-    """Every figure of scores.json that is defined, with the ends of its interval as `<name>_low` and `<name>_high`."""
-    return {name: value for name, value in flat(scores["figures"]).items() if value is not None}
+def read_contents(data: Path, model_dir: Path, results_dir: Path) -> RunContents:
+    """Read what a run must contain. Raises PipelineError if the files are not of one and the same model."""
+    facts, scores = read_facts(model_dir), read_json(results_dir / "scores.json")
+    if scores["model_sha256"] != facts["model_sha256"]:
+        raise PipelineError(f"{results_dir}/scores.json: are the scores of another model than {model_dir}; run `dvc repro`")
+    if sha256_of_file(model_dir / "model.onnx") != facts["model_sha256"]:
+        raise PipelineError(f"{model_dir}/model.onnx: is not the file that model.json describes; run `dvc checkout`")
+    manifest = data / "manifest.csv"
+    if sha256_of_file(manifest) != facts["inputs_sha256"]["data"]:
+        raise PipelineError(f"{manifest}: is not the table that {model_dir} was trained with; run `dvc repro`")
+    return RunContents(model_dir, results_dir, facts, scores, _params(facts), dataset_inputs(manifest, data / "source.json"))
 
 
-def wanted_metrics(history: Path, figures: Mapping[str, float], start: int) -> list["Metric"]:
-    """The curves of a history, a point a row, and the figures on the test pictures as `test_<name>` at step 0."""
-    rows: list[StepMetrics] = [{name: float(value) for name, value in row.items() if value != ""} for row in read_table(history)]
-    test: StepMetrics = {"step": 0, **{_metric_key(f"test_{name}"): value for name, value in figures.items()}}
-    return [*(metric for row in rows for metric in metrics_of(row, start)), *metrics_of(test, start + 1000 * len(rows))]
+def log_contents(client: "MlflowClient", run: "Run", contents: RunContents) -> None:
+    """Log everything but the tag PUBLISHED. What the run contains already does not change."""
+    from mlflow.entities import Param, RunTag
+
+    model_sha256 = contents.facts["model_sha256"]
+    tags = {
+        "model_sha256": model_sha256,
+        "mlflow.note.content": describe_run(contents, _previous_run(client, run)),
+        **_speed_tags(model_sha256),
+        **_PAGE_TAGS,
+    }
+    params = [Param(key, value) for key, value in contents.params.items()]
+    client.log_batch(run.info.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+    log_metrics(client, run, contents.metrics(run.info.start_time))
+    client.log_inputs(run.info.run_id, contents.datasets)
+    client.log_artifacts(run.info.run_id, str(contents.model_dir), f"models/{contents.model_dir.name}")
+    client.log_artifacts(run.info.run_id, str(contents.results_dir))  # MLflow's page compares the files at the root of each run
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(Path(folder) / _IMAGES, contents.results_dir, run.info.start_time)
+        _write_table(Path(folder) / _TABLE, contents.results_dir / "predictions.csv")
+        client.log_artifacts(run.info.run_id, folder)
 
 
-def contradicts_numbers(client: "MlflowClient", run: "Run", params: Mapping[str, str], metrics: list["Metric"]) -> bool:
-    """Whether the run says of any number something else: it can be added to, but not changed."""
-    if any(params.get(key, value) != value for key, value in run.data.params.items()):
+def contradicts(client: "MlflowClient", run: "Run", contents: RunContents) -> bool:
+    """Whether the run contains a param, point, dataset or file that `contents` does not. MLflow can add those, but not take them back."""
+    if any(contents.params.get(key, value) != value for key, value in run.data.params.items()):
         return True
-    wanted = {(metric.key, metric.step, metric.value) for metric in metrics}
-    found = {
+    points = {
         (metric.key, metric.step, metric.value) for key in run.data.metrics for metric in client.get_metric_history(run.info.run_id, key)
     }
-    return not found <= wanted
+    if not points <= {(metric.key, metric.step, metric.value) for metric in contents.metrics(run.info.start_time)}:
+        return True
+    datasets = {(entry.dataset.name, entry.dataset.digest) for entry in (run.inputs.dataset_inputs if run.inputs else [])}
+    if not datasets <= {(entry.dataset.name, entry.dataset.digest) for entry in contents.datasets}:
+        return True
+    names = image_names(contents.results_dir, run.info.start_time).values()
+    wanted = {f"{_IMAGES}/{name}{ending}" for name in names for ending in (".png", "+compressed.webp")}
+    wanted |= {path.name for path in contents.results_dir.iterdir()} | {"models", _IMAGES, _TABLE}
+    return not {file.path for folder in (None, _IMAGES) for file in client.list_artifacts(run.info.run_id, folder)} <= wanted
 
 
-def _metric_key(name: str) -> str:
-    return re.sub(r"[^\w.\- ]", "_", name, flags=re.ASCII)[:_KEY_LENGTH]
+# Params and metrics
+
+
+def _params(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The model's own params, and those with which dvc.lock says that the stages before and after it ran."""
+    stages = _stages_that_ran()
+    evaluated = [name for name in stages if name.startswith("evaluate") and name.endswith(f"@{facts['model']}")]
+    sections = (stages[name]["params"]["params.yaml"] for name in (*_OTHER_STAGES, *evaluated) if name in stages)
+    others = {key: value for section in sections for key, value in flatten(section).items()}
+    return params_of({**others, **flatten(facts["params"]), **facts["hardware"]})
 
 
 def _stages_that_ran() -> Mapping[str, Any]:
     try:
         lock = parse_yaml(Path("dvc.lock").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PipelineError("dvc.lock: is not there; run `dvc repro`") from None
+        raise PipelineError("dvc.lock: does not exist; run `dvc repro`") from None
     except ValueError as error:
         raise PipelineError(f"dvc.lock: is not YAML: {error}; run `git checkout dvc.lock`") from None
     stages: Mapping[str, Any] = lock["stages"]
     return stages
 
 
-_DIGEST_LENGTH = 16  # of sha256 in hex; MLflow takes 36, and its columns show so many
-_NAME_LENGTH = 500
-_SCHEMA = json.dumps({"image_id": "string", "path": "string", "sha256": "string", "label": "string", "width": "long", "height": "long"})
+def metric_name(name: str) -> str:
+    """A name cut to what MLflow takes, with `_` for each character that it refuses."""
+    return re.sub(r"[^\w.\- ]", "_", name, flags=re.ASCII)[:_METRIC_LENGTH]
 
 
-def run_inputs(manifest: Path, source_json: Path) -> list["DatasetInput"]:
-    """An input for each split that has pictures. Its digest covers the pictures, their labels and all else that is said of them.
+def _speed_tags(model_sha256: str) -> dict[str, str]:
+    """How fast this machine evaluated the model; empty if another one did. A tag, because a metric may not change."""
+    path = cache_dir("timings") / f"{model_sha256}.json"
+    return {key: str(value) for key, value in read_json(path).items()} if path.is_file() else {}
 
-    A split whose pictures are the same has the same digest, whatever changed in the others.
+
+# Datasets
+
+
+def dataset_inputs(manifest: Path, source_json: Path) -> list["DatasetInput"]:
+    """One dataset per split that has pictures. Its digest covers the pictures, their labels, the source and the licence.
+
+    A split keeps its digest when only the other splits change.
     """
     source, table = read_json(source_json), read_manifest(manifest)
     splits = {split: table.split(split) for split in SPLITS}
-    return [_input(source, split, pictures) for split, pictures in splits.items() if pictures]
+    return [_dataset_input(source, split, pictures) for split, pictures in splits.items() if pictures]
 
 
-def contradicts_inputs(run: "Run", wanted: list["DatasetInput"]) -> bool:
-    """Whether the run names an input that is none of these."""
-    logged = run.inputs.dataset_inputs if run.inputs else []
-    found = {(entry.dataset.name, entry.dataset.digest) for entry in logged}
-    return not found <= {(entry.dataset.name, entry.dataset.digest) for entry in wanted}
-
-
-def _input(source: dict[str, Any], split: str, pictures: list[Picture]) -> "DatasetInput":
+def _dataset_input(source: dict[str, Any], split: str, pictures: list[Picture]) -> "DatasetInput":
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     title = without_password(source["source"])
-    where = json.dumps({"uri": title, "licence": source["licence"]}, ensure_ascii=False)
+    origin = json.dumps({"uri": title, "licence": source["licence"]}, ensure_ascii=False)
     profile = json.dumps({"pictures": len(pictures), "classes": dict(sorted(Counter(picture.label for picture in pictures).items()))})
     rows = [[picture.image_id, picture.sha256, picture.label] for picture in pictures]
-    digest = sha256_of_json([split, where, _SCHEMA, profile, rows])[:_DIGEST_LENGTH]  # MLflow keeps what it first heard of a digest
-    dataset = Dataset(title[:_NAME_LENGTH], digest, "local", where, _SCHEMA, profile)
+    # All that is logged is in the digest, because MLflow keeps what it was first given under a digest.
+    digest = sha256_of_json([split, origin, _SCHEMA, profile, rows])[:_DIGEST_LENGTH]
+    dataset = Dataset(title[:_DATASET_LENGTH], digest, "local", origin, _SCHEMA, profile)
     return DatasetInput(dataset, [InputTag("mlflow.data.context", split)])
 
 
-FOLDER = "images"  # MLflow's page looks for them there
-_SMALL_PIXELS = 768  # the longer side of what the grid shows
+# Figures and the table of predictions
 
 
 def image_names(figures: Path, start: int) -> dict[Path, str]:
-    """Each PNG of a folder, and what MLflow calls it without its ending. `start`: the run's, in milliseconds.
+    """Each PNG of a folder, and its name in MLflow without the extension. `start`: of the run, in milliseconds.
 
-    MLflow's own `log_image` draws a new name at each call; a name that follows from the figure's alone leaves no twins.
+    `MlflowClient.log_image` draws a random name at each call. A name that follows from the file's own makes no second image.
     """
-    paths = sorted(figures.glob("*.png"))
-    return {path: f"{_key(path)}+step+0+timestamp+{start}+{uuid.uuid5(uuid.NAMESPACE_OID, path.stem)}" for path in paths}
+    names = {path: re.sub(r"[^a-zA-Z0-9_. -]", "_", path.stem) for path in sorted(figures.glob("*.png"))}  # what MLflow takes, but for "/"
+    return {path: f"{name}+step+0+timestamp+{start}+{uuid.uuid5(uuid.NAMESPACE_OID, path.stem)}" for path, name in names.items()}
 
 
 def write_images(folder: Path, figures: Path, start: int) -> None:
-    """Write the figures, large and small, into a new folder as they are to be logged."""
+    """Write each figure into a new folder as MLflow's page reads it: the PNG, and a small copy for the grid."""
     folder.mkdir()
     for path, name in image_names(figures, start).items():
         shutil.copyfile(path, folder / f"{name}.png")
@@ -132,105 +218,69 @@ def write_images(folder: Path, figures: Path, start: int) -> None:
         small.save(folder / f"{name}+compressed.webp", quality=85)
 
 
-def _key(path: Path) -> str:
-    return re.sub(r"[^a-zA-Z0-9_. -]", "_", path.stem)  # all that MLflow takes in the name of an image, but for slashes
+def _write_table(path: Path, predictions: Path) -> None:
+    """Write one row per picture, with the probability of the predicted class alone: a hundred classes would be a hundred columns.
 
-
-FILE = "predictions_table.json"
-TAG = json.dumps([{"path": FILE, "type": "table"}])  # of `mlflow.loggedArtifacts`, by which the view finds it
-_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the view groups by the first and compares the second
-
-
-def write_evaluation_table(path: Path, predictions: Path) -> None:
-    """Write a row a picture, with the probability of the answer alone: a hundred classes would be a hundred columns.
-
-    The form is that of MLflow's `log_table` (pandas, orient «split»), which appends where a file is there; this replaces it.
+    The format is that of MLflow's `log_table` (pandas, orient "split"), which appends to a table; this replaces it.
     """
-    rows = read_table(predictions)
-    data = [
+    rows = [
         [row["image_id"], row["predicted"], row["label"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
-        for row in rows
+        for row in read_table(predictions)
     ]
-    path.write_text(json.dumps({"columns": _COLUMNS, "data": data}), encoding="utf-8")
+    path.write_text(json.dumps({"columns": _TABLE_COLUMNS, "data": rows}), encoding="utf-8")
 
 
-TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": TAG}  # by which MLflow's page finds both
+# Description
 
 
-def log_files(client: "MlflowClient", run: "Run", model: Path, results: Path) -> None:
-    """Log all files, each under a name that is the same every time."""
-    client.log_artifacts(run.info.run_id, str(model), f"models/{model.name}")
-    client.log_artifacts(run.info.run_id, str(results))  # the page «Compare» lays side by side what stands at the root of each run
-    with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / FOLDER, results, run.info.start_time)
-        write_evaluation_table(Path(folder) / FILE, results / "predictions.csv")
-        client.log_artifacts(run.info.run_id, folder)
-
-
-def contradicts_files(client: "MlflowClient", run: "Run", results: Path) -> bool:
-    """Whether the run shows a figure or holds a result that is no more: what is logged cannot be taken back."""
-    names = image_names(results, run.info.start_time).values()
-    wanted = {f"{FOLDER}/{name}{ending}" for name in names for ending in (".png", "+compressed.webp")}
-    wanted |= {path.name for path in results.iterdir()} | {"models", FOLDER, FILE}
-    found = {file.path for folder in (None, FOLDER) for file in client.list_artifacts(run.info.run_id, folder)}
-    return not found <= wanted
-
-
-PUBLISHED = "published_sha256"  # the tag that a whole publication ends with
-_LOOKED_AT, _FIGURES, _CHANGES, _WORD = 50, 12, 20, 60  # runs, rows, lines, characters: MLflow takes 8,000 in all
-
-
-def predecessor(client: "MlflowClient", experiment_id: str, run: "Run") -> "Run | None":
-    """The published run of the same name that began last before this one: the same one whenever it is asked for."""
+def _previous_run(client: "MlflowClient", run: "Run") -> "Run | None":
+    """The published run of the same name that began last before this one, so that the answer stays the same later."""
     query = f"attributes.status = 'FINISHED' and attributes.start_time < {run.info.start_time}"
-    found = client.search_runs([experiment_id], query, max_results=_LOOKED_AT, order_by=["attributes.start_time DESC"])
-    return next((other for other in found if other.info.run_name == run.info.run_name and PUBLISHED in other.data.tags), None)
+    earlier = client.search_runs([run.info.experiment_id], query, max_results=_EARLIER_RUNS, order_by=["attributes.start_time DESC"])
+    return next((other for other in earlier if other.info.run_name == run.info.run_name and PUBLISHED in other.data.tags), None)
 
 
-def describe_run(facts: Mapping[str, Any], params: Mapping[str, str], scores: Mapping[str, Any], figures: Mapping[str, float],
-                 before: "Run | None") -> str:  # fmt: skip
-    """Markdown of bounded length. `figures`: names and numbers, an interval as `<name>_low` and `<name>_high`."""
-    old = {name: before.data.metrics.get(f"test_{name}") for name in figures} if before else {}
+def describe_run(contents: RunContents, previous: "Run | None") -> str:
+    """Markdown of bounded length: the figures that have an interval, and what changed since the previous run."""
+    facts, scores, figures = contents.facts, contents.scores, contents.figures
+    old = {name: previous.data.metrics.get(f"test_{name}") for name in figures} if previous else {}
     lines = [
         f"{_code(facts['model'])}, {len(facts['class_names'])} classes, scored on {scores['test_pictures']} test pictures; "
         f"intervals of {100 * scores['confidence']:g} %.",
         "",
-        f"| figure | value | interval |{' before | change |' * bool(before)}",
-        f"| --- | --- | --- |{' --- | --- |' * bool(before)}",
-        *(_row(name, figures, old.get(name)) for name in figures if f"{name}_low" in figures),
-    ][: 4 + _FIGURES]
-    return "\n".join([*lines, "", *_difference(facts, params, before)])
+        f"| figure | value | interval |{' before | change |' * bool(previous)}",
+        f"| --- | --- | --- |{' --- | --- |' * bool(previous)}",
+        *(_figure_row(name, figures, old.get(name)) for name in figures if f"{name}_low" in figures),
+    ][: 4 + _FIGURE_ROWS]
+    return "\n".join([*lines, "", *_changes(contents, previous)])
 
 
-def _difference(facts: Mapping[str, Any], params: Mapping[str, str], before: "Run | None") -> list[str]:
-    if before is None:
-        return ["The first published run of this name."]
-    run = _code(before.info.run_id)
-    changes = [*_changed_params(before.data.params, params), *_changed_inputs(before.data.tags, facts["inputs_sha256"])]
-    if not changes:
-        return [f"No param and no input differs from run {run}."]
-    more = [f"- and {len(changes) - _CHANGES} more"] if len(changes) > _CHANGES else []
-    return [f"Changed since run {run}:", "", *changes[:_CHANGES], *more]
-
-
-def _row(name: str, figures: Mapping[str, float], old: float | None) -> str:
+def _figure_row(name: str, figures: Mapping[str, float], old: float | None) -> str:
     value, low, high = figures[name], figures[f"{name}_low"], figures[f"{name}_high"]
-    then = "" if old is None else f" {old:.3f} | {value - old:+.3f} |"
-    return f"| {_code(name)} | {value:.3f} | {low:.3f} to {high:.3f} |{then}"
+    change = "" if old is None else f" {old:.3f} | {value - old:+.3f} |"
+    return f"| {_code(name)} | {value:.3f} | {low:.3f} to {high:.3f} |{change}"
 
 
-def _changed_params(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+def _changes(contents: RunContents, previous: "Run | None") -> list[str]:
+    if previous is None:
+        return ["The first published run of this name."]
+    # The digest of the params is left out, because each param that changed has its own line.
+    digests = {name: sha[:12] for name, sha in contents.facts["inputs_sha256"].items() if name != "params"}
+    tags = previous.data.tags
+    old_digests = {name: tags[f"{name}_sha256"][:12] for name in digests if f"{name}_sha256" in tags}
+    changes = [*_changed_values(previous.data.params, contents.params), *_changed_values(old_digests, digests)]
+    if not changes:
+        return [f"No param and no input differs from run {_code(previous.info.run_id)}."]
+    more = [f"- and {len(changes) - _CHANGE_LINES} more"] if len(changes) > _CHANGE_LINES else []
+    return [f"Changed since run {_code(previous.info.run_id)}:", "", *changes[:_CHANGE_LINES], *more]
+
+
+def _changed_values(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     names = sorted(name for name in {**old, **new} if old.get(name) != new.get(name))
-    return [f"- {_code(name)}: {_code(old.get(name, 'not there'))} → {_code(new.get(name, 'not there'))}" for name in names]
-
-
-def _changed_inputs(tags: Mapping[str, str], sums: Mapping[str, str]) -> list[str]:
-    """The sums of data, code and other inputs; that of the params is left out, since they are told one by one."""
-    names = sorted(name for name in sums if name != "params" and tags.get(f"{name}_sha256") != sums[name])
-    return [f"- {_code(name)}: {_code(tags.get(f'{name}_sha256', 'not there')[:12])} → {_code(sums[name][:12])}" for name in names]
+    return [f"- {_code(name)}: {_code(old.get(name, 'absent'))} → {_code(new.get(name, 'absent'))}" for name in names]
 
 
 def _code(text: str) -> str:
-    """A text in which nothing is markup, of one line and bounded length."""
-    word = " ".join(text.replace("`", "'").replace("|", "¦").split())
-    return f"`{word if len(word) <= _WORD else word[: _WORD - 1] + '…'}`"
+    """A text of bounded length on one line, in which nothing is Markdown."""
+    line = " ".join(text.replace("`", "'").replace("|", "¦").split())
+    return f"`{line if len(line) <= _VALUE_LENGTH else line[: _VALUE_LENGTH - 1] + '…'}`"

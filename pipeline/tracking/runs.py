@@ -1,4 +1,4 @@
-"""MLflow runs of models and of studies: found by their key, logged to while training."""
+"""MLflow runs of models and of tuning studies: created once, found by their key, and logged to live."""
 
 import subprocess
 import sys
@@ -10,30 +10,36 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.core.errors import without_password
 from pipeline.networks.artifact import identity
-from pipeline.tracking.connection import EXPERIMENT, abandoned, connect, fault, is_served, one_at_a_time, own
+from pipeline.tracking.connection import EXPERIMENT, connect, creation_lock, error_line, lock_run, stale_keys, uses_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-KEY = "pipeline.key"
+KEY = "pipeline.key"  # the tag with the identity of what the run is of
+TUNING = f"{EXPERIMENT}-tuning"  # the experiment of studies
 StepMetrics = dict[str, float]  # its first column is the step
+
+# MLflow's limits.
 _PARAM_LENGTH = 6000
-_AT_ONCE = 1000  # metrics that MLflow takes
-
-
-# Of a training that is over, for what MLflow has not taken yet. A server may hang; a database is written, however slow the machine.
+_METRICS_PER_CALL = 1000
+# How long the end of a training waits for MLflow to take the rest. A server may hang; a database always gets there, if slowly.
 _PATIENCE_SECONDS = {"server": 3.5, "database": 60.0}
+_STUDIES = "tuning"  # the kind of their locks
+_TRIAL_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+
+
+# Runs, params and metrics
 
 
 def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run"]:
-    """The runs of that key, the one that is furthest first. There are several where a request to make one was repeated."""
+    """The runs of that key, the most complete first. There are several if MLflow's client repeated a request to create one."""
     runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'")
     return sorted(runs, key=lambda run: (run.info.status != "FINISHED", -len(run.data.metrics)))
 
 
 def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], parent: str | None = None) -> "Run":
-    """A new run for a model: named like it, with its key and the code that it was made by; below the run `parent`, if that is an id."""
+    """Create the run of a model, with its key, the digests of its inputs and its params; as a child of the run `parent`, if given."""
     from mlflow.entities import Param
 
     tags = {KEY: identity(facts), **{f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}, **_git_tags()}
@@ -44,118 +50,22 @@ def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, A
     return run
 
 
-def close_abandoned(client: "MlflowClient", experiment_id: str, kind: str = "runs") -> None:
-    """End each run of a kind that a process of this project, which is gone, left RUNNING. To be called under `one_at_a_time()`."""
-    for key in abandoned(kind):
+def _find_or_create(
+    client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], locks: ExitStack, kind: str = "runs", parent: str | None = None
+) -> "Run":
+    """The run of these facts, locked until `locks` closes."""
+    key = identity(facts)
+    with creation_lock():
+        locks.enter_context(lock_run(key, kind))
+        return next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, facts, parent)
+
+
+def close_stale_runs(client: "MlflowClient", experiment_id: str, kind: str = "runs") -> None:
+    """End each run that a dead process of this project left RUNNING. Call it under `creation_lock()`."""
+    for key in stale_keys(kind):
         for run in find_runs(client, experiment_id, key):
             if run.info.status == "RUNNING":
                 client.set_terminated(run.info.run_id, "KILLED")
-
-
-def metrics_of(row: StepMetrics, start: int) -> list["Metric"]:
-    """A row as MLflow's metrics. Their times follow from the step alone, so that logging twice changes nothing."""
-    from mlflow.entities import Metric
-
-    (_, step), *values = row.items()
-    return [Metric(name, value, start + 1000 * int(step), int(step)) for name, value in values]
-
-
-def log_metrics(client: "MlflowClient", run: "Run", metrics: "Sequence[Metric]") -> None:
-    """Log any number of metrics."""
-    for start in range(0, len(metrics), _AT_ONCE):
-        client.log_batch(run.info.run_id, metrics[start : start + _AT_ONCE])
-
-
-def params_of(flat: Mapping[str, object]) -> dict[str, str]:
-    """Values as MLflow's params: texts that are no longer than it takes, addresses in them without a password."""
-    return {name: without_password(str(value))[:_PARAM_LENGTH] for name, value in flat.items()}
-
-
-def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{a: {b: 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-@contextmanager
-def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[StepMetrics], None]]:
-    """A function that logs a row an epoch to the model's run while it trains, and never waits for MLflow.
-
-    At the end MLflow has some time to take the rest: a server seconds, a database a minute. Where it does not take all, one
-    line on stderr says so, once.
-    A run that is finished already is left as it is: `publish` compares it with the files.
-    """
-    log = _LiveLog(facts)
-    log.start()
-    try:
-        yield log.write
-    except (SystemExit, KeyboardInterrupt):
-        log.close("KILLED")
-        raise
-    except BaseException:
-        log.close("FAILED")
-        raise
-    log.close("FINISHED")
-
-
-class _LiveLog(Thread):
-    """Tells MLflow what it is given, in a thread that does not keep the process alive."""
-
-    def __init__(self, facts: Mapping[str, Any]) -> None:
-        super().__init__(name="live log", daemon=True)
-        self.facts = facts
-        self.waiting: SimpleQueue[StepMetrics | str] = SimpleQueue()  # rows, then the status
-        self.fault: BaseException | None = None
-        self.said = False
-
-    def write(self, row: StepMetrics) -> None:
-        """Queue a row."""
-        self.waiting.put(row)
-        self._say(self.fault)
-
-    def close(self, status: str) -> None:
-        """Queue the end, and wait a little for all to be delivered."""
-        self.waiting.put(status)
-        self.join(_PATIENCE_SECONDS["server" if is_served() else "database"])
-        self._say(TimeoutError("is slow to answer") if self.is_alive() else self.fault)
-
-    def _say(self, error: BaseException | None) -> None:
-        if error and not self.said:
-            self.said = True
-            print(f"{fault(error)}; training goes on, `pipeline publish` brings MLflow up to date later", file=sys.stderr)
-
-    def run(self) -> None:
-        """Deliver everything. Whatever goes wrong is MLflow's, and no reason to disturb a training."""
-        try:
-            with ExitStack() as owned:
-                client, run = self._open(owned)
-                self._deliver(client, run)
-        except Exception as error:
-            self.fault = error
-
-    def _open(self, owned: ExitStack) -> tuple["MlflowClient", "Run"]:
-        client, experiment_id = connect()
-        key = identity(self.facts)
-        with one_at_a_time():
-            close_abandoned(client, experiment_id)
-            owned.enter_context(own(key))
-            run = next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, self.facts)
-            if run.info.status not in ("RUNNING", "FINISHED"):
-                client.update_run(run.info.run_id, "RUNNING")
-        return client, run
-
-    def _deliver(self, client: "MlflowClient", run: "Run") -> None:
-        if run.info.status == "FINISHED":
-            return
-        status = None
-        while status is None:
-            waiting = [self.waiting.get(), *(self.waiting.get() for _ in range(self.waiting.qsize()))]
-            rows = [item for item in waiting if not isinstance(item, str)]
-            log_metrics(client, run, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
-            status = next((item for item in waiting if isinstance(item, str)), None)
-        client.set_terminated(run.info.run_id, status)
 
 
 def _git_tags() -> dict[str, str]:
@@ -172,8 +82,128 @@ def _git_tags() -> dict[str, str]:
     return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
 
 
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{a: {b: 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def params_of(flat: Mapping[str, object]) -> dict[str, str]:
+    """Values as MLflow's params: cut to its limit, addresses in them without a password."""
+    return {name: without_password(str(value))[:_PARAM_LENGTH] for name, value in flat.items()}
+
+
+def metrics_of(row: StepMetrics, start: int) -> list["Metric"]:
+    """A row as MLflow's metrics. `start`: when the run began, in milliseconds."""
+    from mlflow.entities import Metric
+
+    # MLflow keeps one point per step, timestamp and value. A timestamp from the clock would make a second point of a row that is
+    # logged again, so it follows from the step.
+    (_, step), *values = row.items()
+    return [Metric(name, value, start + 1000 * int(step), int(step)) for name, value in values]
+
+
+def log_metrics(client: "MlflowClient", run: "Run", metrics: "Sequence[Metric]") -> None:
+    """Log any number of metrics."""
+    for start in range(0, len(metrics), _METRICS_PER_CALL):
+        client.log_batch(run.info.run_id, metrics[start : start + _METRICS_PER_CALL])
+
+
+# Logging while a model trains or a study runs
+
+
+@contextmanager
+def _close_after(close: Callable[[str], None]) -> Iterator[None]:
+    """Call `close` with the status of MLflow for the way in which the block ends."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        close("KILLED")
+        raise
+    except BaseException:
+        close("FAILED")
+        raise
+    close("FINISHED")
+
+
+class _Warning:
+    """A line on stderr for the first error of MLflow, and none for those that follow."""
+
+    def __init__(self, consequence: str) -> None:
+        self.consequence, self.printed = consequence, False
+
+    def print(self, error: BaseException) -> None:
+        if not self.printed:
+            self.printed = True
+            print(f"{error_line(error)}; {self.consequence}", file=sys.stderr)
+
+
+@contextmanager
+def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[StepMetrics], None]]:
+    """A function that logs one row per epoch to the model's run. It never waits for MLflow.
+
+    The end of the block waits for MLflow to take the rest: for a server a few seconds, for a database a minute. The first error
+    becomes one line on stderr. A run that is already finished stays as it is: `publish` compares it with the files.
+    """
+    log = _LiveLog(facts)
+    log.start()
+    with _close_after(log.close):
+        yield log.write
+
+
+class _LiveLog(Thread):
+    """Sends rows to MLflow from a thread that does not keep the process alive."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        super().__init__(name="live log", daemon=True)
+        self.facts = facts
+        self.queue: SimpleQueue[StepMetrics | str] = SimpleQueue()  # rows, then the status
+        self.error: BaseException | None = None
+        self.warning = _Warning("training goes on, `pipeline publish` brings MLflow up to date later")
+
+    def write(self, row: StepMetrics) -> None:
+        """Queue a row."""
+        self.queue.put(row)
+        if self.error:
+            self.warning.print(self.error)
+
+    def close(self, status: str) -> None:
+        """Queue the status, and wait for the thread as long as it is worth it."""
+        self.queue.put(status)
+        self.join(_PATIENCE_SECONDS["server" if uses_server() else "database"])
+        if error := TimeoutError("is slow to answer") if self.is_alive() else self.error:
+            self.warning.print(error)
+
+    def run(self) -> None:
+        """Send everything. No error of MLflow may disturb the training, so none leaves the thread."""
+        try:
+            client, experiment_id = connect()
+            with creation_lock():
+                close_stale_runs(client, experiment_id)
+            with ExitStack() as locks:
+                self._send(client, _find_or_create(client, experiment_id, self.facts, locks))
+        except Exception as error:
+            self.error = error
+
+    def _send(self, client: "MlflowClient", run: "Run") -> None:
+        if run.info.status == "FINISHED":
+            return
+        if run.info.status != "RUNNING":
+            client.update_run(run.info.run_id, "RUNNING")
+        status = None
+        while status is None:
+            # Rows that came while MLflow was slow are sent together.
+            items = [self.queue.get(), *(self.queue.get() for _ in range(self.queue.qsize()))]
+            rows = [item for item in items if not isinstance(item, str)]
+            log_metrics(client, run, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
+            status = next((item for item in items if isinstance(item, str)), None)
+        client.set_terminated(run.info.run_id, status)
+
+
 class Trial(Protocol):
-    """A trial of a study, see `pipeline.search.tuning`."""
+    """A trial of `pipeline.search.tuning`, which this room does not import."""
 
     number: int
     params: dict[str, Any]
@@ -183,120 +213,94 @@ class Trial(Protocol):
 
 
 class Study(Protocol):
-    """A study, see `pipeline.search.tuning`."""
+    """A study of `pipeline.search.tuning`: the trials that have ended, in order, and the complete ones, the best first."""
 
     facts: Mapping[str, Any]
     monitor: str
 
     @property
-    def trials(self) -> Sequence[Trial]:
-        """The trials that have ended, in their order."""
-
+    def trials(self) -> Sequence[Trial]: ...
     @property
-    def ranking(self) -> Sequence[Trial]:
-        """The complete trials, the best first."""
-
-
-TUNING = f"{EXPERIMENT}-tuning"
-_KIND = "tuning"
-_OVER = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+    def ranking(self) -> Sequence[Trial]: ...
 
 
 @contextmanager
 def live_study(study: Study) -> Iterator["StudyLog"]:
-    """What tells MLflow of the study's trials as they end. Where MLflow does not answer, one line on stderr says so, once."""
+    """A log whose `bring_up_to_date` logs the trials that have ended. The first error of MLflow becomes one line on stderr."""
     log = StudyLog(study)
     log.bring_up_to_date()
-    try:
+    with _close_after(log.close):
         yield log
-    except (SystemExit, KeyboardInterrupt):
-        log.close("KILLED")
-        raise
-    except BaseException:
-        log.close("FAILED")
-        raise
-    log.close("FINISHED")
 
 
 class StudyLog:
-    """Tells MLflow of a study, whose run it owns from when it was first reached."""
+    """Logs a study as one run, with a child run per trial. The study's run stays locked until the log is closed."""
 
     def __init__(self, study: Study) -> None:
-        self.study, self.owned = study, ExitStack()
+        self.study, self.locks = study, ExitStack()
         self.parent: Run | None = None
-        self.told = 0  # trials
-        self.said = False
+        self.logged_trials = 0
+        self.warning = _Warning("tuning goes on, the same command brings MLflow up to date later")
 
     def bring_up_to_date(self) -> None:
-        """Tell of the trials that MLflow has not been told of, and of the study. What goes wrong is said, and no reason to end it."""
-        with self._no_reason_to_end():
-            self._tell("RUNNING")
+        """Log the trials that are not logged yet, and the best so far. An error of MLflow does not end the study."""
+        with self._warn_of_errors():
+            self._update("RUNNING")
 
     def close(self, status: str) -> None:
-        """End the study's run. Where that fails the lock's file stays, and the next process ends it."""
-        with self._no_reason_to_end(), self.owned:
-            self._tell(status)
+        """End the study's run. If that fails, its lock file stays and the next process ends it."""
+        with self._warn_of_errors(), self.locks:
+            self._update(status)
 
     @contextmanager
-    def _no_reason_to_end(self) -> Iterator[None]:
+    def _warn_of_errors(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if not self.said:
-                self.said = True
-                print(f"{fault(error)}; tuning goes on, the same command brings MLflow up to date later", file=sys.stderr)
+            self.warning.print(error)
 
-    def _tell(self, status: str) -> None:
+    def _update(self, status: str) -> None:
         client, experiment_id = connect(TUNING)
         parent = self.parent = self.parent or self._open(client, experiment_id)
-        for trial in self.study.trials[self.told :]:
-            _tell_trial(client, experiment_id, parent, self.study, trial)
-            self.told += 1
-        _tell_study(client, parent, self.study, status)
+        for trial in self.study.trials[self.logged_trials :]:
+            _log_trial(client, experiment_id, parent, self.study, trial)
+            self.logged_trials += 1
+        _log_study(client, parent, self.study, status)
 
     def _open(self, client: "MlflowClient", experiment_id: str) -> "Run":
-        with one_at_a_time():
-            close_abandoned(client, experiment_id, _KIND)
-        with ExitStack() as owned:
-            run = _find_or_create(client, experiment_id, self.study.facts, owned)
-            self.owned.push(owned.pop_all())
+        with creation_lock():
+            close_stale_runs(client, experiment_id, _STUDIES)
+        # The lock passes to `self` only with the run: after a failure it is released, so that the next update can try again.
+        with ExitStack() as locks:
+            run = _find_or_create(client, experiment_id, self.study.facts, locks, _STUDIES)
+            self.locks.push(locks.pop_all())
         return run
 
 
-def _tell_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study: Study, trial: Trial) -> None:
-    """Make a trial's run equal to the trial, unless it is, and tell of its value in the study's run."""
+def _log_trial(client: "MlflowClient", experiment_id: str, parent: "Run", study: Study, trial: Trial) -> None:
+    """Log a trial as a child run, and its value in the study's run. A trial whose run has ended is complete already."""
     params = {**{key: value for key, value in study.facts["params"].items() if key != "space"}, **trial.params}
     facts = {**study.facts, "model": f"{study.facts['model']}, trial {trial.number}", "params": params}
-    with ExitStack() as owned:
-        run = _find_or_create(client, experiment_id, facts, owned, parent.info.run_id)
-        if run.info.status in _OVER.values():
+    with ExitStack() as locks:
+        run = _find_or_create(client, experiment_id, facts, locks, _STUDIES, parent.info.run_id)
+        if run.info.status in _TRIAL_STATUS.values():
             return
         client.log_batch(run.info.run_id, tags=_tags({"trial": trial.number, "state": trial.state}))
         log_metrics(client, run, [metric for epoch in trial.history for metric in metrics_of(epoch, run.info.start_time)])
         if trial.value is not None:
             row = {"trial": trial.number, f"best_{study.monitor}": trial.value}
             log_metrics(client, parent, metrics_of(row, parent.info.start_time))
-        client.set_terminated(run.info.run_id, _OVER[trial.state])
+        client.set_terminated(run.info.run_id, _TRIAL_STATUS[trial.state])
 
 
-def _tell_study(client: "MlflowClient", parent: "Run", study: Study, status: str) -> None:
-    """The best trial so far, and whether the study goes on."""
+def _log_study(client: "MlflowClient", parent: "Run", study: Study, status: str) -> None:
+    """Log the best trial so far, and the status of the study."""
     best = {f"best_{key}": value for trial in study.ranking[:1] for key, value in {"trial": trial.number, **trial.params}.items()}
     client.log_batch(parent.info.run_id, tags=_tags({**best, "trials": len(study.trials)}))
     if status == "RUNNING":
         client.update_run(parent.info.run_id, status)
     else:
         client.set_terminated(parent.info.run_id, status)
-
-
-def _find_or_create(
-    client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], owned: ExitStack, parent: str | None = None
-) -> "Run":
-    """The run of these facts, which this process owns as long as `owned` is open."""
-    key = identity(facts)
-    with one_at_a_time():
-        owned.enter_context(own(key, _KIND))
-        return next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, facts, parent)
 
 
 def _tags(values: Mapping[str, object]) -> Sequence[Any]:

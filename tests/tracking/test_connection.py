@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands.upkeep import serve
 from pipeline.core.errors import PipelineError
 from pipeline.tracking import connection
-from pipeline.tracking.connection import connect, fault, mendable, tracking_uri
+from pipeline.tracking.connection import connect, error_line, mendable, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
 CONNECT = """
@@ -99,7 +99,7 @@ def test_what_is_made_lies_where_no_process_before_wrote(tmp_path, monkeypatch):
 def test_a_database_that_cannot_be_made_is_no_database(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.setattr(sys, "executable", "false")
-    with pytest.raises(OSError, match=r"^mlflow db upgrade: no word$"):
+    with pytest.raises(OSError, match=r"^mlflow db upgrade: no output$"):
         connection._create_database(tmp_path / "mlflow.db")
     assert [path.name for path in tmp_path.iterdir()] == [".cache"]
 
@@ -121,25 +121,25 @@ def test_a_fault_of_a_server_says_how_to_mend_it(monkeypatch):
 def test_a_fault_of_a_database_says_how_to_mend_it(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////a.db")
     assert refusal(OSError("full")) == (
-        "MLflow at sqlite:////a.db: full; mend that, or move the database away, then run `pipeline publish`"
+        "MLflow at sqlite:////a.db: full; repair it, or move the database away, then run `pipeline publish`"
     )
 
 
 def test_no_password_is_told(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:5000")
-    assert fault(OSError("http://me:secret@127.0.0.1:5000/api is away")) == (
+    assert error_line(OSError("http://me:secret@127.0.0.1:5000/api is away")) == (
         "MLflow at http://127.0.0.1:5000: http://127.0.0.1:5000/api is away"
     )
 
 
 def test_the_first_line_of_a_fault_is_told(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
-    assert fault(OSError("one\ntwo")) == "MLflow at http://a: one"
+    assert error_line(OSError("one\ntwo")) == "MLflow at http://a: one"
 
 
 def test_a_fault_without_words_is_named(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://a")
-    assert fault(KeyError()) == "MLflow at http://a: KeyError"
+    assert error_line(KeyError()) == "MLflow at http://a: KeyError"
 
 
 def test_a_fault_of_ours_stays_a_traceback():
@@ -170,7 +170,7 @@ def test_a_damaged_database_is_told_of_in_one_line(how, says, tmp_path, monkeypa
     with pytest.raises(PipelineError) as caught, mendable():
         connect()
     assert str(caught.value) == (
-        f"MLflow at sqlite:///{tmp_path}/mlflow.db: {says}; mend that, or move the database away, then run `pipeline publish`"
+        f"MLflow at sqlite:///{tmp_path}/mlflow.db: {says}; repair it, or move the database away, then run `pipeline publish`"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_database_of_another_version_is_told_of_in_one_line(project):
         database.execute("update alembic_version set version_num = 'ffff'")
     database.close()
     version = r"Detected out-of-date database schema \(found version ffff, but expected \w+\)\. "
-    with pytest.raises(PipelineError, match=rf"^MLflow at {tracking_uri()}: {version}[^\n]*; mend that, .*$"), mendable():
+    with pytest.raises(PipelineError, match=rf"^MLflow at {tracking_uri()}: {version}[^\n]*; repair it, .*$"), mendable():
         connect()
 
 
@@ -187,5 +187,5 @@ def test_the_page_of_a_damaged_database_is_not_served(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     damage(tmp_path / "mlflow.db", "no database", b"")
-    with pytest.raises(PipelineError, match=r"file is not a database; mend that, or move the database away, then run `pipeline publish`$"):
+    with pytest.raises(PipelineError, match=r"file is not a database; repair it, or move the database away, then run `pipeline publish`$"):
         serve(Namespace(host="127.0.0.1", port=0))

@@ -40,7 +40,7 @@ def test_where_nothing_differs_that_is_said():
 
 def test_no_value_is_markup():
     text = describe_run(FACTS, {"source": "a`<b>`|\n# c"}, SCORES, FIGURES, run({}))
-    assert text.endswith("- `source`: `not there` → `a'<b>'¦ # c`")
+    assert text.endswith("- `source`: `absent` → `a'<b>'¦ # c`")
 
 
 def test_the_text_is_no_longer_than_mlflow_takes():

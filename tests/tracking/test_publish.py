@@ -16,8 +16,8 @@ from pipeline.core.files import sha256_of, write_json, write_table
 from pipeline.networks.artifact import identity
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.tracking import publish as publishing
-from pipeline.tracking import runs
-from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
+from pipeline.tracking import contents, runs
+from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 
 SHA256 = sha256_of(b"a graph")
@@ -123,7 +123,7 @@ def test_the_description_says_what_changed_since_the_last_run_of_that_name(files
         "`finetuned`, 2 classes, scored on 4 test pictures; intervals of 95 %.\n\n"
         "| figure | value | interval | before | change |\n| --- | --- | --- | --- | --- |\n"
         "| `top1_accuracy` | 0.875 | 0.500 to 1.000 | 0.750 | +0.125 |\n\n"
-        f"Changed since run `{first}`:\n\n- `epochs`: `2` → `3`\n- `schedule.warmup`: `0.1` → `not there`"
+        f"Changed since run `{first}`:\n\n- `epochs`: `2` → `3`\n- `schedule.warmup`: `0.1` → `absent`"
     )
 
 
@@ -147,7 +147,7 @@ def test_publishing_again_writes_nothing(files, monkeypatch):
 
 def test_a_run_of_an_earlier_edition_is_completed_with_no_twin(files, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(publishing, "_EDITION", 1)
+        patched.setattr(contents, "_EDITION", 1)
         publish(files)
     first = the_run()[1].info.run_id
     assert publish(files) == [f"finetuned: published as run {first}"]
@@ -174,12 +174,12 @@ def test_a_run_of_other_pictures_of_the_same_manifest_is_replaced(files):
 
 def test_a_manifest_of_another_training_is_refused(files):
     write_manifest(files / "data/manifest.csv", PICTURES[1:])
-    assert refusal(files) == f"{files}/data/manifest.csv: is not the table that {files}/models/finetuned was trained by; run `dvc repro`"
+    assert refusal(files) == f"{files}/data/manifest.csv: is not the table that {files}/models/finetuned was trained with; run `dvc repro`"
 
 
 def test_a_missing_manifest_is_named(files):
     (files / "data/manifest.csv").unlink()
-    assert refusal(files) == f"{files}/data/manifest.csv: is not there; run `dvc checkout`"
+    assert refusal(files) == f"{files}/data/manifest.csv: does not exist; run `dvc checkout`"
 
 
 def test_what_was_logged_live_is_completed_and_not_doubled(files):
@@ -221,7 +221,7 @@ def test_scores_of_another_model_are_refused(files):
     with pytest.raises(PipelineError) as caught:
         publish(files)
     scores, model = files / "results/finetuned/scores.json", files / "models/finetuned"
-    assert str(caught.value) == f"{scores}: tells of another model than {model}; run `dvc repro`"
+    assert str(caught.value) == f"{scores}: are the scores of another model than {model}; run `dvc repro`"
 
 
 def test_a_model_file_that_is_not_the_described_one_is_refused(files):
@@ -236,7 +236,7 @@ def test_a_missing_file_is_named(files, path):
     (files / path).unlink()
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/{path}: is not there; run `dvc checkout`"
+    assert str(caught.value) == f"{files}/{path}: does not exist; run `dvc checkout`"
 
 
 def test_params_changed_since_the_run_are_not_taken_for_its_own(files):
@@ -250,13 +250,13 @@ def test_a_model_that_left_params_yaml_is_not_published(files):
     (files / "params.yaml").write_text(yaml.safe_dump({**PARAMS, "models": {"other": {}}}))
     with pytest.raises(PipelineError) as caught:
         publish(files)
-    assert str(caught.value) == f"{files}/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
+    assert str(caught.value) == f"{files}/results: contains no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def test_nothing_to_publish_is_said(files, tmp_path):
     with pytest.raises(PipelineError) as caught:
         publish(tmp_path / "empty")
-    assert str(caught.value) == f"{tmp_path}/empty/results: holds no scores of a model; run `dvc repro` or `dvc checkout`"
+    assert str(caught.value) == f"{tmp_path}/empty/results: contains no scores of a model; run `dvc repro` or `dvc checkout`"
 
 
 def refusal(files):
@@ -272,7 +272,7 @@ def test_a_lock_file_of_dvc_that_is_no_yaml_is_refused(files):
 
 def test_a_missing_lock_file_of_dvc_is_named(files):
     (files / "dvc.lock").unlink()
-    assert refusal(files) == "dvc.lock: is not there; run `dvc repro`"
+    assert refusal(files) == "dvc.lock: does not exist; run `dvc repro`"
 
 
 # MLflow that fails
@@ -324,7 +324,7 @@ def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(fi
             publish(files)
             break
         except PipelineError as error:
-            assert str(error).startswith(f"MLflow at {tracking_uri()}: gone; mend that")
+            assert str(error).startswith(f"MLflow at {tracking_uri()}: gone; repair it")
         server.last = None
         publish(files)
         assert state() == WHOLE, at
@@ -352,7 +352,7 @@ def test_a_damaged_database_is_told_of_in_one_line(files):
     (files / "mlflow.db").write_bytes(b"hello " * 1000)
     assert refusal(files) == (
         f"MLflow at sqlite:///{files}/mlflow.db: (sqlite3.DatabaseError) file is not a database; "
-        "mend that, or move the database away, then run `pipeline publish`"
+        "repair it, or move the database away, then run `pipeline publish`"
     )
 
 
@@ -367,7 +367,7 @@ def test_a_database_that_cannot_be_written_is_told_of_in_one_line(files, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///file:{files}/mlflow.db?mode=ro&uri=true")
     assert refusal(files) == (
         f"MLflow at sqlite:///file:{files}/mlflow.db?mode=ro&uri=true: (sqlite3.OperationalError) attempt to write a readonly database; "
-        "mend that, or move the database away, then run `pipeline publish`"
+        "repair it, or move the database away, then run `pipeline publish`"
     )
 
 
@@ -381,7 +381,7 @@ def test_a_full_disk_is_told_of_in_one_line_and_costs_nothing(files, capsys):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert told == (
         f"MLflow at sqlite:///{files}/mlflow.db: (sqlite3.OperationalError) disk I/O error; "
-        "mend that, or move the database away, then run `pipeline publish`"
+        "repair it, or move the database away, then run `pipeline publish`"
     )
     assert capsys.readouterr().err == ""
     publish(files)
@@ -392,7 +392,7 @@ def test_a_folder_of_artifacts_that_cannot_be_written_is_told_of_in_one_line(fil
     (files / "mlruns").write_text("in the way")
     assert re.fullmatch(
         rf"MLflow at sqlite:///{files}/mlflow\.db: \[Errno 20\] Not a directory: '{files}/mlruns/\w+'; "
-        "mend that, or move the database away, then run `pipeline publish`",
+        "repair it, or move the database away, then run `pipeline publish`",
         refusal(files),
     )
 
@@ -412,7 +412,7 @@ def test_a_server_that_is_away_is_told_of_in_one_line(files, monkeypatch):
 def test_a_run_that_another_process_writes_is_neither_published_nor_replaced(elsewhere, files):  # noqa: F811
     write_scores(files, top1_accuracy=0.5)
     write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.1}])
-    assert publish(files) == ["finetuned: is being trained; publish it when that is done"]
+    assert publish(files) == ["finetuned: is being trained; publish it when the training has ended"]
     client, run = the_run()
     assert (points(client, run, "val_loss"), run.info.status) == ([(0, 0.9)], "RUNNING")
 
@@ -436,6 +436,6 @@ def test_a_publication_that_was_killed_leaves_no_run_running(files, monkeypatch)
         patched.setattr(MlflowClient, "log_artifacts", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         publish(files)
     client, experiment_id = connect()
-    with one_at_a_time():
-        runs.close_abandoned(client, experiment_id)
+    with creation_lock():
+        runs.close_stale_runs(client, experiment_id)
     assert the_run()[1].info.status == "KILLED"

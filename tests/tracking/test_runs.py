@@ -12,8 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from pipeline.tracking import runs
-from pipeline.tracking.connection import connect, one_at_a_time, tracking_uri
+from pipeline.tracking import contents, runs
+from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = "6301e0539a48ffce60d430d15f210884ee6197ae133942a8cb47ce9fc9a4c019"  # of the manifest that test_publish writes
@@ -59,7 +59,7 @@ def test_a_live_run_holds_the_curves_the_flattened_params_and_the_key():
 
 @pytest.mark.usefixtures("project")
 def test_any_number_of_epochs_is_logged(monkeypatch):
-    monkeypatch.setattr(runs, "_AT_ONCE", 5)  # MLflow takes 1,000
+    monkeypatch.setattr(runs, "_METRICS_PER_CALL", 5)  # MLflow takes 1,000
     rows = [{"epoch": epoch, "train_loss": 0.5, "val_loss": 1 / (epoch + 1)} for epoch in range(6)]
     train_live(rows)
     client, run = only_run()
@@ -228,7 +228,7 @@ def test_a_fault_is_told_while_training_goes_on(monkeypatch, capsys):
 
 HANGING = """
 import socket, os, sys
-from pipeline.tracking import runs
+from pipeline.tracking import contents, runs
 from tests.tracking.test_runs import FACTS
 server = socket.create_server(("127.0.0.1", 0))
 os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:%d" % server.getsockname()[1]
@@ -320,19 +320,19 @@ def test_a_run_without_a_lock_here_is_another_machines_and_left_alone(project):
 @pytest.mark.usefixtures("project")
 def test_a_process_that_is_killed_before_the_run_has_an_id_leaves_its_name():
     client, experiment_id = connect()
-    with pytest.raises(KeyboardInterrupt), runs.own(runs.identity(FACTS)):  # what a kill leaves: the file, unlocked
+    with pytest.raises(KeyboardInterrupt), runs.lock_run(runs.identity(FACTS)):  # what a kill leaves: the file, unlocked
         runs.create_run(client, experiment_id, FACTS)
         raise KeyboardInterrupt
-    with one_at_a_time():
-        runs.close_abandoned(client, experiment_id)
+    with creation_lock():
+        runs.close_stale_runs(client, experiment_id)
     assert only_run()[1].info.status == "KILLED"
 
 
 def test_what_was_abandoned_on_another_server_waits_for_it(project, monkeypatch):
-    with pytest.raises(KeyboardInterrupt), runs.own(runs.identity(FACTS)):
+    with pytest.raises(KeyboardInterrupt), runs.lock_run(runs.identity(FACTS)):
         raise KeyboardInterrupt
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    runs.close_abandoned(None, "1")  # there is nothing to ask the server for
+    runs.close_stale_runs(None, "1")  # there is nothing to ask the server for
     assert len(locks(project)) == 1
 
 
@@ -348,7 +348,7 @@ def test_a_run_that_could_not_be_closed_is_closed_by_the_next(project, monkeypat
 
 def test_a_run_that_was_closed_before_the_kill_stays_as_it_is(project):
     train_live()
-    with pytest.raises(KeyboardInterrupt), runs.own(runs.identity(FACTS)):
+    with pytest.raises(KeyboardInterrupt), runs.lock_run(runs.identity(FACTS)):
         raise KeyboardInterrupt
     train_live(facts=OTHER)
     client, experiment_id = connect()
