@@ -105,7 +105,9 @@ def answer(parsed: argparse.Namespace, title: str, open_model: Callable[[int], t
             outcomes.update(item.outcome for item in batch)
             first += batch[: _SHEET_SIZE - len(first)]
     if sheet:
-        _draw_sheet(sheet, first, here, f"{name}: {_summary(len(files), outcomes)}")
+        shown = f" (the first {_SHEET_SIZE} are shown)" if len(files) > _SHEET_SIZE else ""
+        total = f"{len(files)} picture{'s' * (len(files) != 1)}{shown}"
+        _draw_sheet(sheet, first, here, f"{name}: {total}, {outcomes['abstained']} abstained, {outcomes['broken']} broken")
     if outcomes["broken"]:
         raise SystemExit(SOME_BROKEN)
 
@@ -132,11 +134,6 @@ def _report_broken(broken: "BrokenFile") -> None:
     from pipeline.serving.predictions import printable
 
     tqdm.write(f"{printable(broken.path)}: {printable(broken.fault)}", file=sys.stderr)  # above a progress bar
-
-
-def _summary(pictures: int, outcomes: Counter[str]) -> str:
-    part = f" (the first {_SHEET_SIZE} are shown)" if pictures > _SHEET_SIZE else ""
-    return f"{pictures} picture{'s' * (pictures != 1)}{part}, {outcomes['abstained']} abstained, {outcomes['broken']} broken"
 
 
 def _draw_sheet(sheet: Path, first: Sequence["Prediction | BrokenFile"], here: Path, title: str) -> None:

@@ -135,29 +135,26 @@ def add_summary(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def summary_table(model: str | None, here: Path) -> str:
     """One row per layer: input and output shape, number of parameters, and whether they are trained. Raises PipelineError."""
-    from pipeline.networks.artifact import read_backbone
+    from pipeline.networks.artifact import BACKBONE, read_backbone
 
     facts = read_backbone()  # a missing backbone is reported before torch is imported
     import torch
     import torchinfo
 
-    network, image_size = _open_model(model, here) if model else (_open_backbone(), facts["architecture"]["image_size"])
+    from pipeline.networks.classifier import load_backbone
+    from pipeline.networks.regimes import freeze_norms
+
+    if model:
+        network, image_size = _open_model(model, here)
+    else:
+        network, image_size = load_backbone(BACKBONE)[0], facts["architecture"]["image_size"]
+        freeze_norms(network)
     pixels = torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8)
     depth = 4 if model else 3  # in a classifier the backbone is one level deeper
     table = torchinfo.summary(
         network, input_data=pixels, col_names=_SUMMARY_COLUMNS, row_settings=("var_names",), depth=depth, mode="eval", verbose=0
     )
     return re.sub(r"Units\.([A-Z])[A-Z]+", r"\1", str(table))  # torchinfo prints its own enum since Python 3.11
-
-
-def _open_backbone() -> "nn.Module":
-    from pipeline.networks.artifact import BACKBONE
-    from pipeline.networks.classifier import load_backbone
-    from pipeline.networks.regimes import freeze_norms
-
-    backbone = load_backbone(BACKBONE)[0]
-    freeze_norms(backbone)
-    return backbone
 
 
 def _open_model(name: str, here: Path) -> tuple["nn.Module", int]:
