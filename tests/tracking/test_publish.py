@@ -15,8 +15,8 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of, write_json, write_table
 from pipeline.networks.artifact import identity
 from pipeline.pictures.manifest import Picture, write_manifest
-from pipeline.tracking import publish as publishing
 from pipeline.tracking import contents, runs
+from pipeline.tracking import publish as publishing
 from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 

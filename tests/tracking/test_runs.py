@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-from pipeline.tracking import contents, runs
+from pipeline.tracking import runs
 from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
