@@ -124,7 +124,7 @@ def test_killed_after_every_trial_it_ends_with_the_same_trials_and_runs(begin, h
         process, wait = begin("tune", "finetuned", "--write")
         while kept(here) == before:
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.5))  # while MLflow is told of it, or the next one is made ready, or trained
+        time.sleep(chance.uniform(0, 0.5))  # while MLflow logs it, or the next one is prepared or trained
         os.kill(process, signal.SIGKILL)
         assert wait() == -signal.SIGKILL
     process, wait = begin("tune", "finetuned", "--write")

@@ -64,7 +64,7 @@ def test_the_loss_falls():
     assert history[-1]["val_loss"] < 0.8 * history[0]["val_loss"]
 
 
-def test_there_is_a_row_an_epoch_and_one_of_the_start():
+def test_there_are_metrics_of_each_epoch_and_of_the_start():
     assert [row["epoch"] for row in train(build_small(), epochs=2)] == [0, 1, 2]
 
 
