@@ -173,20 +173,20 @@ def unreachable():
 def retrain(root, monkeypatch):
     (root / "pictures.zip").write_bytes(b"pictures")
     (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
-    said = {"status": json.dumps({"split": []}), "repro": "Running stage 'split':\n> python\nRunning stage 'train@finetuned':\n"}
+    outputs = {"status": json.dumps({"split": []}), "repro": "Running stage 'split':\n> python\nRunning stage 'train@finetuned':\n"}
     failing = []
 
     def run_dvc(*arguments, **_):
         if arguments[0] == "repro":
             write_scores(root)
-        return subprocess.CompletedProcess(arguments, int(arguments[0] in failing), said[arguments[0]])
+        return subprocess.CompletedProcess(arguments, int(arguments[0] in failing), outputs[arguments[0]])
 
     monkeypatch.setattr(dvc, "run_dvc", run_dvc)
     monkeypatch.setattr("pipeline.tracking.publish.publish", lambda *_: [])
     yield "retrain"
-    said["status"] = "{}"
+    outputs["status"] = "{}"
     yield "retrain"
-    said["status"] = json.dumps({"split": []})
+    outputs["status"] = json.dumps({"split": []})
     failing.append("repro")
     yield "retrain"
     monkeypatch.setattr("pipeline.commands.upkeep.publish_all", unreachable)

@@ -32,7 +32,7 @@ def encoded(image, form, **options):
 
 
 def turned():
-    """A picture that EXIF says is to be turned."""
+    """A picture that EXIF marks as turned."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encoded(draw(1), "JPEG", exif=exif)
