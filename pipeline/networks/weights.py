@@ -171,7 +171,7 @@ def fetch_published(url: str, digest: str | None = None) -> Path:
     """Return a published file, from the store or the network, checked against the digest or else its name. Raises PipelineError."""
     pin = _pin_of_params(digest) if digest else None
     if not pin and (digits := digits_in_name(url)):
-        pin = Pin(digits, "its sha256 is {found}, not {digits}… as in its name", "try again later")
+        pin = Pin(digits, "its sha256 is {found}, not {digits}… as its name says", "try again later")
     return fetch(url, _BOUNDS, digest or store_key(url), pin)
 
 

@@ -358,7 +358,7 @@ def test_published_weights_fill_the_network(publisher, network):
 
 def test_published_weights_of_another_hash_than_in_their_name_are_refused(publisher, network):
     url, sha256 = publisher.publish(lambda _: "tiny-0badc0de.pth")
-    assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as in its name; try again later"
+    assert refusal(network, "pretrained") == f"{url}: its sha256 is {sha256}, not 0badc0de… as its name says; try again later"
 
 
 def test_published_weights_that_are_refused_are_never_in_the_store(publisher, network, root):
