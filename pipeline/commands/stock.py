@@ -47,7 +47,7 @@ _DETECT_EXAMPLES = """\
   pipeline detect pictures/ --model maskrcnn_resnet50_fpn_v2 > things.jsonl"""
 
 
-def _add_network_arguments(parser: argparse.ArgumentParser, model: str, models: str) -> None:
+def _add_network_arguments(parser: argparse.ArgumentParser, model: str, models: str, any_size: bool = True) -> None:
     """Add the arguments that choose a network; `model` is the default, `models` describes the choice."""
     parser.add_argument("--model", metavar="NAME", default=model, help=f"{models} (default: {model})")
     parser.add_argument(
@@ -55,18 +55,15 @@ def _add_network_arguments(parser: argparse.ArgumentParser, model: str, models: 
     )
     parser.add_argument("--classes", metavar="FILE", help="the class names of your own weights, one per line, in the order of the labels")
     parser.add_argument("--fetch", action="store_true", help="fetch published weights that are not on this disk")
-
-
-def _add_size_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--image-size", type=whole, metavar="PX", help="resize the shorter side to PX pixels (default: as published)")
+    if any_size:
+        parser.add_argument("--image-size", type=whole, metavar="PX", help="resize the shorter side to PX pixels (default: as published)")
 
 
 def _network_request(parsed: argparse.Namespace) -> "NetworkRequest":
     """The network that the command line asks for."""
     from pipeline.stock.networks import NetworkRequest
 
-    size = getattr(parsed, "image_size", None)
-    return NetworkRequest(parsed.model, parsed.here, parsed.weights, parsed.classes, size, parsed.fetch)
+    return NetworkRequest(parsed.model, parsed.here, parsed.weights, parsed.classes, getattr(parsed, "image_size", None), parsed.fetch)
 
 
 def _prepare_torch(threads: int) -> "torch.device":
@@ -87,7 +84,7 @@ def _json_line(row: Mapping[str, Any]) -> str:
 def add_classify(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "classify", "name pictures with a pretrained network as it is", _CLASSIFY, _CLASSIFY_EXAMPLES)
-    _add_network_arguments(parser, "tf_efficientnet_lite0", "a classification model of torchvision or timm, see `pipeline models`")
+    _add_network_arguments(parser, "tf_efficientnet_lite0", "a classification model of torchvision or timm, see `pipeline models`", False)
     add_row_arguments(parser, top=5)
     parser.set_defaults(run=classify)
 
@@ -107,7 +104,6 @@ def add_segment(commands: "argparse._SubParsersAction[Any]") -> None:
     summary = "assign each pixel to a class with a pretrained network as it is"
     parser = add_command(commands, "segment", summary, _SEGMENT, _SEGMENT_EXAMPLES)
     _add_network_arguments(parser, "lraspp_mobilenet_v3_large", "an FCN, DeepLabV3 or LRASPP of torchvision")
-    _add_size_argument(parser)
     parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="(default: csv)")
     parser.add_argument("--output", metavar="FOLDER", default="segmented", help="folder for the PNG files (default: %(default)s)")
     parser.set_defaults(run=segment)
@@ -142,9 +138,8 @@ def segment(parsed: argparse.Namespace) -> None:
 def add_detect(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "detect", "detect things with a pretrained network as it is", _DETECT, _DETECT_EXAMPLES)
-    models = "a Faster R-CNN, Mask R-CNN, RetinaNet, FCOS or SSD of torchvision"
-    _add_network_arguments(parser, "fasterrcnn_mobilenet_v3_large_320_fpn", models)
-    _add_size_argument(parser)
+    networks = "a Faster R-CNN, Mask R-CNN, RetinaNet, FCOS or SSD of torchvision"
+    _add_network_arguments(parser, "fasterrcnn_mobilenet_v3_large_320_fpn", networks)
     parser.add_argument("--threshold", type=share, default=0.5, metavar="P", help="leave out things with a lower score (default: 0.5)")
     parser.add_argument("--output", metavar="FOLDER", default="detected", help="folder for the PNG files (default: %(default)s)")
     parser.set_defaults(run=detect)

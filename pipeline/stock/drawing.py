@@ -173,10 +173,10 @@ def _canvas(image: Image.Image) -> Image.Image:
 def _shares(mask: Array, class_names: Sequence[str]) -> list[Caption]:
     """The classes in a mask, the largest first, with their shares of the pixels."""
     counts = np.bincount(mask.ravel(), minlength=len(class_names))
-    present = [label for label in np.argsort(-counts, kind="stable").tolist() if counts[label]]
     return [
-        Caption(f"{name} {counts[label] / mask.size:.1%}", None if is_background(name) else colour_of(label))
-        for label, name in ((label, class_names[label]) for label in present)
+        Caption(f"{class_names[label]} {counts[label] / mask.size:.1%}", None if is_background(class_names[label]) else colour_of(label))
+        for label in np.argsort(-counts, kind="stable").tolist()
+        if counts[label]
     ]
 
 

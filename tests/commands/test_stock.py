@@ -115,6 +115,7 @@ GOLDEN_LINES = {
         "detect in --model fcn_resnet50",
         "detect in",
         "detect in --threshold 1.5",
+        "detect in --threshold=-0.1",
         "detect in --threshold nan",
     ),
 }  # fmt: skip
