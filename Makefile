@@ -13,9 +13,9 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := passive
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# A torch that this Python has already is used instead of a second one.
+# A torch that this Python has already is used instead of a second one; that of an activated environment does not count.
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
-HAS_TORCH := $(shell $(PYTHON) -c "import torch, torchvision" 2>/dev/null && echo yes)
+HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.prefix == sys.base_prefix" 2>/dev/null && echo yes)
 
 # Whole files go to one of two processes, those that run whole pipelines first, see tests/conftest.py.
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 10

@@ -17,7 +17,7 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
-from tests.data.conftest import serving
+from tests.servers import serving
 from torch import nn
 
 from pipeline.networks import zoo

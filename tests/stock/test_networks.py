@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.data.conftest import serving, sleeps  # noqa: F401 - a fixture
+from tests.servers import serving, sleeps  # noqa: F401 - a fixture
 from torch import nn
 
 from pipeline.core.errors import PipelineError
