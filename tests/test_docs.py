@@ -85,7 +85,7 @@ def test_a_named_command_and_its_options_exist(name, capsys):
 def test_the_readme_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    commands = set(re.findall(r"^    ([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
+    commands = set(re.findall(r"^  ([a-z][a-z-]*)", capsys.readouterr().out, re.MULTILINE))
     assert commands
     assert commands - {name.split()[0] for code in code_in(README) for name, _ in COMMAND.findall(code)} == set()
 

@@ -41,7 +41,7 @@ def show_results(comparison_json: Path) -> str:
     rows += [[name, *(_figure(facts, column) for column in _METRICS)] for name, facts in comparison["models"].items()]
     lines = [*align(rows), "", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
     for name, facts in comparison["differences"].items():
-        lines.append(f"{verdict(name, facts, pictures)} McNemar p = {facts['mcnemar_p']:.2g}.")
+        lines += [verdict(name, facts, pictures), f"McNemar's exact test of {name}: p = {facts['mcnemar_p']:.2g}."]
         if facts["best_epoch"] == 0:
             lines.append(f"No epoch of {name} was better on val than its initial weights, which it kept.")
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
