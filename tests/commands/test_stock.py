@@ -17,11 +17,11 @@ import torch
 import torchvision
 from PIL import Image
 from safetensors.torch import save_file
-from tests.servers import serving
 from torch import nn
 
 from pipeline.networks import zoo
 from tests.checkout import ROOT
+from tests.servers import serving
 
 GOLDEN = ROOT / "tests" / "golden"
 NAMES = ["background", "ant", "Käfer"]

@@ -8,7 +8,6 @@ import os
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.servers import serving, sleeps  # noqa: F401 - a fixture
 from torch import nn
 
 from pipeline.core.errors import PipelineError
@@ -26,6 +25,7 @@ from pipeline.stock.networks import (
     published_names,
     read_names,
 )
+from tests.servers import serving, sleeps  # noqa: F401 - a fixture
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([7.0, 8.0])}
 
