@@ -60,7 +60,7 @@ class Subject:
     @property
     def side(self) -> int:
         """The side of the pictures."""
-        return self.pixels.shape[1]
+        return int(self.pixels.shape[1])
 
     @property
     def inputs(self) -> Tensor:
