@@ -90,4 +90,4 @@ def commit(folder: Path, message: str) -> None:
     """Commit all files of a clone, in a new repository if there is none."""
     type_in(folder, "git", "init", "-q")
     type_in(folder, "git", "add", "-A")
-    type_in(folder, "git", "commit", "-qm", message)
+    type_in(folder, "git", "commit", "--allow-empty", "-qm", message)

@@ -31,7 +31,7 @@ PARAMS = {
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
     },
     "split": {"val": 0.2, "test": 0.3, "group": None, "similarity": 0.99, "leak": "repair"},
-    "backbone": {"name": "mobilenet_v3_small", "weights": "none", "digest": None},
+    "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
     "recipe": {

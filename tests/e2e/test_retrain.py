@@ -30,6 +30,7 @@ def test_a_second_clone_at_another_path_writes_the_same_bytes_and_adds_no_run(pr
     assert runs_of(project[0]) == runs_of(digits[0])
 
 
+@pytest.mark.slow
 def test_the_next_one_finds_nothing_changed_and_ten_pictures_more_retrain(project):
     clone, pictures, first = project
     second = json.loads(type_in(clone, "pipeline", "retrain"))
