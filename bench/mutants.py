@@ -23,7 +23,21 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/mutants.json"
 NEAR = 2  # imports between a test file and the changed module
 SECONDS = 900  # for the tests of one fault
-COPIED = ("pipeline", "tests", "bench", "docs", "dvc.yaml", "dvc.lock", "params.yaml", "pyproject.toml", "README.md", "Makefile", "metrics", ".dvc", ".dvcignore")
+COPIED = (
+    "pipeline",
+    "tests",
+    "bench",
+    "docs",
+    "dvc.yaml",
+    "dvc.lock",
+    "params.yaml",
+    "pyproject.toml",
+    "README.md",
+    "Makefile",
+    "metrics",
+    ".dvc",
+    ".dvcignore",
+)
 
 # (file in pipeline/, what the fault is, code, code with the fault)
 FAULTS: list[tuple[str, str, str, str]] = [

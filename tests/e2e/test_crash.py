@@ -46,7 +46,7 @@ def test_after_a_hundred_kills_every_outcome_is_identical():
     assert crash.main(["100"]) == 0
 
 
-@pytest.mark.parametrize("stage", ["split", "evaluate_baseline@baseline"])
+@pytest.mark.parametrize("stage", ["split", pytest.param("evaluate_baseline@baseline", marks=pytest.mark.slow)])
 def test_a_stage_that_is_killed_once_in_each_way_ends_like_one_that_is_not(reference, ran, stage):
     forget_stages(ran, stage)
     outcomes = list(storm(ran, reference, stage, len(WAYS), len(WAYS), random.Random(stage)))
@@ -100,7 +100,9 @@ def assert_that_it_ended_for_lack_of_room(folder, stage, result):
     assert left_behind(folder) == []
 
 
-@pytest.mark.parametrize("stage", ["split", "train_baseline", pytest.param("train@finetuned", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stage", ["split", *(pytest.param(name, marks=pytest.mark.slow) for name in ("train_baseline", "train@finetuned"))]
+)
 def test_a_stage_that_may_not_write_its_largest_file_says_so_and_ends_well_when_it_may(reference, ran, stage):
     sizes = {file.relative_to(ran): file.stat().st_size for out in outs_of(ran, stage) for file in files_of(out)}
     largest = max(sizes, key=sizes.get)

@@ -40,18 +40,25 @@ def without_numbers(line: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, clone, type_in):
-    """A fresh clone in which `make run` ran, but for the installation, and what that printed."""
+def default_run(tmp_path_factory, clone, type_in):
+    """A fresh clone in which `make run` ran, except for the installation, and what it printed."""
     folder = clone(tmp_path_factory.mktemp("readme") / "pipeline")
     printed = type_in(folder, "make", "--old-file", ".venv/.ready", "run")
     commit(folder, "ran")
     return folder, printed
 
 
+@pytest.fixture(scope="module")
+def small_run(copy_of_digits):
+    """The clone of the other tests, in which the pipeline ran on 400 digits."""
+    return copy_of_digits()
+
+
 @pytest.mark.e2e
-def test_make_run_prints_the_table_of_the_readme_but_for_what_the_processor_changes(project):
+@pytest.mark.slow
+def test_make_run_prints_the_table_of_the_readme_but_for_what_the_processor_changes(default_run):
     (quoted,) = re.findall(r"```text\n(model .*?)```", README, re.DOTALL)
-    printed = project[1][project[1].index("model ") :]
+    printed = default_run[1][default_run[1].index("model ") :]
     assert [without_numbers(line) for line in printed.splitlines()] == [without_numbers(line) for line in quoted.splitlines()]
     # Trained bytes differ between processors, so a figure may move, but not beyond the interval that the README states.
     figure = re.compile(r"(\d\.\d+) \[(\d\.\d+), (\d\.\d+)\]")
@@ -60,22 +67,30 @@ def test_make_run_prints_the_table_of_the_readme_but_for_what_the_processor_chan
 
 
 @pytest.mark.e2e
-def test_the_report_on_the_digits_is_under_five_megabytes(project):
-    assert (project[0] / "report/index.html").stat().st_size < 5e6
+@pytest.mark.slow
+def test_the_report_on_the_digits_is_under_five_megabytes(default_run):
+    assert (default_run[0] / "report/index.html").stat().st_size < 5e6
 
 
 @pytest.mark.e2e
+@pytest.mark.parametrize("command", [command for command, _ in commands_in(README)])
+def test_a_command_of_the_readme_ends_well(small_run, type_in, command):
+    type_in(small_run, "bash", "-euc", command)
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "printed"), commands_in(README))
-def test_a_command_of_the_readme_ends_well_and_prints_what_is_quoted(project, type_in, command, printed):
-    lines = [without_numbers(line) for line in type_in(project[0], "bash", "-euc", command).splitlines()]
+def test_a_command_of_the_readme_prints_what_is_quoted(default_run, type_in, command, printed):
+    lines = [without_numbers(line) for line in type_in(default_run[0], "bash", "-euc", command).splitlines()]
     assert [line for line in printed if without_numbers(line) not in lines] == []
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [command for command, _ in commands_in(DOCS)])
-def test_a_command_of_the_other_pages_ends_well(project, type_in, command):
-    type_in(project[0], "bash", "-euc", command)
+def test_a_command_of_the_other_pages_ends_well(default_run, type_in, command):
+    type_in(default_run[0], "bash", "-euc", command)
 
 
 def test_the_table_of_the_readme_is_what_the_committed_metrics_say():
