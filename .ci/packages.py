@@ -7,7 +7,19 @@ import json
 import subprocess
 import sys
 
-COMMAND = ["pip-audit", "-r", "requirements.lock", "--no-deps", "--disable-pip", "--progress-spinner", "off", "-f", "json"]
+COMMAND = [
+    "pip-audit",
+    "-r",
+    "requirements.lock",
+    "--no-deps",
+    "--disable-pip",
+    "--progress-spinner",
+    "off",
+    "--timeout",
+    "3",
+    "-f",
+    "json",
+]
 
 
 def main() -> None:

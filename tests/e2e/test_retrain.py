@@ -20,11 +20,13 @@ def project(fresh, digits, tmp_path_factory):
     return folder / "clone", folder / "pictures", json.loads(type_in(folder / "clone", "pipeline", "retrain"))
 
 
+@pytest.mark.slow
 def test_the_first_retraining_runs_every_stage(project, all_stages):
     assert sorted(project[2]["ran"]) == sorted(all_stages)
     assert sorted(project[2]["models"]) == ["baseline", "finetuned"]
 
 
+@pytest.mark.slow
 def test_a_second_clone_at_another_path_writes_the_same_bytes_and_adds_no_run(project, digits):
     assert (project[0] / "dvc.lock").read_bytes() == (digits[0] / "dvc.lock").read_bytes()
     assert runs_of(project[0]) == runs_of(digits[0])
@@ -42,8 +44,8 @@ def test_the_next_one_finds_nothing_changed_and_ten_pictures_more_retrain(projec
     assert len(third["models"]) == 2
 
 
-def test_a_wrong_digest_ends_in_one_line_and_leaves_nothing(project):
-    clone = project[0]
+def test_a_wrong_digest_ends_in_one_line_and_leaves_nothing(copy_of_digits):
+    clone = copy_of_digits()
     (clone / "data/raw.zip").unlink()
     found = yaml.safe_load((clone / "params.yaml").read_text())["download"]["digest"]
     set_params(clone, {"download.digest": "0" * 64})
