@@ -1,4 +1,4 @@
-"""All stages in a row on thirty generated pictures: what they write, and that they write it twice alike."""
+"""All stages in order on thirty generated pictures: they write the same bytes twice, and every way to predict agrees."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ PARAMS = {
     "models": {"finetuned": {"regime": "finetuned"}},
     "evaluate": {"confidence": 0.9},
 }  # fmt: skip
-# 255 bytes are the most that a file's name may have.
+# A file's name has at most 255 bytes.
 HOSTILE_NAMES = [
     "a\nb.png",
     "<script>alert(1)<&>.png",
@@ -54,7 +54,7 @@ OUTS = ("data", "models", "results", "metrics", "report")
 
 
 def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dict[str, str]:
-    """Run every stage in a folder, and return the sum of each file that it wrote."""
+    """Run every stage in a folder, and return the sha256 of each file that it wrote."""
     folder.mkdir()
     make_pictures(folder / "pictures", 15)
     for index, name in enumerate(HOSTILE_NAMES):
@@ -62,7 +62,7 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     monkeypatch.chdir(folder)
     monkeypatch.setenv("DVC_ROOT", str(folder))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # no server listens there
     refresh()
 
     def run(module, section, *paths):
@@ -92,7 +92,7 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
 
 @pytest.fixture(scope="module")
 def two_runs(tmp_path_factory, make_pictures):
-    """The sums of two runs in two folders, and the first folder."""
+    """The digests of two runs in two folders, and the first folder."""
     folder = tmp_path_factory.mktemp("pipeline")
     with pytest.MonkeyPatch.context() as monkeypatch:
         first = run_all(folder / "one", monkeypatch, make_pictures)
@@ -104,7 +104,7 @@ def test_two_runs_in_two_folders_write_the_same_bytes(two_runs):
     assert first == second
 
 
-def test_no_out_names_the_folder_it_was_made_in(two_runs):
+def test_no_out_contains_the_path_of_its_folder(two_runs):
     first, _, folder = two_runs
     assert [name for name in first if str(folder).encode() in (folder / name).read_bytes()] == []
 
@@ -116,8 +116,8 @@ def test_the_model_that_was_scored_is_the_one_that_is_stored(two_runs, name):
 
 
 @pytest.fixture(scope="module")
-def asked(two_runs, tmp_path_factory):
-    """Every test picture of the first run, and one turned by EXIF, one in CMYK and one of 16 bits."""
+def sources(two_runs, tmp_path_factory):
+    """Every test picture of the first run, and three more: rotated by EXIF, in CMYK, of 16 bits."""
     folder, extra = two_runs[2], tmp_path_factory.mktemp("extra")
     generator = np.random.default_rng(0)
     picture = Image.fromarray(generator.integers(0, 256, (40, 60, 3), np.uint8))
@@ -130,10 +130,10 @@ def asked(two_runs, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
-def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onward(two_runs, asked, name, monkeypatch, capsys):
+def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onward(two_runs, sources, name, monkeypatch, capsys):
     monkeypatch.chdir(two_runs[2])
     monkeypatch.setenv("DVC_ROOT", str(two_runs[2]))
-    model, contents = Path("models") / name, [path.read_bytes() for path in asked]
+    model, contents = Path("models") / name, [path.read_bytes() for path in sources]
     predictor = Predictor.load(model / "model.onnx", 1)
     wanted = predictor.predict(contents)
 
@@ -147,13 +147,13 @@ def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onw
     answers = served.predict(None, pd.DataFrame({"picture": contents}))
     np.testing.assert_allclose(np.array(answers["probabilities"].tolist()), wanted, atol=1e-4)
 
-    main(["predict", "--model", name, "--format", "jsonl", *map(str, asked)])
+    main(["predict", "--model", name, "--format", "jsonl", *map(str, sources)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_allclose([list(line["probs"].values()) for line in lines], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
-def test_what_was_scored_is_what_the_stored_model_says(two_runs, name):
+def test_the_stored_model_repeats_the_scored_predictions(two_runs, name):
     folder = two_runs[2]
     rows = read_table(folder / f"results/{name}/predictions.csv")
     paths = {row["image_id"]: row["path"] for row in read_table(folder / "data/manifest.csv")}
@@ -162,7 +162,7 @@ def test_what_was_scored_is_what_the_stored_model_says(two_runs, name):
     np.testing.assert_allclose([float(row["prob_left"]) for row in rows], probs[:, 0], atol=1e-6)
 
 
-def test_embeddings_hold_a_row_for_every_train_and_val_picture_and_none_for_test(two_runs):
+def test_embeddings_contain_a_row_for_every_train_and_val_picture_and_none_for_test(two_runs):
     folder = two_runs[2]
     wanted = {row["image_id"] for row in read_table(folder / "data/manifest.csv") if row["split"] != "test"}
     assert {row["image_id"] for row in read_table(folder / "data/embeddings/image_ids.csv")} == wanted
@@ -174,7 +174,7 @@ def test_a_hostile_name_goes_through_all_stages(two_runs, name):
     assert f"left/{name}" in {row["image_id"] for table in tables for row in read_table(two_runs[2] / table)}
 
 
-def test_the_history_begins_with_the_start_and_has_a_row_an_epoch(two_runs):
+def test_the_history_starts_before_training_and_has_a_row_per_epoch(two_runs):
     rows = read_table(two_runs[2] / "models/finetuned/history.csv")
-    assert [row["epoch"] for row in rows][:2] == ["0", "1"]
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert rows[0]["train_loss"] == ""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of, write_json, write_table
+from pipeline.core.stage import code_digest, import_closure
 from pipeline.networks.artifact import identity
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.tracking import contents, runs
@@ -26,6 +27,9 @@ PICTURES = [
     for index, (label, split) in enumerate([("ant", "train"), ("ant", "val"), ("bee", "test"), ("bee", "train")])
 ]
 PARAMS = {"download": {"source": "pictures"}, "split": {"val": 0.2, "test": 0.3}, "models": {"finetuned": {}}}
+
+CALLS = [name for name, value in vars(SqlAlchemyStore).items() if callable(value) and not name.startswith("_")]
+WRITES = [name for name in CALLS if re.match("log_|set_|create_|update_|delete_|record_|finalize_", name)]
 
 pytestmark = pytest.mark.usefixtures("files")
 
@@ -127,6 +131,13 @@ def test_the_description_says_what_changed_since_the_last_run_of_that_name(files
     )
 
 
+def test_the_logged_model_carries_the_modules_that_it_needs(files):
+    publish(files)
+    (code,) = (files / "mlruns").rglob("code")
+    carried = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+    assert carried == {"pipeline/__init__.py", *import_closure("pipeline.serving.predictor")}
+
+
 def test_publishing_twice_changes_nothing(files):
     assert len(publish(files)) == 1
     assert publish(files) == []
@@ -138,11 +149,30 @@ def test_publishing_twice_changes_nothing(files):
 def test_publishing_again_writes_nothing(files, monkeypatch):
     publish(files)
     called = []
-    for name in [name for name in vars(SqlAlchemyStore) if re.match("log_|set_|create_|update_|delete_|record_", name)]:
+    for name in WRITES:
         monkeypatch.setattr(SqlAlchemyStore, name, lambda *_, name=name, **__: called.append(name))
     logged = set((files / "mlruns").rglob("*"))
     publish(files)
     assert (called, set((files / "mlruns").rglob("*"))) == ([], logged)
+
+
+def test_a_changed_comment_changes_no_run_and_changed_code_makes_another(files, monkeypatch, tmp_path_factory):
+    root = tmp_path_factory.mktemp("code")
+    (root / "pipeline").mkdir()
+
+    def publish_with(code):
+        (root / "pipeline/trained_by.py").write_text(code)
+        with monkeypatch.context() as patched:
+            patched.setattr("pipeline.core.stage._ROOT", root)
+            digest = code_digest("pipeline.trained_by")
+        write_model(files, {**FACTS, "inputs_sha256": {**FACTS["inputs_sha256"], "code": digest}})
+        return publish(files)
+
+    assert len(publish_with('"""Trains."""\nRATE = 1  # slow\n')) == 1
+    assert publish_with('"""Trains a model."""\n\n# Slow, but safe.\nRATE = 1\n') == []
+    assert len(publish_with('"""Trains."""\nRATE = 2  # slow\n')) == 1
+    client, experiment_id = connect()
+    assert len(client.search_runs([experiment_id])) == 2
 
 
 def test_a_run_of_an_earlier_edition_is_completed_with_no_twin(files, monkeypatch):
@@ -279,11 +309,11 @@ def test_a_missing_lock_file_of_dvc_is_named(files):
 
 
 class Server:
-    """MLflow's store, counting calls from the first of a publication; from one on it fails, when it has done what was asked."""
+    """MLflow's store, counting some of its calls; from `last` on each of them fails after it has done what was asked."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, names):
         self.calls, self.last = 0, None
-        for name in [name for name, value in vars(SqlAlchemyStore).items() if callable(value) and not name.startswith("_")]:
+        for name in names:
             monkeypatch.setattr(SqlAlchemyStore, name, self.counted(getattr(SqlAlchemyStore, name)))
 
     def counted(self, call):
@@ -316,8 +346,9 @@ IMAGES = ["images/confusion_matrix+step+0+compressed.webp", "images/confusion_ma
 WHOLE = ("FINISHED", [(0, 0.9), (1, 0.5)], 0.75, 3, IMAGES, True, ["READY"])
 
 
-def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(files, monkeypatch, fresh_database):
-    server, at = Server(monkeypatch), 1
+@pytest.mark.parametrize(("names", "least"), [(WRITES, 12), pytest.param(CALLS, 20, marks=pytest.mark.slow)], ids=["writes", "calls"])
+def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(files, monkeypatch, names, least):
+    server, at = Server(monkeypatch, names), 1
     while True:
         server.calls, server.last = 0, at
         try:
@@ -334,7 +365,7 @@ def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(fi
         client.delete_logged_model(client.search_logged_models([run.info.experiment_id])[0].model_id)
         client.delete_run(run.info.run_id)
         at += 1
-    assert at > 20
+    assert at > least
 
 
 @pytest.mark.parametrize("name", ["create_run", "create_logged_model"])
