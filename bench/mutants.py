@@ -8,13 +8,16 @@ once is an error: the list must follow the code.
 
 import argparse
 import ast
+import functools
 import json
 import os
+import queue
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tqdm import tqdm
@@ -271,31 +274,47 @@ def is_found(copy: Path, tests: list[str]) -> str | None:
     return failed[0].split(" - ")[0] if failed else run.stdout.splitlines()[-1]
 
 
+def make_copy(folder: Path) -> Path:
+    """Copy what the tests need into a folder."""
+    folder.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    return folder
+
+
+def try_fault(copies: queue.Queue[Path], file: str, fault: str, code: str, faulty: str) -> dict[str, str | int | None]:
+    """Plant a fault in one of the copies, run the tests near it, and take it out again."""
+    copy = copies.get()
+    path = copy / "pipeline" / file
+    text = path.read_text(encoding="utf-8")
+    if text.count(code) != 1:
+        raise SystemExit(f"{file}: {fault}: its code is there {text.count(code)} times, not once: {code!r}")
+    path.write_text(text.replace(code, faulty), encoding="utf-8")
+    begun = time.monotonic()
+    found = is_found(copy, near_tests(f"pipeline/{file}"))
+    path.write_text(text, encoding="utf-8")
+    copies.put(copy)
+    tqdm.write(f"{'found ' if found else 'MISSED'}  {file}: {fault}  {found or ''}")
+    return {"file": file, "fault": fault, "found_by": found, "seconds": round(time.monotonic() - begun)}
+
+
 def main() -> None:
     """Run the faults, print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="")
-    wanted = parser.parse_args().only
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "project"
-        copy.mkdir()
-        for name in COPIED:
-            source = ROOT / name
-            (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
-        for file, fault, code, faulty in tqdm([row for row in FAULTS if wanted in f"{row[0]} {row[1]}"], "faults", disable=None):
-            path, text = copy / "pipeline" / file, (ROOT / "pipeline" / file).read_text(encoding="utf-8")
-            if text.count(code) != 1:
-                raise SystemExit(f"{file}: {fault}: its code is there {text.count(code)} times, not once: {code!r}")
-            path.write_text(text.replace(code, faulty), encoding="utf-8")
-            begun = time.monotonic()
-            found = is_found(copy, near_tests(f"pipeline/{file}"))
-            rows.append({"file": file, "fault": fault, "found_by": found, "seconds": round(time.monotonic() - begun)})
-            path.write_text(text, encoding="utf-8")
-            tqdm.write(f"{'found ' if found else 'MISSED'}  {file}: {fault}  {found or ''}")
+    parser.add_argument("--only", default="", help="a text in the file or name of the faults to plant")
+    parser.add_argument("--jobs", type=int, default=1, help="faults planted at a time")
+    options = parser.parse_args()
+    faults = [row for row in FAULTS if options.only in f"{row[0]} {row[1]}"]
+    copies: queue.Queue[Path] = queue.Queue()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
+        for number in range(options.jobs):
+            copies.put(make_copy(Path(folder) / str(number)))
+        tried = pool.map(functools.partial(try_fault, copies), *zip(*faults, strict=True))
+        rows = list(tqdm(tried, "faults", len(faults), disable=None))
     count = sum(row["found_by"] is not None for row in rows)
     print(f"{count} of {len(rows)} faults found")
-    if not wanted:
+    if not options.only:
         RESULTS.write_text(json.dumps({"found": count, "faults": rows}, indent=2) + "\n", encoding="utf-8")
 
 
