@@ -1,4 +1,4 @@
-"""Plant faults in a copy of the project, one at a time, and report which of them the tests find.
+"""Plant faults in clones of the project, one at a time in each, and report which of them the tests find.
 
 Each fault replaces one piece of code by another: an off-by-one, a wrong split, a wrong axis or sign, a swallowed error, a missing fsync.
 For each, the test files that import the changed module run, the nearest first, until one fails. `python bench/mutants.py` prints a table
@@ -12,7 +12,6 @@ import functools
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,21 +25,6 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench/mutants.json"
 NEAR = 2  # imports between a test file and the changed module
 SECONDS = 900  # for the tests of one fault
-COPIED = (
-    "pipeline",
-    "tests",
-    "bench",
-    "docs",
-    "dvc.yaml",
-    "dvc.lock",
-    "params.yaml",
-    "pyproject.toml",
-    "README.md",
-    "Makefile",
-    "metrics",
-    ".dvc",
-    ".dvcignore",
-)
 
 # (file in pipeline/, what the fault is, code, code with the fault)
 FAULTS: list[tuple[str, str, str, str]] = [
@@ -275,11 +259,9 @@ def is_found(copy: Path, tests: list[str]) -> str | None:
 
 
 def make_copy(folder: Path) -> Path:
-    """Copy what the tests need into a folder."""
-    folder.mkdir()
-    for name in COPIED:
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    """Clone what is committed, and see that its tests can be collected: what fails without a fault proves nothing."""
+    subprocess.run(["git", "clone", "--quiet", ROOT, folder], check=True)
+    subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-qq"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
