@@ -54,7 +54,7 @@ def table(facts: dict[str, Any]) -> str:
     """A table of the results in Markdown."""
     rows = facts["rows"]
     models = list(next(iter(rows.values()))["models"])
-    lines = [f"| {facts['of']} | test pictures | {' | '.join(models)} | seconds a run |", "| --- " * (len(models) + 3) + "|"]
+    lines = [f"| {facts['of']} | test pictures | {' | '.join(models)} | seconds per run |", "| --- " * (len(models) + 3) + "|"]
     for name, row in rows.items():
         scores = " | ".join(f"{row['models'][model]['mean']:.3f} ± {row['models'][model]['std']:.3f}" for model in models)
         seconds = statistics.median(run["seconds"] for run in row["runs"])

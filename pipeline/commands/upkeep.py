@@ -144,13 +144,13 @@ def add_ui(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def serve(parsed: argparse.Namespace) -> None:
     """Replace this process by MLflow's server on the project's database, or print the server of MLFLOW_TRACKING_URI."""
-    from pipeline.tracking.connection import connect, mendable, tracking_uri
+    from pipeline.tracking.connection import connect, mlflow_errors, tracking_uri
 
     uri = tracking_uri()
     if uri.startswith("http"):
         print(f"MLflow's page is at {uri}")
         return
-    with mendable():
+    with mlflow_errors():
         connect()
     # Job execution and four workers would take 2.4 GB of memory for a page that one person reads.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -25,7 +25,7 @@ from pipeline.networks.embedding import EmbedParams, resolve_image_size, takes_s
 from pipeline.networks.weights import PACKAGED, write_backbone
 from pipeline.pictures.images import Array, Preprocessing, square_batches
 from pipeline.search.probing import Probe, Sample, SampleRun, embed, probe, read_sample, settle_norms, train_on_sample, with_head
-from pipeline.tracking.connection import connect, mendable
+from pipeline.tracking.connection import connect, mlflow_errors
 from pipeline.training.batches import TrainingData
 from pipeline.training.head import HeadParams, deal_folds
 from pipeline.training.recipe import Recipe, resolve_auto
@@ -232,7 +232,7 @@ def seconds_of(run: SampleRun, regime: str, recipe: AnyRegime, sample: Sample) -
 
 def measure_overhead(network: ProbedNetwork, sample: Sample, recipe: AnyRegime) -> float:
     """The seconds that the stage `train` needs to start and to store the model."""
-    with suppress(PipelineError), mendable():
+    with suppress(PipelineError), mlflow_errors():
         connect()  # creates the database if there is none, which happens once and must not count
     begun = time.monotonic()
     run_dvc("status", "train_baseline", stdout=subprocess.DEVNULL)

@@ -101,7 +101,7 @@ def error_line(error: BaseException) -> str:
 
 
 @contextmanager
-def mendable() -> Iterator[None]:
+def mlflow_errors() -> Iterator[None]:
     """Raise the errors of MLflow, its server and its database as a PipelineError."""
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError

@@ -14,7 +14,7 @@ from pipeline.core.stage import import_closure
 from pipeline.evaluation.comparison import BASELINE
 from pipeline.networks.artifact import identity
 from pipeline.networks.onnx_file import data_path
-from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mendable, tracking_uri
+from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
 from pipeline.tracking.contents import PUBLISHED, RunContents, contradicts, log_contents, read_contents
 from pipeline.tracking.runs import KEY, close_stale_runs, create_run, find_runs
 
@@ -33,7 +33,7 @@ def publish(data: Path, models: Path, results: Path) -> list[str]:
     needed = [data / "manifest.csv", data / "source.json", *(models / name / "model.onnx" for name in names)]
     if missing := [path for path in needed if not path.exists()]:
         raise PipelineError(f"{missing[0]}: does not exist; run `dvc checkout`")
-    with mendable():
+    with mlflow_errors():
         client, experiment_id = connect()
         published = [read_contents(data, models / name, results / name) for name in names]
         with creation_lock():

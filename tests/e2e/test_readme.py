@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -110,8 +109,3 @@ def test_the_results_are_those_of_the_benchmark():
 @pytest.mark.parametrize("path", re.findall(r"\]\((?!https?:|#)([^)#]+)", README))
 def test_a_file_that_the_readme_links_to_is_there(path):
     assert (ROOT / path).exists()
-
-
-@pytest.mark.parametrize("path", re.findall(r"^\| `((?:pipeline|bench|tests)/[\w/]*)`", README, re.MULTILINE))
-def test_a_room_that_the_readme_names_is_there(path):
-    assert Path(ROOT / path).is_dir()

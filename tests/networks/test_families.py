@@ -8,8 +8,9 @@ from bench.trial import STEPS, try_out
 from pipeline.core.errors import PipelineError
 from pipeline.networks.embedding import export_backbone
 
-CONVOLUTIONAL = ("timm/test_resnet", "squeezenet1_1", "googlenet")
+CONVOLUTIONAL = ("timm/test_resnet", "timm/test_efficientnet", "squeezenet1_1")
 SLOW = (
+    "googlenet",
     "alexnet",
     "vgg11",
     "resnet18",

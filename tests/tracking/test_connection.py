@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands.upkeep import serve
 from pipeline.core.errors import PipelineError
 from pipeline.tracking import connection
-from pipeline.tracking.connection import connect, error_line, mendable, tracking_uri
+from pipeline.tracking.connection import connect, error_line, mlflow_errors, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
 CONNECT = """
@@ -108,7 +108,7 @@ def test_a_database_that_cannot_be_made_is_no_database(tmp_path, monkeypatch):
 
 
 def refusal(error):
-    with pytest.raises(PipelineError) as caught, mendable():
+    with pytest.raises(PipelineError) as caught, mlflow_errors():
         raise error
     return str(caught.value)
 
@@ -143,7 +143,7 @@ def test_a_fault_without_words_is_named(monkeypatch):
 
 
 def test_a_fault_of_ours_stays_a_traceback():
-    with pytest.raises(KeyError), mendable():
+    with pytest.raises(KeyError), mlflow_errors():
         raise KeyError("ours")
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_database_is_told_of_in_one_line(how, says, tmp_path, monkeypa
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     damage(tmp_path / "mlflow.db", how, fresh_database)
-    with pytest.raises(PipelineError) as caught, mendable():
+    with pytest.raises(PipelineError) as caught, mlflow_errors():
         connect()
     assert str(caught.value) == (
         f"MLflow at sqlite:///{tmp_path}/mlflow.db: {says}; repair it, or move the database away, then run `pipeline publish`"
@@ -179,7 +179,7 @@ def test_a_database_of_another_version_is_told_of_in_one_line(project):
         database.execute("update alembic_version set version_num = 'ffff'")
     database.close()
     version = r"Detected out-of-date database schema \(found version ffff, but expected \w+\)\. "
-    with pytest.raises(PipelineError, match=rf"^MLflow at {tracking_uri()}: {version}[^\n]*; repair it, .*$"), mendable():
+    with pytest.raises(PipelineError, match=rf"^MLflow at {tracking_uri()}: {version}[^\n]*; repair it, .*$"), mlflow_errors():
         connect()
 
 
