@@ -15,7 +15,7 @@ from pipeline.stages import report
 from pipeline.stages.report import Params, extremes, read_doubts, run
 from tests.reports import make_rows
 
-HISTORY = [{"epoch": "0", "val_loss": "0.5"}, {"epoch": "1", "val_loss": "0.25"}]
+HISTORY = [{"epoch": str(epoch), "val_loss": loss} for epoch, loss in enumerate(["0.5", "0.25", "0.3"])]  # the last is not the best
 PARAMS = Params(seed=0, confidence=0.95)
 FIGURES = {"top1_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
 SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "confidence": 0.95, "figures": FIGURES}

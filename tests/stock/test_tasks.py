@@ -200,6 +200,11 @@ def test_a_mask_is_the_argmax_of_torchvisions_own_forward_pass(model, size, own,
     assert np.array_equal(mask, wanted.numpy())
 
 
+def test_of_equally_probable_classes_the_first_is_taken():
+    scores = torch.tensor([1.0, 2.0, 2.0, 0.0]).view(1, 4, 1, 1)
+    assert tasks._highest(scores, (2, 3)).tolist() == [[1, 1, 1]] * 2
+
+
 def test_a_picture_is_as_large_as_its_publisher_made_it(own, random_weights, make_picture, published, cpu):
     seen = []
     network, picture = build(LRASPP, num_classes=21), make_picture(80, 60)
