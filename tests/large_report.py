@@ -43,18 +43,18 @@ def write_results(folder, model, pictures, labels, probs, paths):
     folder.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"model")
     params = evaluate.Params(**PARAMS, threads=1)
-    predictor = SimpleNamespace(facts={"temperature": _TEMPERATURE, "size": {"parameters": 10_000_000, "gflops": 0.5}})
+    predictor = SimpleNamespace(facts={"temperature": _TEMPERATURE, "size": {"parameters": 10_000_000, "gmacs": 0.5}})
     scores = {
         **evaluate.about(model, pictures, predictor),
         "confidence": params.confidence,
-        **score(labels, probs, NAMES, _TEMPERATURE, params.confidence, params.seed),
+        **score(labels, probs, np.arange(len(labels)), NAMES, _TEMPERATURE, params.confidence, params.seed),
     }
     chosen = galleries.choose(labels, probs, params.seed)
     repeated = [paths[number % len(paths)] for number in range(len(labels))]
     overlays = {int(number): overlay(Image.open(repeated[number]), np.eye(7)) for each in chosen.values() for number in each}
     write_json(folder / "scores.json", scores)
     write_predictions(folder / "predictions.csv", pictures, probs, NAMES)
-    evaluate.write_results(folder, model.name, labels, probs, scores, params)
+    evaluate.write_results(folder, model.name, labels, probs, np.arange(len(labels)), scores, params)
     galleries.write_galleries(folder, chosen, read_table(folder / "predictions.csv"), repeated, overlays)
 
 

@@ -65,7 +65,7 @@ def make_gallery(class_names, image_id="a.png", shown=1, with_maps=True):
 def make_rows(answers):
     """Predictions for pictures of ants: + is a correct answer, - a wrong one."""
     return [
-        {"image_id": f"{number}.png", "label": "ants", "predicted": "ants" if sign == "+" else "bees"}
+        {"image_id": f"{number}.png", "group": f"{number}.png", "label": "ants", "predicted": "ants" if sign == "+" else "bees"}
         for number, sign in enumerate(answers)
     ]
 
@@ -79,8 +79,8 @@ def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, *
         for number, label in enumerate(class_names)
     }
     scores = {
-        "model": name, "model_sha256": "ab" * 32, "test_pictures": 268, "confidence": 0.95, "temperature": 0.9,
-        "size": {"megabytes": 13.5, "parameters": 3383818, "gflops": 0.03}, "figures": figures, "classes": classes,
+        "model": name, "model_sha256": "ab" * 32, "test_pictures": 268, "test_groups": 268, "confidence": 0.95, "temperature": 0.9,
+        "size": {"megabytes": 13.5, "parameters": 3383818, "gmacs": 0.03}, "figures": figures, "classes": classes,
     }  # fmt: skip
     facts = {
         "params": {"seed": 0},
@@ -103,6 +103,7 @@ def make_comparison(**changes):
     facts = {
         "verdict": VERDICT,
         "mcnemar_p": 0.00123,
+        "mcnemar_p_adjusted": 0.00123,
         "against": "baseline",
         "only_first_right": 2,
         "only_second_right": 21,
@@ -121,6 +122,7 @@ def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None
         "audit": make_audit(class_names, *findings),
         "sizes": ((8, 8), (640, 480)),
         "doubts": doubts,
+        "against_best": [],
         "montage": {name: [PICTURE] * 3 for name in class_names},
         "digests": {"data/manifest.csv": "ef" * 32},
         "versions": {"python": "3.11.7"},

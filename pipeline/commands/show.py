@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from pipeline.stock.networks import ModelListing
 
 _METRICS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+_ADJUSTED = ", adjusted for the number of comparisons (Holm)"
 _FINDINGS_SHOWN = 3  # per kind
-_MODEL_COLUMNS = ("name", "library", "parameters", "GFLOPs", "px", "licence", "source", "on disk")
-_NUMBERS = ("parameters", "GFLOPs", "px")
+_MODEL_COLUMNS = ("name", "library", "parameters", "GMACs", "px", "licence", "source", "on disk")
+_NUMBERS = ("parameters", "GMACs", "px")
 _WORD_LENGTH = 13  # of a licence or a source
 _SUMMARY_COLUMNS = ("input_size", "output_size", "num_params", "trainable")
 
@@ -31,19 +32,24 @@ def align(rows: Sequence[Sequence[str]], numbers: Collection[str] = ()) -> list[
 def show_results(comparison_json: Path) -> str:
     """The scores of all models with intervals, the verdicts, and what to do next. Raises PipelineError."""
     from pipeline.core.files import read_json
-    from pipeline.evaluation.comparison import verdict
+    from pipeline.evaluation.comparison import verdict, verdicts_against_best
 
     if not comparison_json.is_file():
         raise PipelineError(f"{comparison_json}: does not exist; run `dvc repro`")
     comparison = read_json(comparison_json)
     pictures = comparison["test_pictures"]
+    groups = f" in {comparison['test_groups']} groups" if comparison["test_groups"] < pictures else ""
     rows = [["model", *_METRICS.values()]]
     rows += [[name, *(_figure(facts, column) for column in _METRICS)] for name, facts in comparison["models"].items()]
-    lines = [*align(rows), "", f"{pictures} test pictures; in brackets {100 * comparison['confidence']:g} % intervals."]
+    lines = [*align(rows), "", f"{pictures} test pictures{groups}; in brackets {100 * comparison['confidence']:g} % intervals."]
     for name, facts in comparison["differences"].items():
-        lines += [verdict(name, facts, pictures), f"McNemar's exact test of {name}: p = {facts['mcnemar_p']:.2g}."]
+        lines += [
+            verdict(name, facts, pictures),
+            f"McNemar's exact test of {name}: p = {facts['mcnemar_p_adjusted']:.2g}{_ADJUSTED * (len(comparison['models']) > 2)}.",
+        ]
         if facts["best_epoch"] == 0:
             lines.append(f"No epoch of {name} was better on val than its initial weights, which it kept.")
+    lines += verdicts_against_best(comparison, pictures)
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
 
 
@@ -114,7 +120,7 @@ def model_lines(search: str, library: str | None) -> Iterator[str]:
     entries = list(list_entries(names))
     yield from align([_MODEL_COLUMNS, *map(_model_row, entries)], _NUMBERS)
     yield ""
-    yield f"{len(entries)} models. GFLOPs: thousand millions of multiply-adds per picture. To use one, set backbone.name in params.yaml."
+    yield f"{len(entries)} models. GMACs: thousand millions of multiply-adds per picture. To use one, set backbone.name in params.yaml."
     if any(entry.parameters is None for entry in entries):
         yield "timm has no table of sizes; they are counted if a search leaves at most 50 of its models."
 
@@ -122,8 +128,8 @@ def model_lines(search: str, library: str | None) -> Iterator[str]:
 def _model_row(entry: "ModelListing") -> tuple[str, ...]:
     licence, source = (text if len(text) <= _WORD_LENGTH else f"{text[: _WORD_LENGTH - 1]}…" for text in (entry.licence, entry.source))
     parameters = "-" if entry.parameters is None else f"{entry.parameters / 1e6:,.1f} M"
-    gflops = "-" if entry.gflops is None else f"{entry.gflops:,.{1 if entry.gflops >= 100 else 2}f}"
-    return entry.name, entry.library, parameters, gflops, str(entry.image_size), licence, source, entry.disk
+    gmacs = "-" if entry.gmacs is None else f"{entry.gmacs:,.{1 if entry.gmacs >= 100 else 2}f}"
+    return entry.name, entry.library, parameters, gmacs, str(entry.image_size), licence, source, entry.disk
 
 
 def add_summary(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.evaluation.intervals import UNDEFINED, Array, Interval, tails, wilson_interval
+from pipeline.evaluation.intervals import UNDEFINED, Array, Bootstrap, Interval, proportion_interval, tails
 
 TableRow = dict[str, float]
 BINS = 15
@@ -16,17 +16,17 @@ def without_temperature(probs: Array, temperature: float) -> Array:
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
-def reliability(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
+def reliability(labels: Array, probs: Array, groups: Array, confidence: float) -> list[TableRow]:
     """A row per bin of the confidence, 15 of equal width: number of pictures, mean confidence (`probability`), accuracy.
 
-    `accuracy` has Wilson's interval. Bins without pictures are left out.
+    `accuracy` has an interval. Bins without pictures are left out.
     """
     top_probs, correct = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
     bins = _bins(top_probs)
     rows = []
     for number in np.unique(bins):
         inside = bins == number
-        low, high = wilson_interval(int(correct[inside].sum()), int(inside.sum()), confidence)
+        low, high = proportion_interval(correct[inside], groups[inside], confidence)
         means = {"probability": float(top_probs[inside].mean()), "accuracy": float(correct[inside].mean())}
         rows.append({"from": number / BINS, "to": (number + 1) / BINS, "pictures": int(inside.sum()), **means,
                      "accuracy_low": low, "accuracy_high": high})  # fmt: skip
@@ -38,19 +38,19 @@ def expected_calibration_error(labels: Array, probs: Array) -> float:
     return float(np.abs(_gaps(labels, probs).mean(axis=0)).sum())
 
 
-def ece_interval(labels: Array, probs: Array, counts: Array, confidence: float) -> Interval:
-    """The interval of the ECE: the true values for which the measured one is not unusual. NaN if the gaps do not vary.
-
-    `counts`: from `draw_counts`.
-    """
+def ece_interval(labels: Array, probs: Array, bootstrap: Bootstrap, confidence: float) -> Interval:
+    """The interval of the ECE: the true values for which the measured one is not unusual. NaN if the gaps do not vary."""
     # The ECE sums absolute gaps, and noise makes them larger: a sample's ECE exceeds the true one, and a bootstrap sample's exceeds
     # both. Percentiles of bootstrap samples would miss the true value, so the test is inverted: assume a true ECE, add bootstrap noise
     # to its gaps, and keep the assumed values for which the measured ECE is between the tails of what comes out.
-    gaps, filled = _gaps(labels, probs), np.bincount(_bins(probs.max(axis=1)), minlength=BINS)
+    gaps, counts = bootstrap.sums(_gaps(labels, probs)), bootstrap.group_counts
+    sizes = bootstrap.sums(np.eye(BINS)[_bins(probs.max(axis=1))])
+    filled = (sizes > 0).sum(axis=0)  # groups per bin
     there = filled > 0
-    gaps, filled, size = gaps[:, there], filled[there], len(labels)
-    mean = gaps.mean(axis=0)
-    noise = (counts @ gaps / size - mean) * np.sqrt(filled / np.maximum(filled - 1, 0.5))  # Bessel's correction, per bin
+    gaps, filled = gaps[:, there], filled[there]
+    mean = gaps.sum(axis=0) / len(labels)
+    drawn = (counts @ gaps) / (counts @ sizes.sum(axis=1))[:, None]
+    noise = (drawn - mean) * np.sqrt(filled / np.maximum(filled - 1, 0.5)) * bootstrap.widening(confidence)  # Bessel's correction, per bin
     spread = np.where(mean < 0, -1, 1) * noise.std(axis=0)  # assumed gaps: the signs as measured, the sizes in proportion to the noise
     measured, unit = np.abs(mean).sum(), np.abs(spread).sum()
     if unit == 0:
@@ -61,19 +61,19 @@ def ece_interval(labels: Array, probs: Array, counts: Array, confidence: float) 
     return float(np.interp(measured, high, assumed)), min(1.0, float(np.interp(measured, low, assumed)))
 
 
-def coverage(labels: Array, probs: Array, confidence: float) -> list[TableRow]:
+def coverage(labels: Array, probs: Array, groups: Array, confidence: float) -> list[TableRow]:
     """Accuracy by coverage: a row per percent of the pictures answered, the most confident answers first.
 
-    `threshold`: the lowest confidence among the answered pictures; `accuracy`: of these pictures, with Wilson's interval.
+    `threshold`: the lowest confidence among the answered pictures; `accuracy`: of these pictures, with its interval.
     """
     top_probs, correct = probs.max(axis=1).astype(float), probs.argmax(axis=1) == labels
     order = np.argsort(-top_probs, kind="stable")
-    correct_so_far = np.cumsum(correct[order])
+    correct, groups = correct[order], groups[order]
     rows = []
     for answered in np.unique(np.ceil(np.linspace(0.01, 1, 100) * len(labels) - 1e-9).astype(int)):  # 1e-9: 0.07 * 100 is above 7
-        low, high = wilson_interval(int(correct_so_far[answered - 1]), int(answered), confidence)
+        low, high = proportion_interval(correct[:answered], groups[:answered], confidence)
         rows.append({"coverage": answered / len(labels), "threshold": float(top_probs[order[answered - 1]]),
-                     "accuracy": float(correct_so_far[answered - 1] / answered), "accuracy_low": low, "accuracy_high": high})  # fmt: skip
+                     "accuracy": float(correct[:answered].mean()), "accuracy_low": low, "accuracy_high": high})  # fmt: skip
     return rows
 
 

@@ -1,44 +1,102 @@
-"""Two models on the same pictures: the difference of their accuracies, and whether it is significant."""
+"""Models on the same pictures: the differences of their accuracies, and whether they are significant."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from pipeline.core.errors import PipelineError
 
 BASELINE = "baseline"
+Rows = Sequence[Mapping[str, str]]  # of predictions.csv
 
 
-def compare(first: Sequence[Mapping[str, str]], second: Sequence[Mapping[str, str]], confidence: float, seed: int) -> dict[str, float]:
-    """The second model's accuracy minus the first's, with its interval and McNemar's test. Arguments are rows of predictions.csv.
+def compare_all(predictions: Mapping[str, Rows], confidence: float, seed: int) -> dict[str, Any]:
+    """Every model against the baseline (`differences`), and, of three models or more, against the most accurate (`best`).
 
-    `is_shown`: whether the difference is significant. Raises PipelineError if the rows are not of the same pictures in the same order.
+    p-values are adjusted for the number of all pairs (Holm, 1979): the most accurate model is known only after the test, so every pair
+    might have become a comparison. Raises PipelineError if the rows are not of the same pictures in the same order.
+    """
+    pairs = list(combinations(predictions, 2))
+    adjusted = dict(zip(pairs, holm([_p_value(predictions[first], predictions[second]) for first, second in pairs]), strict=True))
+
+    def against(first: str) -> dict[str, dict[str, Any]]:
+        others = {second: adjusted.get((first, second)) or adjusted[second, first] for second in predictions if second != first}
+        return {
+            second: {"against": first, **compare(predictions[first], predictions[second], confidence, seed, adjusted_p)}
+            for second, adjusted_p in others.items()
+        }
+
+    if len(predictions) < 3:
+        return {"differences": against(BASELINE)}
+    best = max(predictions, key=lambda name: sum(_is_correct(row) for row in predictions[name]))
+    return {"differences": against(BASELINE), "best": {"model": best, "differences": against(best)}}
+
+
+def compare(first: Rows, second: Rows, confidence: float, seed: int, adjusted_p: float) -> dict[str, Any]:
+    """The second model's accuracy minus the first's, with its interval, and McNemar's test by group.
+
+    `is_shown`: whether the difference is significant: the interval excludes 0, and `adjusted_p` agrees.
     """
     import numpy as np
 
-    from pipeline.evaluation.intervals import mcnemar_p, paired_difference
+    from pipeline.evaluation.intervals import Bootstrap, paired_difference
 
-    if [row["image_id"] for row in first] != [row["image_id"] for row in second]:
-        raise PipelineError("results: the models were tested on different pictures; run `dvc repro`")
-    first_correct, second_correct = (np.array([row["predicted"] == row["label"] for row in rows]) for rows in (first, second))
-    difference, (low, high) = paired_difference(first_correct, second_correct, confidence, seed)
-    p = mcnemar_p(first_correct, second_correct)
+    first_correct, second_correct = (np.array([_is_correct(row) for row in rows]) for rows in (first, second))
+    bootstrap = Bootstrap(_groups(first), seed)
+    difference, (low, high) = paired_difference(first_correct, second_correct, bootstrap, confidence)
     return {
         "top1_accuracy_difference": round(difference, 6),
         "top1_accuracy_difference_low": round(low, 6),
         "top1_accuracy_difference_high": round(high, 6),
         "only_first_right": int((first_correct & ~second_correct).sum()),
         "only_second_right": int((second_correct & ~first_correct).sum()),
-        "mcnemar_p": float(f"{p:.6g}"),
+        "mcnemar_p": float(f"{_p_value(first, second):.6g}"),
+        "mcnemar_p_adjusted": float(f"{adjusted_p:.6g}"),
         # Both must agree: if few answers differ, the bootstrap interval is too narrow, and the exact test is not.
-        "is_shown": not low <= 0 <= high and p < 1 - confidence,
+        "is_shown": not low <= 0 <= high and adjusted_p < 1 - confidence,
     }
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for their number by Holm's step-down method (1979): the chance of one false rejection or more stays below each."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _p_value(first: Rows, second: Rows) -> float:
+    import numpy as np
+
+    from pipeline.evaluation.intervals import mcnemar_p
+
+    if [row["image_id"] for row in first] != [row["image_id"] for row in second]:
+        raise PipelineError("results: the models were tested on different pictures; run `dvc repro`")
+    correct = [np.array([_is_correct(row) for row in rows]) for rows in (first, second)]
+    return mcnemar_p(*correct, _groups(first))
+
+
+def _is_correct(row: Mapping[str, str]) -> bool:
+    return row["predicted"] == row["label"]
+
+
+def _groups(rows: Rows) -> Any:
+    import numpy as np
+
+    return np.unique([row["group"] for row in rows], return_inverse=True)[1]
+
+
 def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:
-    """A comparison with the baseline as a sentence. `comparison`: from `compare`; `count`: the number of test pictures."""
+    """A comparison as a sentence. `comparison`: of `compare_all`; `count`: the number of test pictures."""
     difference, low, high = (100 * comparison[f"top1_accuracy_difference{end}"] for end in ("", "_low", "_high"))
-    interval = f"interval {low:+.1f} to {high:+.1f}"
+    interval, against = f"interval {low:+.1f} to {high:+.1f}", comparison["against"]
     if difference == 0:
-        return f"{name} and {BASELINE} are equally accurate on {count} test pictures ({interval} points)."
+        return f"{name} and {against} are equally accurate on {count} test pictures ({interval} points)."
     word, significance = "better" if difference > 0 else "worse", "significant" if comparison["is_shown"] else "not significant"
-    return f"{name} is {word} than {BASELINE} by {abs(difference):.1f} points ({interval}): {significance} on {count} test pictures."
+    return f"{name} is {word} than {against} by {abs(difference):.1f} points ({interval}): {significance} on {count} test pictures."
+
+
+def verdicts_against_best(comparison: Mapping[str, Any], count: int) -> list[str]:
+    """A sentence per model that is compared with the most accurate one; none if there are two models."""
+    return [verdict(name, facts, count) for name, facts in comparison.get("best", {"differences": {}})["differences"].items()]

@@ -1,4 +1,7 @@
-"""Confidence intervals of one model's figures, and paired tests of two models."""
+"""Confidence intervals of one model's figures, and paired tests of two models.
+
+Pictures of one group, such as frames of one video, are alike, so a group is one draw: `groups` numbers them, int (pictures,).
+"""
 
 from typing import Any
 
@@ -7,75 +10,145 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[float, float]  # low, high; NaN if it is undefined
 RESAMPLES = 2000
+_QUARTER = 0.25  # of a group, see `design_effect`; chosen by simulation, for the intervals to contain the true value as often as stated
 UNDEFINED = (float("nan"), float("nan"))
 
 
-def wilson_interval(hits: int, count: int, confidence: float) -> Interval:
-    """Wilson's score interval of the proportion hits / count; NaN if the count is 0."""
-    from scipy.stats import binomtest
+def proportion_interval(correct: Array, groups: Array, confidence: float) -> Interval:
+    """Wilson's score interval of a proportion, for the effective number of pictures (Korn and Graubard, 1998). NaN without pictures.
 
+    `correct`: bool (pictures,).
+    """
+    count = len(correct)
     if count == 0:
         return UNDEFINED
-    interval = binomtest(hits, count).proportion_ci(confidence, method="wilson")
-    return float(interval.low), float(interval.high)
+    share = correct.mean()
+    effect = design_effect(correct, np.full(count, share), np.full(count, 1 / count), groups, confidence)
+    return wilson_interval(share, count / effect, confidence)
 
 
-def mean_of_proportions_interval(hits: Array, counts: Array, confidence: float) -> Interval:
-    """The interval of the mean of several proportions: Wilson's with an effective sample size.
-
-    `hits`, `counts`: int (proportions,). Proportions with a count of 0 are left out.
-    """
+def wilson_interval(share: float, size: float, confidence: float) -> Interval:
+    """Wilson's score interval of a share of `size` pictures, which need not be a whole number."""
     from scipy.special import ndtri
 
-    hits, counts = hits[counts > 0], counts[counts > 0]
+    z = ndtri((1 + confidence) / 2)
+    centre = (share + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z * np.sqrt(share * (1 - share) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def design_effect(correct: Array, shares: Array, weights: Array, groups: Array, confidence: float) -> float:
+    """How many times fewer single pictures would measure a mean as precisely as these groups do; 1 if every group is one picture.
+
+    `correct`: bool (pictures,); `shares`: float (pictures,), the share of correct answers in the class of each; `weights`: float
+    (pictures,), of each in the mean. The factor includes Student's quantile in place of the normal one, since the variance between few
+    groups is itself uncertain.
+    """
+    _, numbers = np.unique(groups, return_inverse=True)
+    drawn = int(numbers.max()) + 1
+    if drawn == len(groups):
+        return 1.0
+    if drawn == 1:
+        return float(len(groups))
+    # As if a quarter of one more group had half of its answers correct: otherwise, groups without a mistake look like single pictures.
+    more = _QUARTER / drawn
+    shrunk = (shares + more / 2) / (1 + more)
+    between = (np.bincount(numbers, weights * (correct - shrunk)) ** 2).sum()
+    between += _QUARTER * ((0.5 - (weights * shrunk).sum()) * weights.sum() / drawn) ** 2
+    within = (weights**2 * shrunk * (1 - shrunk)).sum() * (1 + more)
+    return float(max(1.0, between / within) * _widening(drawn, confidence) ** 2)
+
+
+def _widening(drawn: int, confidence: float) -> float:
+    """Student's quantile for so many groups, over the normal one."""
+    from scipy.special import ndtri, stdtrit
+
+    upper = (1 + confidence) / 2
+    return float(stdtrit(drawn - 1, upper) / ndtri(upper))
+
+
+def mean_of_proportions_interval(correct: Array, labels: Array, groups: Array, confidence: float) -> Interval:
+    """The interval of the mean of the classes' proportions: Wilson's with an effective number of pictures.
+
+    `correct`: bool (pictures,); `labels`: int (pictures,).
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    hits = np.bincount(classes, correct)
     # The effective size is the number of draws from one proportion whose mean varies as much. The variance uses proportions that are
     # shrunk towards 1/2 by half a draw each: with hits / counts it is 0 if all are perfect, and the interval is [1, 1].
     shrunk = (hits + 0.5) / (counts + 1)
     variance = (shrunk * (1 - shrunk) / counts).sum() / len(counts) ** 2
     size = shrunk.mean() * (1 - shrunk.mean()) / variance
-    mean, z = (hits / counts).mean(), ndtri((1 + confidence) / 2)
-    centre = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
-    half = z * np.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2)) / (1 + z**2 / size)
-    return float(centre - half), float(centre + half)
+    shares = hits / counts
+    effect = design_effect(correct, shares[classes], 1 / (len(counts) * counts[classes]), groups, confidence)
+    return wilson_interval(shares.mean(), size / effect, confidence)
 
 
-def f1_interval(hits: int, misses: int, confidence: float) -> Interval:
-    """The interval of a class's F1, from Wilson's interval of its Jaccard index J = hits / (hits + misses).
+def f1_interval(is_class: Array, predicted: Array, groups: Array, confidence: float) -> Interval:
+    """The interval of a class's F1, from that of its Jaccard index J: the share of hits among pictures of the class or predicted as it.
 
-    `misses`: the pictures of the class that were not predicted as it, plus the pictures predicted as it by mistake.
+    `is_class`, `predicted`: bool (pictures,).
     """
-    low, high = wilson_interval(hits, hits + misses, confidence)
+    either = is_class | predicted
+    low, high = proportion_interval((is_class & predicted)[either], groups[either], confidence)
     return 2 * low / (1 + low), 2 * high / (1 + high)  # F1 = 2 J / (1 + J), which rises with J
 
 
-def draw_counts(count: int, seed: int) -> Array:
-    """How often each of `count` pictures is in each of 2,000 bootstrap samples: float32 (samples, count)."""
-    generator = np.random.default_rng(seed)
-    counts = np.empty((RESAMPLES, count), np.float32)
-    for sample in counts:
-        sample[:] = np.bincount(generator.integers(0, count, count), minlength=count)
-    return counts
+class Bootstrap:
+    """2,000 bootstrap samples of groups: how often each group, and so each of its pictures, is in each sample."""
+
+    def __init__(self, groups: Array, seed: int) -> None:
+        _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+        self.numbers = np.argsort(np.argsort(first))[numbers]  # groups by their first picture: int (pictures,)
+        self.drawn = len(first)
+        generator = np.random.default_rng(seed)
+        self.group_counts = np.empty((RESAMPLES, self.drawn), np.float32)
+        for sample in self.group_counts:
+            sample[:] = np.bincount(generator.integers(0, self.drawn, self.drawn), minlength=self.drawn)
+
+    @property
+    def counts(self) -> Array:
+        """How often each picture is in each sample: float32 (samples, pictures)."""
+        if self.drawn == len(self.numbers):
+            return self.group_counts
+        return self.group_counts[:, self.numbers]
+
+    def sums(self, values: Array) -> Array:
+        """The sum of each group's values: float (groups, …), from float (pictures, …)."""
+        sums = np.zeros((self.drawn, *values.shape[1:]))
+        np.add.at(sums, self.numbers, values)
+        return sums
+
+    def widening(self, confidence: float) -> float:
+        """The factor for intervals that take the spread of the samples for that of the figure. 1 if every group is one picture."""
+        # The spread of resampled groups is too small by sqrt(1 - 1 / groups), and uncertain if they are few.
+        if self.drawn == len(self.numbers) or self.drawn == 1:
+            return 1.0
+        return float(np.sqrt(self.drawn / (self.drawn - 1)) * _widening(self.drawn, confidence))
 
 
-def mean_interval(values: Array, counts: Array, confidence: float) -> Interval:
+def mean_interval(values: Array, bootstrap: Bootstrap, confidence: float) -> Interval:
     """The interval of a mean by the studentised bootstrap (bootstrap-t: Efron, 1982). NaN if the values do not vary.
 
-    `values`: float (pictures,); `counts`: from `draw_counts`.
+    `values`: float (pictures,).
     """
     # Losses are skewed: a few large ones decide the mean. The percentile bootstrap is then too narrow above, and the distribution of
-    # (sample mean - mean) / sample deviation follows the skew.
-    size, mean, deviation = len(values), values.mean(), values.std()
-    centred = values - mean
-    shifts = counts @ centred / size
-    deviations = np.sqrt(np.maximum(counts @ centred**2 / size - shifts**2, 0))
-    varied = deviations > 1e-9 * deviation
+    # (sample mean - mean) / its standard error follows the skew. The standard errors are those of a ratio: the sum of the
+    # groups' values over the sum of their sizes.
+    mean = values.mean()
+    totals, sizes, counts = bootstrap.sums(values - mean), bootstrap.sums(np.ones(len(values))), bootstrap.group_counts
+    pictures = counts @ sizes
+    shifts = counts @ totals / pictures
+    squares = counts @ totals**2 - 2 * shifts * (counts @ (totals * sizes)) + shifts**2 * (counts @ sizes**2)
+    errors, error = np.sqrt(np.maximum(squares, 0)) / pictures, np.sqrt((totals**2).sum()) / len(values)
+    varied = errors > 1e-9 * error
     if not varied.any():
         return UNDEFINED
-    low, high = np.quantile(shifts[varied] / deviations[varied], tails(confidence))
-    return float(mean - high * deviation), float(mean - low * deviation)
+    low, high = bootstrap.widening(confidence) * np.quantile(shifts[varied] / errors[varied], tails(confidence))
+    return float(mean - high * error), float(mean - low * error)
 
 
-def percentile_interval(draws: Array, confidence: float) -> Interval:
+def percentile_interval(draws: Array, confidence: float, widening: float = 1.0) -> Interval:
     """The percentile interval of a figure's bootstrap draws, float (samples,), without draws that are NaN.
 
     NaN if the draws do not vary: a figure that is perfect in every sample may still be imperfect in general.
@@ -83,11 +156,11 @@ def percentile_interval(draws: Array, confidence: float) -> Interval:
     draws = draws[np.isfinite(draws)]
     if len(draws) == 0 or np.ptp(draws) < 1e-12:
         return UNDEFINED
-    low, high = np.quantile(draws, tails(confidence))
-    return float(low), float(high)
+    low, middle, high = np.quantile(draws, [tails(confidence)[0], 0.5, tails(confidence)[1]])
+    return float(middle - widening * (middle - low)), float(middle + widening * (high - middle))
 
 
-def logit_interval(value: float, draws: Array, confidence: float) -> Interval:
+def logit_interval(value: float, draws: Array, confidence: float, widening: float = 1.0) -> Interval:
     """The interval of an area under a curve: normal on the logit scale (Pepe, 2003), with the deviation of its bootstrap draws.
 
     `draws`: float (samples,). NaN if they do not vary, or if the area is 0 or 1.
@@ -98,36 +171,53 @@ def logit_interval(value: float, draws: Array, confidence: float) -> Interval:
     deviation = np.nanstd(draws) if np.isfinite(draws).any() else 0.0
     if deviation < 1e-12 or not 0 < value < 1:
         return UNDEFINED
-    half = ndtri((1 + confidence) / 2) * deviation / (value * (1 - value))  # the slope of the logit is 1 / (value (1 - value))
+    # The slope of the logit is 1 / (value (1 - value)).
+    half = widening * ndtri((1 + confidence) / 2) * deviation / (value * (1 - value))
     return float(expit(logit(value) - half)), float(expit(logit(value) + half))
 
 
-def paired_difference(first: Array, second: Array, confidence: float, seed: int) -> tuple[float, Interval]:
+def paired_difference(first: Array, second: Array, bootstrap: Bootstrap, confidence: float) -> tuple[float, Interval]:
     """The second model's accuracy minus the first's on the same pictures, with a paired bootstrap interval.
 
-    `first`, `second`: bool (pictures,), whether each answer is correct. If the two never differ, the interval is Wilson's upper
+    `first`, `second`: bool (pictures,), whether each answer is correct. If the two never differ, the interval is the upper
     bound on how often they might, in both directions.
     """
     gains = second.astype(float) - first.astype(float)
     if not gains.any():
-        _, most = wilson_interval(0, len(gains), confidence)
+        _, most = proportion_interval(gains != 0, bootstrap.numbers, confidence)
         return 0.0, (-most, most)
-    draws = draw_counts(len(gains), seed) @ gains / len(gains)
-    low, high = np.quantile(draws, tails(confidence))
-    return float(gains.mean()), (float(low), float(high))
+    counts, totals, sizes = bootstrap.group_counts, bootstrap.sums(gains), bootstrap.sums(np.ones(len(gains)))
+    draws = (counts @ totals) / (counts @ sizes)
+    if np.ptp(draws) < 1e-12:
+        return float(gains.mean()), (float(draws[0]), float(draws[0]))
+    mean = gains.mean()
+    widening = bootstrap.widening(confidence)
+    if bootstrap.drawn < len(gains):  # see `design_effect`: of a quarter of one more group, half of the answers differ
+        widening *= np.sqrt(1 + _QUARTER * (sizes.mean() / 2) ** 2 / ((totals - mean * sizes) ** 2).sum())
+    low, high = percentile_interval(draws, confidence, widening)
+    return float(gains.mean()), (max(-1.0, low), min(1.0, high))
 
 
-def mcnemar_p(first: Array, second: Array) -> float:
-    """The p-value of McNemar's exact test, two-sided: how likely so uneven a split of the differing answers is by chance.
+def mcnemar_p(first: Array, second: Array, groups: Array) -> float:
+    """The p-value of McNemar's exact test by group, two-sided: how likely so large a difference is if every group's gain may as well be
+    a loss of the same size. If every group is one picture, it is McNemar's own.
 
     `first`, `second`: bool (pictures,), whether each answer is correct. 1 if the two never differ.
     """
-    from scipy.stats import binomtest
+    from scipy.signal import fftconvolve
+    from scipy.stats import binom
 
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    if only_first + only_second == 0:
-        return 1.0
-    return float(binomtest(only_first, only_first + only_second).pvalue)
+    _, numbers = np.unique(groups, return_inverse=True)
+    gains = np.bincount(numbers, second.astype(float) - first.astype(float)).round().astype(int)
+    # The number of positive signs among the gains of one size is binomial, and the total is the sum over the sizes.
+    distribution = np.ones(1)
+    for size, count in zip(*np.unique(np.abs(gains[gains != 0]), return_counts=True), strict=True):
+        steps = np.zeros(2 * count * size + 1)
+        steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        distribution = fftconvolve(distribution, steps) if len(distribution) > 1 else steps
+    most = len(distribution) // 2
+    tail = distribution[most + abs(gains.sum()) :].sum()
+    return float(min(1.0, 2 * tail)) if gains.sum() else 1.0
 
 
 def tails(confidence: float) -> list[float]:

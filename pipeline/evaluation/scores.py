@@ -11,14 +11,14 @@ from pipeline.core.files import write_table
 from pipeline.evaluation.calibration import ece_interval, expected_calibration_error, without_temperature
 from pipeline.evaluation.intervals import (
     Array,
+    Bootstrap,
     Interval,
-    draw_counts,
     f1_interval,
     logit_interval,
     mean_interval,
     mean_of_proportions_interval,
     percentile_interval,
-    wilson_interval,
+    proportion_interval,
 )
 from pipeline.pictures.manifest import Picture
 
@@ -27,6 +27,8 @@ _ENDS = {"value": "", "low": "_low", "high": "_high"}
 _AREAS = ("roc_auc", "pr_auc")
 _AREA_SAMPLES = 500  # bootstrap samples for areas and F1, which cost the most
 _CHUNK = 4_000_000  # numbers per intermediate array
+_LEAST_PROB = np.finfo(np.float32).eps
+_MOST_LOSS = float(-np.log(_LEAST_PROB))
 _TOP = 5  # the k of top-k accuracy, which needs more than 2 k classes
 
 
@@ -48,11 +50,6 @@ def top1_accuracy(matrix: Array) -> float:
 def recall_per_class(matrix: Array) -> Array:
     """Per class: the share of its pictures that are predicted as it; NaN if it has none. float (classes,)."""
     return _ratio(np.diag(matrix), matrix.sum(axis=1))
-
-
-def precision_per_class(matrix: Array) -> Array:
-    """Per class: the share of its predictions that are correct; NaN if it is never predicted. float (classes,)."""
-    return _ratio(np.diag(matrix), matrix.sum(axis=0))
 
 
 def f1_per_class(matrix: Array) -> Array:
@@ -79,7 +76,7 @@ def macro_f1(matrix: Array) -> Array:
 def log_losses(labels: Array, probs: Array) -> Array:
     """Per picture: -log of the probability of its true class, in nats. Probabilities below float32's epsilon count as epsilon."""
     true_probs = probs[np.arange(len(labels)), labels].astype(float)
-    return np.asarray(-np.log(np.clip(true_probs, np.finfo(np.float32).eps, 1)))
+    return np.asarray(-np.log(np.clip(true_probs, _LEAST_PROB, 1)))
 
 
 def brier_scores(labels: Array, probs: Array) -> Array:
@@ -157,7 +154,7 @@ def _areas_of_steps(counts: Array, steps: _Steps) -> tuple[Array, Array]:
 
 
 def drawn_matrices(labels: Array, predicted: Array, counts: Array, num_classes: int) -> Array:
-    """The confusion matrix of each bootstrap sample: float (samples, classes, classes). `counts`: from `draw_counts`."""
+    """The confusion matrix of each bootstrap sample: float (samples, classes, classes). `counts`: of a `Bootstrap`."""
     cells, where = np.unique(labels * num_classes + predicted, return_inverse=True)
     order = np.argsort(where, kind="stable")
     sums = np.add.reduceat(counts[:, order], np.searchsorted(where[order], np.arange(len(cells))), axis=1)
@@ -166,75 +163,78 @@ def drawn_matrices(labels: Array, predicted: Array, counts: Array, num_classes: 
     return matrices.reshape(-1, num_classes, num_classes)
 
 
-def score(labels: Array, probs: Array, class_names: Sequence[str], temperature: float, confidence: float, seed: int) -> dict[str, Any]:
+def score(
+    labels: Array, probs: Array, groups: Array, class_names: Sequence[str], temperature: float, confidence: float, seed: int
+) -> dict[str, Any]:
     """All figures with their intervals: `{"figures": {name: figure}, "classes": {class name: {name: figure}}}`.
 
-    `labels`: int (pictures,); `probs`: float (pictures, classes); `seed`: of the bootstrap. Figures whose names end in `_unscaled` are
-    those of the probabilities before temperature scaling.
+    `labels`: int (pictures,); `probs`: float (pictures, classes); `groups`: see `intervals`; `seed`: of the bootstrap. Figures whose
+    names end in `_unscaled` are those of the probabilities before temperature scaling.
     """
     predicted = probs.argmax(axis=1)
-    matrix = confusion_matrix(labels, predicted, len(class_names))
-    hits, support = np.diag(matrix), matrix.sum(axis=1)
-    counts = draw_counts(len(labels), seed)
-    few = counts[:_AREA_SAMPLES]
+    correct, matrix = predicted == labels, confusion_matrix(labels, predicted, len(class_names))
+    bootstrap = Bootstrap(groups, seed)
+    few, widening = bootstrap.counts[:_AREA_SAMPLES], bootstrap.widening(confidence)
     areas, area_draws = ranking_areas(labels, probs, np.ones((1, len(labels)))), ranking_areas(labels, probs, few)
     f1_draws = macro_f1(drawn_matrices(labels, predicted, few, len(class_names)))
     figures = {
-        "top1_accuracy": _figure(top1_accuracy(matrix), wilson_interval(int(hits.sum()), len(labels), confidence)),
-        **_top_k(labels, probs, confidence),
-        "balanced_accuracy": _figure(balanced_accuracy(matrix), mean_of_proportions_interval(hits, support, confidence)),
-        "macro_f1": _figure(float(macro_f1(matrix)), percentile_interval(f1_draws, confidence)),
+        "top1_accuracy": _figure(top1_accuracy(matrix), proportion_interval(correct, groups, confidence)),
+        **_top_k(labels, probs, groups, confidence),
+        "balanced_accuracy": _figure(balanced_accuracy(matrix), mean_of_proportions_interval(correct, labels, groups, confidence)),
+        "macro_f1": _figure(float(macro_f1(matrix)), percentile_interval(f1_draws, confidence, widening)),
         **{
-            name: _figure(macro(area)[0], logit_interval(macro(area)[0], macro(draws), confidence))
+            name: _figure(macro(area)[0], logit_interval(macro(area)[0], macro(draws), confidence, widening))
             for name, area, draws in zip(_AREAS, areas, area_draws, strict=True)
         },
-        **_probability_figures(labels, probs, counts, confidence, ""),
-        **_probability_figures(labels, without_temperature(probs, temperature), counts, confidence, "_unscaled"),
+        **_probability_figures(labels, probs, bootstrap, confidence, ""),
+        **_probability_figures(labels, without_temperature(probs, temperature), bootstrap, confidence, "_unscaled"),
     }
-    return {"figures": figures, "classes": _classes(matrix, class_names, areas, area_draws, confidence)}
+    classes = _classes(labels, predicted, groups, class_names, confidence)
+    for index, facts in enumerate(classes.values()):
+        for name, area, draws in zip(_AREAS, areas, area_draws, strict=True):
+            facts[name] = _figure(area[0, index], logit_interval(area[0, index], draws[:, index], confidence, widening))
+    return {"figures": figures, "classes": classes}
 
 
-def _top_k(labels: Array, probs: Array, confidence: float) -> dict[str, Figure]:
+def _top_k(labels: Array, probs: Array, groups: Array, confidence: float) -> dict[str, Figure]:
     """Top-5 accuracy; nothing if there are ten classes or fewer, where it says little."""
     if probs.shape[1] <= 2 * _TOP:
         return {}
     correct = among_the_first(labels, probs, _TOP)
-    return {f"top{_TOP}_accuracy": _figure(float(correct.mean()), wilson_interval(int(correct.sum()), len(correct), confidence))}
+    return {f"top{_TOP}_accuracy": _figure(float(correct.mean()), proportion_interval(correct, groups, confidence))}
 
 
-def _probability_figures(labels: Array, probs: Array, counts: Array, confidence: float, suffix: str) -> dict[str, Figure]:
+def _probability_figures(labels: Array, probs: Array, bootstrap: Bootstrap, confidence: float, suffix: str) -> dict[str, Figure]:
     """Log loss, Brier score and ECE."""
-    losses = {"log_loss": log_losses(labels, probs), "brier": brier_scores(labels, probs)}
-    means = {name: _figure(float(each.mean()), mean_interval(each, counts, confidence)) for name, each in losses.items()}
-    ece = _figure(expected_calibration_error(labels, probs), ece_interval(labels, probs, counts, confidence))
+    losses = {"log_loss": (log_losses(labels, probs), _MOST_LOSS), "brier": (brier_scores(labels, probs), 2.0)}
+    means = {name: _figure(float(each.mean()), mean_interval(each, bootstrap, confidence), most) for name, (each, most) in losses.items()}
+    ece = _figure(expected_calibration_error(labels, probs), ece_interval(labels, probs, bootstrap, confidence))
     return {f"{name}{suffix}": figure for name, figure in {**means, "ece": ece}.items()}
 
 
-def _classes(
-    matrix: Array, class_names: Sequence[str], areas: tuple[Array, Array], area_draws: tuple[Array, Array], confidence: float
-) -> dict[str, dict[str, Any]]:
-    """Per class: precision, recall, F1 and areas with their intervals, and `support`, its number of pictures."""
-    hits, predictions, support = np.diag(matrix), matrix.sum(axis=0), matrix.sum(axis=1)
-    precisions, recalls, f1_scores = precision_per_class(matrix), recall_per_class(matrix), f1_per_class(matrix)
+def _classes(labels: Array, predicted: Array, groups: Array, class_names: Sequence[str], confidence: float) -> dict[str, dict[str, Any]]:
+    """Per class: precision, recall and F1 with their intervals, and `support`, its number of pictures."""
     classes: dict[str, dict[str, Any]] = {}
     for index, name in enumerate(class_names):
-        correct, misses = int(hits[index]), int(predictions[index] + support[index] - 2 * hits[index])
+        is_class, is_predicted = labels == index, predicted == index
+        hits, either = is_class & is_predicted, int(is_class.sum() + is_predicted.sum())
+        f1 = 2 * hits.sum() / either if either else np.nan
         classes[name] = {
-            "precision": _figure(precisions[index], wilson_interval(correct, int(predictions[index]), confidence)),
-            "recall": _figure(recalls[index], wilson_interval(correct, int(support[index]), confidence)),
-            "f1": _figure(f1_scores[index], f1_interval(correct, misses, confidence)),
-            **{
-                key: _figure(area[0, index], logit_interval(area[0, index], draws[:, index], confidence))
-                for key, area, draws in zip(_AREAS, areas, area_draws, strict=True)
-            },
-            "support": int(support[index]),
+            "precision": _share(hits[is_predicted], groups[is_predicted], confidence),
+            "recall": _share(hits[is_class], groups[is_class], confidence),
+            "f1": _figure(f1, f1_interval(is_class, is_predicted, groups, confidence)),
+            "support": int(is_class.sum()),
         }
     return classes
 
 
-def _figure(value: float, interval: Interval) -> Figure:
-    """Six decimal places; None for NaN."""
-    numbers = zip(_ENDS, (value, *interval), strict=True)
+def _share(correct: Array, groups: Array, confidence: float) -> Figure:
+    return _figure(float(correct.mean()) if len(correct) else np.nan, proportion_interval(correct, groups, confidence))
+
+
+def _figure(value: float, interval: Interval, most: float = 1.0) -> Figure:
+    """Six decimal places; None for NaN. The figure is between 0 and `most`, and so is its interval."""
+    numbers = zip(_ENDS, (value, *np.clip(interval, 0, most)), strict=True)
     return {key: round(float(number), 6) if np.isfinite(number) else None for key, number in numbers}
 
 
@@ -244,10 +244,11 @@ def flat(figures: Mapping[str, Figure]) -> dict[str, float | None]:
 
 
 def write_predictions(path: Path, pictures: Sequence[Picture], probs: Array, class_names: Sequence[str]) -> None:
-    """Write a row per picture: image_id, label, predicted class, and the probability of every class to six decimal places."""
+    """Write a row per picture: image_id, group, label, predicted class, and the probability of every class to six decimal places."""
     rows = [
         {
             "image_id": picture.image_id,
+            "group": picture.group,
             "label": picture.label,
             "predicted": class_names[int(row.argmax())],
             **{f"prob_{name}": f"{prob:.6f}" for name, prob in zip(class_names, row, strict=True)},

@@ -145,7 +145,7 @@ def check_parity(path: Path, module: "nn.Module", pixels: Array, threads: int) -
 
 
 def count_work(module: "nn.Module", image_size: int) -> dict[str, float]:
-    """Return the number of `parameters`, and `gflops`: billions of multiply-adds per picture, as torchvision counts them."""
+    """Return the number of `parameters`, and `gmacs`: billions of multiply-adds per picture, as torchvision counts them."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -153,7 +153,7 @@ def count_work(module: "nn.Module", image_size: int) -> dict[str, float]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         torch.func.functional_call(module, constants, torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
     parameters = sum(tensor.numel() for tensor in module.parameters())
-    return {"parameters": parameters, "gflops": float(f"{counter.get_total_flops() / 2e9:.4g}")}
+    return {"parameters": parameters, "gmacs": float(f"{counter.get_total_flops() / 2e9:.4g}")}
 
 
 @contextlib.contextmanager

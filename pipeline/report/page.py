@@ -93,7 +93,7 @@ class Report:
     """The content of the page.
 
     `models`: the baseline first; `sizes`: of the smallest and the largest picture; `doubts`: rows of out_of_fold.csv, each
-    with a `thumbnail`; `montage`: data URLs by class; `digests`, `versions`: by name.
+    with a `thumbnail`; `against_best`: sentences; `montage`: data URLs by class; `digests`, `versions`: by name.
     """
 
     models: Sequence[Model]
@@ -102,6 +102,7 @@ class Report:
     audit: Facts
     sizes: tuple[Size, Size]
     doubts: Sequence[CsvRow]
+    against_best: Sequence[str]
     montage: Mapping[str, Sequence[str]]
     digests: Mapping[str, str]
     versions: Mapping[str, str]

@@ -18,7 +18,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.hardware import Hardware, choose_hardware
 from pipeline.core.params import read_section
-from pipeline.evaluation.intervals import Interval, draw_counts, mean_interval
+from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone
 from pipeline.networks.embedding import EmbedParams, resolve_image_size, takes_size, useful_size
@@ -77,7 +77,7 @@ def find_favourite(losses: Mapping[str, Array], confidence: float, seed: int) ->
             favourite, candidates = name, [Candidate(name, float(values.mean()))]
             continue
         differences = values - losses[favourite]
-        interval = mean_interval(differences, draw_counts(len(differences), seed), confidence)
+        interval = mean_interval(differences, Bootstrap(np.arange(len(differences)), seed), confidence)
         candidates.append(Candidate(name, float(values.mean()), favourite, float(differences.mean()), interval, interval[1] < 0))
         favourite = name if interval[1] < 0 else favourite
     return favourite, candidates

@@ -58,26 +58,27 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path], probs:
 
 
 def about(model: Path, pictures: Sequence[Picture], predictor: Predictor) -> dict[str, Any]:
-    """The facts that scores.json begins with: the model's name, digest, temperature and size, and the number of test pictures."""
+    """The facts that scores.json begins with: of the model, and the numbers of test pictures and of their groups."""
     return {
         "model": model.name,
         "model_sha256": sha256_of_file(model / "model.onnx"),
         "test_pictures": len(pictures),
+        "test_groups": len({picture.group for picture in pictures}),
         "temperature": predictor.facts["temperature"],
         "size": {"megabytes": round(sum(file.stat().st_size for file in model.glob("model.onnx*")) / 1e6, 1), **predictor.facts["size"]},
     }
 
 
-def write_results(folder: Path, model: str, labels: Array, probs: Array, scores: Mapping[str, Any], params: Params) -> None:
+def write_results(folder: Path, model: str, labels: Array, probs: Array, groups: Array, scores: Mapping[str, Any], params: Params) -> None:
     """Write the tables and plots of a model's answers."""
     names, temperature = list(scores["classes"]), scores["temperature"]
     matrix = confusion_matrix(labels, probs.argmax(axis=1), len(names))
     write_matrix(folder / "confusion_matrix.csv", matrix, names)
     write_matrix(folder / "confusion_matrix_normalised.csv", shares(matrix), names)
     write_classes(folder / "classes.csv", scores["classes"])
-    bins = reliability(labels, probs, params.confidence)
-    bins_before = reliability(labels, without_temperature(probs, temperature), params.confidence)
-    covered = coverage(labels, probs, params.confidence)
+    bins = reliability(labels, probs, groups, params.confidence)
+    bins_before = reliability(labels, without_temperature(probs, temperature), groups, params.confidence)
+    covered = coverage(labels, probs, groups, params.confidence)
     for name, rows in (("reliability", bins), ("reliability_before", bins_before), ("coverage", covered)):
         write_table(folder / f"{name}.csv", list(rows[0]), rows)
     accuracy = scores["figures"]["top1_accuracy"]["value"]
@@ -96,20 +97,21 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
     paths = [test / picture.path for picture in pictures]
     labels = np.array([names.index(picture.label) for picture in pictures])
+    groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
     start = time.perf_counter()
     probs = predict(predictor, paths, params.threads)
     seconds = time.perf_counter() - start
     scores = {
         **about(model, pictures, predictor),
         "confidence": params.confidence,
-        **score(labels, probs, names, predictor.facts["temperature"], params.confidence, params.seed),
+        **score(labels, probs, groups, names, predictor.facts["temperature"], params.confidence, params.seed),
     }
     chosen = galleries.choose(labels, probs, params.seed)
     to_explain = {int(number): paths[number] for each in chosen.values() for number in each}
     with atomic_dir(results) as partial:
         write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, probs, names)
-        write_results(partial, model.name, labels, probs, scores, params)
+        write_results(partial, model.name, labels, probs, groups, scores, params)
         rows = read_table(partial / "predictions.csv")
         galleries.write_galleries(partial, chosen, rows, paths, explain(predictor, model, to_explain, probs))
     write_json(metrics_json, {model.name: {name: scores["figures"][name]["value"] for name in _HEADLINE}})

@@ -11,7 +11,7 @@ from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, write_json
 from pipeline.core.params import Section, model_names
-from pipeline.evaluation.comparison import BASELINE, compare, verdict
+from pipeline.evaluation.comparison import BASELINE, compare_all, verdict, verdicts_against_best
 from pipeline.evaluation.galleries import montage
 from pipeline.evaluation.scores import flat, most_doubted
 from pipeline.networks.artifact import kept_row
@@ -35,22 +35,9 @@ def extremes(pictures: Sequence[Picture]) -> tuple[page.Size, page.Size]:
 
 
 def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of comparison.json: every model's digest and figures with intervals, and its difference from the baseline."""
+    """The content of comparison.json: every model's digest and figures with intervals, and its differences from others."""
     models = {facts["model"]: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for facts in scores}
-    return {**{key: scores[0][key] for key in ("test_pictures", "confidence")}, "models": models, "differences": comparison}
-
-
-def compare_all(names: list[str], models: Path, results: Path, params: Params) -> dict[str, dict[str, Any]]:
-    """The comparison of each model with the first, the baseline, by name; and the epoch whose weights it kept."""
-    predictions = {name: read_table(results / name / "predictions.csv") for name in names}
-    return {
-        name: {
-            "against": BASELINE,
-            "best_epoch": int(kept_row(models / name)["epoch"]),
-            **compare(predictions[BASELINE], predictions[name], params.confidence, params.seed),
-        }
-        for name in names[1:]
-    }
+    return {**{key: scores[0][key] for key in ("test_pictures", "test_groups", "confidence")}, "models": models, **comparison}
 
 
 def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
@@ -78,16 +65,20 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
     for name in names:
         if not (results / name / "scores.json").is_file():
             raise PipelineError(f"{results / name}/scores.json: does not exist; run `dvc repro`")
-    comparison = compare_all(names, models, results, params)
+    predictions = {name: read_table(results / name / "predictions.csv") for name in names}
+    comparison = compare_all(predictions, params.confidence, params.seed)
+    for name, facts in comparison["differences"].items():
+        facts["best_epoch"] = int(kept_row(models / name)["epoch"])
     manifest = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
     content = page.Report(
-        models=[read_model(name, models, results, comparison.get(name)) for name in names],
+        models=[read_model(name, models, results, comparison["differences"].get(name)) for name in names],
         source=source,
         backbone=backbone,
         audit=read_json(data / "audit.json"),
         sizes=extremes(manifest.pictures),
         doubts=read_doubts(data, manifest.pictures, models / "out_of_fold.csv"),
+        against_best=verdicts_against_best(comparison, len(predictions[BASELINE])),
         montage=montage(manifest.train, data / "splits" / "train", params.seed),
         digests=page.input_digests(source, backbone, data, {name: results / name for name in names}),
         versions=page.library_versions(),

@@ -30,9 +30,9 @@ def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str,
 
 
 def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float]:
-    """Parameters and multiply-adds (GFLOPs) of a backbone and its head."""
+    """Parameters and multiply-adds (GMACs) of a backbone and its head."""
     parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
-    return {"parameters": parameters, "gflops": float(f"{backbone['gflops'] + head.weight.size / 1e9:.4g}")}
+    return {"parameters": parameters, "gmacs": float(f"{backbone['gmacs'] + head.weight.size / 1e9:.4g}")}
 
 
 def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path, out_of_fold: Path) -> None:

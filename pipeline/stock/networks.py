@@ -64,7 +64,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A model as params.yaml names it. `gflops`: billions of multiply-adds per picture; None: not counted.
+    """A model as params.yaml names it. `gmacs`: billions of multiply-adds per picture; None: not counted.
 
     `source`: who publishes its weights; `disk`: packaged, in store, or -.
     """
@@ -72,7 +72,7 @@ class ModelListing:
     name: str
     library: str
     parameters: int | None
-    gflops: float | None
+    gmacs: float | None
     image_size: int
     licence: str
     source: str
@@ -226,10 +226,10 @@ def list_entries(names: Sequence[str]) -> Iterator[ModelListing]:
     architectures = [zoo.find_architecture(name) for name in names]
     of_timm = sum(architecture.library == "timm" for architecture in architectures)
     for architecture in architectures:
-        parameters, gflops = _size(architecture, of_timm <= _COUNTED)
+        parameters, gmacs = _size(architecture, of_timm <= _COUNTED)
         url, licence = published_source(architecture) or ("", "-")
         yield ModelListing(
-            architecture.name, architecture.library, parameters, gflops, architecture.image_size,
+            architecture.name, architecture.library, parameters, gmacs, architecture.image_size,
             licence.partition(" (")[0], _publisher(url), whereabouts(architecture),
         )  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from pipeline.evaluation.calibration import coverage, ece_interval, expected_calibration_error, reliability, without_temperature
-from pipeline.evaluation.intervals import draw_counts, wilson_interval
+from pipeline.evaluation.intervals import Bootstrap, wilson_interval
 
 LABELS = np.array([0, 1, 1, 1])
 PROBS = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])
@@ -25,7 +25,7 @@ def test_the_ece_of_certain_and_wrong_answers_is_1():
 
 
 def test_certain_and_correct_answers_give_no_interval_of_the_ece():
-    np.testing.assert_array_equal(ece_interval(np.array([0, 1]), np.eye(2), draw_counts(2, 0), 0.95), [np.nan, np.nan])
+    np.testing.assert_array_equal(ece_interval(np.array([0, 1]), np.eye(2), Bootstrap(np.arange(2), 0), 0.95), [np.nan, np.nan])
 
 
 def test_the_temperature_is_removed():
@@ -41,18 +41,18 @@ def test_a_probability_of_0_stays_finite():
 
 
 def test_each_bin_with_pictures_has_a_row():
-    rows = reliability(LABELS, PROBS, 0.95)
+    rows = reliability(LABELS, PROBS, np.arange(len(LABELS)), 0.95)
     assert [(row["pictures"], row["probability"], row["accuracy"]) for row in rows] == [
         (1, pytest.approx(0.55), 0.0),
         (1, pytest.approx(0.70), 1.0),
         (2, pytest.approx(0.91), 0.5),
     ]
     assert (rows[2]["from"], rows[2]["to"]) == (pytest.approx(13 / 15), pytest.approx(14 / 15))
-    assert (rows[2]["accuracy_low"], rows[2]["accuracy_high"]) == wilson_interval(1, 2, 0.95)
+    assert (rows[2]["accuracy_low"], rows[2]["accuracy_high"]) == wilson_interval(1 / 2, 2, 0.95)
 
 
 def test_coverage_begins_with_the_most_confident_answers():
-    rows = coverage(LABELS, PROBS, 0.95)
+    rows = coverage(LABELS, PROBS, np.arange(len(LABELS)), 0.95)
     assert [(row["coverage"], row["threshold"], row["accuracy"]) for row in rows] == [
         (0.25, 0.92, 0.0),
         (0.5, 0.90, 0.5),
@@ -64,5 +64,5 @@ def test_coverage_begins_with_the_most_confident_answers():
 def test_the_coverage_of_many_pictures_has_100_rows():
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(3), 1234)
-    rows = coverage(generator.integers(0, 3, 1234), probs, 0.95)
+    rows = coverage(generator.integers(0, 3, 1234), probs, np.arange(1234), 0.95)
     assert (len(rows), rows[-1]["coverage"]) == (100, 1.0)

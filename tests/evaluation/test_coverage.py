@@ -4,6 +4,9 @@ The simulated model has logits drawn from N(0, scale²), labels drawn from their
 calibrated at T = 1 and overconfident below. The true value of a figure is that of 400,000 pictures. Areas are also simulated with two and
 with ten classes and nearly perfect models, since the areas are then close to 1.
 
+In worlds of groups the pictures of a group are alike: proportions are drawn from a beta distribution per group (so that correct answers
+correlate by 0.3), and logits and labels correlate by 0.5 through a Gaussian copula, which leaves the true values as they are.
+
 coverage.json contains the shares of 2,000 draws, and of the first 300 of them. The short tests repeat these 300. The slow test writes the
 file: run it when a formula has changed.
 """
@@ -13,17 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.special import softmax
+from scipy.special import ndtr, softmax
 
 from pipeline.evaluation import intervals, scores
 from pipeline.evaluation.calibration import ece_interval, expected_calibration_error
-from pipeline.evaluation.intervals import draw_counts, logit_interval, wilson_interval
+from pipeline.evaluation.comparison import compare_all
+from pipeline.evaluation.intervals import Bootstrap, logit_interval, proportion_interval
 
 FILE = Path(__file__).with_name("coverage.json")
 DRAWS, FEW = 2000, 300
 BARS = (0.935, 0.965)  # of 2,000 draws: 95 % give or take 3 standard errors
 FEW_BARS = (0.912, 0.988)  # of 300 draws: the same, with a standard error of 1.26 points
 PICTURES, MANY = 250, 400_000
+CORRELATION, LATENT = 0.3, 0.5  # within groups: of correct answers, and of what logits and labels are drawn from
 
 
 @pytest.fixture(autouse=True)
@@ -31,101 +36,156 @@ def fewer_resamples(monkeypatch):
     monkeypatch.setattr(intervals, "RESAMPLES", 400)
 
 
-def simulate(seed, count, temperature=1.0, classes=3, scale=2):
+def of_groups(world):
+    """The group of each picture, from (number of groups, pictures per group)."""
+    return np.repeat(np.arange(world[0]), world[1])
+
+
+def singles(count):
+    return count, 1
+
+
+def simulate(seed, world, temperature=1.0, classes=3, scale=2):
     """Labels and predicted probabilities of a simulated model."""
-    generator = np.random.default_rng(seed)
-    logits = generator.normal(0, scale, (count, classes))
-    labels = (softmax(logits, axis=1).cumsum(axis=1) < generator.random((count, 1))).sum(axis=1).clip(0, classes - 1)
+    generator, groups = np.random.default_rng(seed), of_groups(world)
+    shared = LATENT if world[1] > 1 else 0
+    logits, chances = generator.normal(0, 1, (len(groups), classes)), generator.normal(0, 1, (len(groups), 1))
+    if shared:
+        logits, chances = (
+            np.sqrt(shared) * generator.normal(0, 1, (world[0], each.shape[1]))[groups] + np.sqrt(1 - shared) * each
+            for each in (logits, chances)
+        )
+    logits = scale * logits
+    labels = (softmax(logits, axis=1).cumsum(axis=1) < ndtr(chances)).sum(axis=1).clip(0, classes - 1)
     return labels, softmax(logits / temperature, axis=1)
+
+
+def answers_of(generator, share, world):
+    """Whether answers are correct: bool (pictures,), correlated within groups."""
+    both = (1 - CORRELATION) / CORRELATION  # the sum of the parameters of such a beta distribution
+    chance = generator.beta(share * both, (1 - share) * both, world[0])[of_groups(world)] if world[1] > 1 else share
+    return generator.random(world[0] * world[1]) < chance
 
 
 # Each of these returns the intervals of one draw as a function of its seed, and the true values of their figures.
 
 
-def proportion(share):
-    return lambda seed: [wilson_interval(int(np.random.default_rng(seed).binomial(PICTURES, share)), PICTURES, 0.95)], [share]
+def proportion(share, world):
+    return lambda seed: [proportion_interval(answers_of(np.random.default_rng(seed), share, world), of_groups(world), 0.95)], [share]
 
 
-def balanced_accuracy(shares, counts):
+def balanced_accuracy(shares, counts, world=None):
+    labels = np.repeat(np.arange(len(shares)), counts)
+    groups = np.arange(len(labels)) if world is None else np.random.default_rng(0).permutation(of_groups(world))
+
     def draw(seed):
-        return [intervals.mean_of_proportions_interval(np.random.default_rng(seed).binomial(counts, shares), np.array(counts), 0.95)]
+        generator = np.random.default_rng(seed)
+        easy = generator.normal(0, 1, len(labels))
+        if world is not None:
+            easy = np.sqrt(LATENT) * generator.normal(0, 1, world[0])[groups] + np.sqrt(1 - LATENT) * easy
+        return [intervals.mean_of_proportions_interval(ndtr(easy) < np.array(shares)[labels], labels, groups, 0.95)]
 
     return draw, [np.mean(shares)]
 
 
-def class_f1():
+def class_f1(world):
     def draw(seed):
-        labels, probs = simulate(seed, PICTURES)
-        is_class, predicted = labels == 0, probs.argmax(axis=1) == 0
-        return [intervals.f1_interval(int((is_class & predicted).sum()), int((is_class ^ predicted).sum()), 0.95)]
+        labels, probs = simulate(seed, world)
+        return [intervals.f1_interval(labels == 0, probs.argmax(axis=1) == 0, of_groups(world), 0.95)]
 
-    labels, probs = simulate(0, MANY)
+    labels, probs = simulate(0, singles(MANY))
     return draw, [scores.f1_per_class(scores.confusion_matrix(labels, probs.argmax(axis=1), 3))[0]]
 
 
-def macro_f1():
+def macro_f1(world):
     def draw(seed):
-        labels, probs = simulate(seed, PICTURES)
-        matrices = scores.drawn_matrices(labels, probs.argmax(axis=1), draw_counts(PICTURES, seed), 3)
-        return [intervals.percentile_interval(scores.macro_f1(matrices), 0.95)]
+        labels, probs = simulate(seed, world)
+        bootstrap = Bootstrap(of_groups(world), seed)
+        matrices = scores.drawn_matrices(labels, probs.argmax(axis=1), bootstrap.counts, 3)
+        return [intervals.percentile_interval(scores.macro_f1(matrices), 0.95, bootstrap.widening(0.95))]
 
-    labels, probs = simulate(0, MANY)
+    labels, probs = simulate(0, singles(MANY))
     return draw, [scores.macro_f1(scores.confusion_matrix(labels, probs.argmax(axis=1), 3))]
 
 
-def mean_loss(loss, temperature):
+def mean_loss(loss, temperature, world):
     def draw(seed):
-        return [intervals.mean_interval(loss(*simulate(seed, PICTURES, temperature)), draw_counts(PICTURES, seed), 0.95)]
+        return [intervals.mean_interval(loss(*simulate(seed, world, temperature)), Bootstrap(of_groups(world), seed), 0.95)]
 
-    return draw, [loss(*simulate(0, MANY, temperature)).mean()]
+    return draw, [loss(*simulate(0, singles(MANY), temperature)).mean()]
 
 
-def calibration_error(temperature, count):
+def calibration_error(temperature, world):
     def draw(seed):
-        return [ece_interval(*simulate(seed, count, temperature), draw_counts(count, seed), 0.95)]
+        return [ece_interval(*simulate(seed, world, temperature), Bootstrap(of_groups(world), seed), 0.95)]
 
-    return draw, [expected_calibration_error(*simulate(0, MANY, temperature))]
+    return draw, [expected_calibration_error(*simulate(0, singles(MANY), temperature))]
 
 
-def areas(classes, count, scale):
+def areas(classes, world, scale):
     """ROC and precision-recall areas, each as the mean over the classes and of the first class."""
 
     def values(labels, probs, counts):
         return [value for areas in scores.ranking_areas(labels, probs, counts) for value in (scores.macro(areas), areas[:, 0])]
 
     def draw(seed):
-        answers = simulate(seed, count, 1.0, classes, scale)
-        pairs = zip(values(*answers, np.ones((1, count))), values(*answers, draw_counts(count, seed)), strict=True)
-        return [logit_interval(value[0], draws, 0.95) for value, draws in pairs]
+        answers, bootstrap = simulate(seed, world, 1.0, classes, scale), Bootstrap(of_groups(world), seed)
+        pairs = zip(values(*answers, np.ones((1, world[0] * world[1]))), values(*answers, bootstrap.counts), strict=True)
+        return [logit_interval(value[0], draws, 0.95, bootstrap.widening(0.95)) for value, draws in pairs]
 
-    return draw, [truth[0] for truth in values(*simulate(0, MANY, 1.0, classes, scale), np.ones((1, MANY)))]
+    return draw, [truth[0] for truth in values(*simulate(0, singles(MANY), 1.0, classes, scale), np.ones((1, MANY)))]
 
 
-def difference():
+def two_models(seed, world, shares):
+    """Whether the answers of two models are correct. The second is correct on that share of the first's hits, and of its misses."""
+    generator = np.random.default_rng(seed)
+    first = answers_of(generator, 0.88, world)
+    return first, np.where(first, answers_of(generator, shares[0], world), answers_of(generator, shares[1], world))
+
+
+def difference(world):
     def draw(seed):
-        chances = np.random.default_rng(seed).random((2, PICTURES))
-        first = chances[0] < 0.88
-        return [intervals.paired_difference(first, np.where(first, chances[1] < 0.97, chances[1] < 0.6), 0.95, seed)[1]]
+        bootstrap = Bootstrap(of_groups(world), seed)
+        return [intervals.paired_difference(*two_models(seed, world, (0.97, 0.6)), bootstrap, 0.95)[1]]
 
     return draw, [0.88 * 0.97 + 0.12 * 0.6 - 0.88]
 
 
+SINGLES, THIRTY, FIFTEEN = singles(PICTURES), (30, 10), (15, 20)
 SIMULATIONS = {
-    **{f"proportion of {share}": (proportion, share) for share in (0.8, 0.9, 0.95)},
+    **{f"proportion of {share}": (proportion, share, SINGLES) for share in (0.8, 0.9, 0.95)},
     "balanced accuracy, 10 equal classes": (balanced_accuracy, [0.92] * 10, [27] * 10),
     "balanced accuracy, 2 classes": (balanced_accuracy, [0.95, 0.95], [70, 83]),
     "balanced accuracy, 3 unequal classes": (balanced_accuracy, [0.99, 0.8, 0.9], [100, 25, 50]),
-    "F1 of a class": (class_f1,),
-    "macro F1": (macro_f1,),
-    **{f"log loss, T = {t}": (mean_loss, scores.log_losses, t) for t in (0.5, 1.0)},
-    **{f"Brier score, T = {t}": (mean_loss, scores.brier_scores, t) for t in (0.5, 1.0)},
+    "F1 of a class": (class_f1, SINGLES),
+    "macro F1": (macro_f1, SINGLES),
+    **{f"log loss, T = {t}": (mean_loss, scores.log_losses, t, SINGLES) for t in (0.5, 1.0)},
+    **{f"Brier score, T = {t}": (mean_loss, scores.brier_scores, t, SINGLES) for t in (0.5, 1.0)},
     **{
-        f"ECE, T = {t}, {count} pictures": (calibration_error, t, count) for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))
+        f"ECE, T = {t}, {count} pictures": (calibration_error, t, singles(count))
+        for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))
     },
-    "areas, 3 classes": (areas, 3, PICTURES, 2),
-    "areas, 2 classes, nearly perfect": (areas, 2, 153, 8),
-    "areas, 10 classes, nearly perfect": (areas, 10, 268, 6),
-    "difference of two models": (difference,),
+    "areas, 3 classes": (areas, 3, SINGLES, 2),
+    "areas, 2 classes, nearly perfect": (areas, 2, singles(153), 8),
+    "areas, 10 classes, nearly perfect": (areas, 10, singles(268), 6),
+    "difference of two models": (difference, SINGLES),
+    **{
+        f"{name}, {world[0]} groups of {world[1]}": (*simulation, world)
+        for world in (THIRTY, FIFTEEN)
+        for name, simulation in {
+            "proportion of 0.8": (proportion, 0.8),
+            "proportion of 0.9": (proportion, 0.9),
+            "balanced accuracy": (balanced_accuracy, [0.95, 0.8, 0.9], [150, 50, 100]),
+            "F1 of a class": (class_f1,),
+            "macro F1": (macro_f1,),
+            "log loss, T = 0.5": (mean_loss, scores.log_losses, 0.5),
+            "Brier score, T = 1.0": (mean_loss, scores.brier_scores, 1.0),
+            "ECE, T = 0.5": (calibration_error, 0.5),
+            "difference of two models": (difference,),
+        }.items()
+    },
+    "areas, 3 classes, 30 groups of 10": (areas, 3, THIRTY, 2),
+    "areas, 3 classes, 15 groups of 20": (areas, 3, FIFTEEN, 2),
 }
 
 
@@ -164,5 +224,33 @@ def test_2000_draws_are_simulated_and_recorded():
 
 
 def test_the_interval_of_the_calibration_error_of_a_calibrated_model_begins_at_0():
-    lows = [ece_interval(*simulate(seed, PICTURES), draw_counts(PICTURES, seed), 0.95)[0] for seed in range(FEW)]
+    lows = [ece_interval(*simulate(seed, SINGLES), Bootstrap(of_groups(SINGLES), seed), 0.95)[0] for seed in range(FEW)]
     assert np.mean(np.array(lows) == 0) >= 0.95
+
+
+def rows_of(correct, groups):
+    """Rows of predictions.csv with such answers."""
+    return [
+        {"image_id": str(index), "group": str(group), "label": "a", "predicted": "a" if right else "b"}
+        for index, (right, group) in enumerate(zip(correct, groups, strict=True))
+    ]
+
+
+def false_claims(models, world, draws):
+    """The share of draws in which any of several equally good models is called better than the baseline or worse than the best."""
+    claims = []
+    for seed in range(draws):
+        generator = np.random.default_rng(seed)
+        easy = answers_of(generator, 0.8, world)  # the models agree on most pictures
+        answers = {name: np.where(generator.random(len(easy)) < 0.8, easy, answers_of(generator, 0.8, world)) for name in models}
+        compared = compare_all({name: rows_of(each, of_groups(world)) for name, each in answers.items()}, 0.95, seed)
+        pairs = [*compared["differences"].values(), *compared.get("best", {"differences": {}})["differences"].values()]
+        claims.append(any(pair["is_shown"] for pair in pairs))
+    return np.mean(claims)
+
+
+@pytest.mark.parametrize(
+    ("count", "world"), [(2, SINGLES), (2, THIRTY), (2, FIFTEEN), (10, SINGLES), pytest.param(10, THIRTY, marks=pytest.mark.slow)]
+)
+def test_equal_models_are_called_different_in_at_most_5_of_100_draws(count, world):
+    assert false_claims(["baseline", *map(str, range(1, count))], world, 100) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)

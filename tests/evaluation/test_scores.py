@@ -6,7 +6,7 @@ import sklearn.metrics as oracle
 
 from pipeline.core.files import read_table
 from pipeline.evaluation import scores as scores_module
-from pipeline.evaluation.intervals import draw_counts, f1_interval, wilson_interval
+from pipeline.evaluation.intervals import Bootstrap, wilson_interval
 from pipeline.evaluation.scores import (
     among_the_first,
     balanced_accuracy,
@@ -17,7 +17,6 @@ from pipeline.evaluation.scores import (
     log_losses,
     macro,
     most_doubted,
-    precision_per_class,
     ranking_areas,
     recall_per_class,
     score,
@@ -67,12 +66,12 @@ CASES = [
 def case(request):
     """Labels, probabilities, and the scores of them."""
     labels, probs = request.param
-    return labels, probs, score(labels, probs, [str(index) for index in range(probs.shape[1])], 2.0, 0.9, 0)
+    return labels, probs, score(labels, probs, np.arange(len(labels)), [str(index) for index in range(probs.shape[1])], 2.0, 0.9, 0)
 
 
 @pytest.fixture(scope="module")
 def scores():
-    return score(LABELS, PROBS, NAMES, temperature=2.0, confidence=0.9, seed=0)
+    return score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, temperature=2.0, confidence=0.9, seed=0)
 
 
 # Figures
@@ -132,21 +131,37 @@ def test_the_ece_is_the_one_worked_by_hand(scores):
 
 def test_proportions_have_wilsons_interval(scores):
     accuracy, bees = scores["figures"]["top1_accuracy"], scores["classes"]["bees"]
-    assert (accuracy["low"], accuracy["high"]) == pytest.approx(wilson_interval(7, 10, 0.9), abs=1e-6)
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx(wilson_interval(7 / 10, 10, 0.9), abs=1e-6)
     # Bees: 2 of 3 predictions are correct, 2 of 3 pictures recognised, 2 of the 4 pictures that are bees or predicted as such.
     for name, interval in (
-        ("precision", wilson_interval(2, 3, 0.9)),
-        ("recall", wilson_interval(2, 3, 0.9)),
-        ("f1", f1_interval(2, 2, 0.9)),
+        ("precision", wilson_interval(2 / 3, 3, 0.9)),
+        ("recall", wilson_interval(2 / 3, 3, 0.9)),
+        ("f1", tuple(2 * end / (1 + end) for end in wilson_interval(2 / 4, 4, 0.9))),
     ):
         assert (bees[name]["low"], bees[name]["high"]) == pytest.approx(interval, abs=1e-6)
 
 
 def test_top5_accuracy_has_wilsons_interval_and_needs_more_than_ten_classes():
     labels, probs = draw_case(0, num_classes=11, count=50)
-    figure = score(labels, probs, [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
-    assert (figure["low"], figure["high"]) == pytest.approx(wilson_interval(round(50 * figure["value"]), 50, 0.95), abs=1e-6)
-    assert "top5_accuracy" not in score(labels % 10, probs[:, :10], [str(index) for index in range(10)], 1.0, 0.95, 0)["figures"]
+    figure = score(labels, probs, np.arange(len(labels)), [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
+    assert (figure["low"], figure["high"]) == pytest.approx(wilson_interval(figure["value"], 50, 0.95), abs=1e-6)
+    ten = [str(index) for index in range(10)]
+    assert "top5_accuracy" not in score(labels % 10, probs[:, :10], np.arange(50), ten, 1.0, 0.95, 0)["figures"]
+
+
+@pytest.mark.parametrize("count", [2, 6, 30])
+@pytest.mark.parametrize("pictures_per_group", [1, 2])
+def test_no_interval_exceeds_what_its_figure_can_be(count, pictures_per_group):
+    generator = np.random.default_rng(count)
+    probs = np.full((count, 3), 1e-9)
+    probs[np.arange(count), generator.integers(0, 3, count)] = 1  # certain, and often wrong: the largest losses
+    probs[0] = (0.5, 0.3, 0.2)
+    found = score(generator.integers(0, 3, count), probs, np.arange(count) // pictures_per_group, NAMES, 1.5, 0.95, 0)
+    most = {"log_loss": -np.log(np.finfo(np.float32).eps), "brier": 2.0}
+    for figures in (found["figures"], *found["classes"].values()):
+        for name, figure in figures.items():
+            if name != "support" and figure["low"] is not None:
+                assert 0 <= figure["low"] <= figure["high"] <= most.get(name.removesuffix("_unscaled"), 1.0) + 1e-6, name
 
 
 def test_the_figures_have_an_order(scores):
@@ -158,7 +173,7 @@ def test_the_figures_have_an_order(scores):
 
 
 def test_another_seed_moves_only_bootstrap_intervals(scores):
-    figures, other = flat(scores["figures"]), flat(score(LABELS, PROBS, NAMES, 2.0, 0.9, 1)["figures"])
+    figures, other = flat(scores["figures"]), flat(score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, 2.0, 0.9, 1)["figures"])
     moved = {name for name in figures if figures[name] != other[name]}
     drawn = {f"{name}{end}" for name in figures if name not in ("top1_accuracy", "balanced_accuracy") for end in ("_low", "_high")}
     assert {"log_loss_low", "roc_auc_low", "ece_high"} <= moved <= drawn
@@ -169,24 +184,24 @@ def test_another_seed_moves_only_bootstrap_intervals(scores):
 
 def test_a_class_that_is_never_predicted_has_no_precision():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
-    found = score(np.array([0, 0, 1]), probs, ["ants", "bees"], 1.0, 0.9, 0)["classes"]["bees"]
+    found = score(np.array([0, 0, 1]), probs, np.arange(3), ["ants", "bees"], 1.0, 0.9, 0)["classes"]["bees"]
     assert found["precision"] == UNDEFINED
     assert (found["recall"]["value"], found["f1"]["value"], found["support"]) == (0.0, 0.0, 1)
 
 
 def test_a_class_without_test_pictures_has_neither_recall_nor_areas():
     probs = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.1, 0.2]], np.float32)
-    found = score(np.array([0, 1, 0]), probs, NAMES, 1.0, 0.9, 0)["classes"]["wasps"]
+    found = score(np.array([0, 1, 0]), probs, np.arange(3), NAMES, 1.0, 0.9, 0)["classes"]["wasps"]
     assert found == {**dict.fromkeys(("precision", "recall", "f1", "roc_auc", "pr_auc"), UNDEFINED), "support": 0}
 
 
 def test_a_perfect_model_has_an_interval_only_if_it_is_defined():
-    figures = score(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], ["ants", "bees"], 1.0, 0.95, 0)["figures"]
+    figures = score(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], np.arange(4), ["ants", "bees"], 1.0, 0.95, 0)["figures"]
     assert figures["balanced_accuracy"]["low"] < 0.9
     assert (figures["roc_auc"]["value"], figures["roc_auc"]["low"]) == (1.0, None)
 
 
-@pytest.mark.parametrize("formula", [precision_per_class, recall_per_class, f1_per_class])
+@pytest.mark.parametrize("formula", [recall_per_class, f1_per_class])
 def test_a_class_without_pictures_and_predictions_has_no_figure(formula):
     np.testing.assert_array_equal(np.isnan(formula(np.array([[3, 0], [0, 0]]))), [False, True])
 
@@ -250,7 +265,7 @@ def test_areas_of_equal_probabilities_are_scikit_learns():
 def test_areas_of_samples_are_scikit_learns_with_weights(monkeypatch):
     monkeypatch.setattr(scores_module, "_CHUNK", 200)  # three samples at once
     labels, probs = draw_case(1, num_classes=3, places=1)
-    counts = draw_counts(60, 0)[:20]
+    counts = Bootstrap(np.arange(60), 0).counts[:20]
     found = np.stack(ranking_areas(labels, probs, counts), axis=1)
     for areas, weights in zip(found, counts, strict=True):
         np.testing.assert_allclose(areas, oracle_areas(labels, probs, weights), atol=1e-6)
@@ -297,7 +312,7 @@ def test_predictions_have_a_row_per_picture(tmp_path):
     pictures = [Picture(name, name, "0" * 64, label, "val", name, 8, 8) for name, label in (("bees/1.png", "bees"), ("a,b.png", "ants"))]
     write_predictions(tmp_path / "predictions.csv", pictures, np.array([[0.25, 0.75], [1 / 3, 2 / 3]]), ["ants", "bees"])
     assert (tmp_path / "predictions.csv").read_text() == (
-        'image_id,label,predicted,prob_ants,prob_bees\nbees/1.png,bees,bees,0.250000,0.750000\n"a,b.png",ants,bees,0.333333,0.666667\n'
+        'image_id,group,label,predicted,prob_ants,prob_bees\nbees/1.png,bees/1.png,bees,bees,0.250000,0.750000\n"a,b.png","a,b.png",ants,bees,0.333333,0.666667\n'
     )
 
 

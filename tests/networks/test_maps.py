@@ -65,8 +65,8 @@ def test_the_answer_beside_a_map_is_the_same():
 
 
 def test_work_is_counted_as_torchvision_does(backbone_of):
-    # Its table: 11,689,512 parameters and 1.814 GFLOPs with a head of 1000 classes, which has 513,000 and 0.000512 of them.
-    assert count_work(backbone_of("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gflops": pytest.approx(1.814, abs=2e-3)}
+    # Its table: 11,689,512 parameters and 1.814 GMACs with a head of 1000 classes, which has 513,000 and 0.000512 of them.
+    assert count_work(backbone_of("resnet18"), 224) == {"parameters": 11_689_512 - 513_000, "gmacs": pytest.approx(1.814, abs=2e-3)}
 
 
 class Token(nn.Module):
@@ -81,4 +81,4 @@ class Token(nn.Module):
 
 
 def test_work_on_a_parameter_itself_is_counted_too():
-    assert count_work(Token(), 8) == {"parameters": 4 + 8 + 2, "gflops": 8e-9}
+    assert count_work(Token(), 8) == {"parameters": 4 + 8 + 2, "gmacs": 8e-9}

@@ -211,7 +211,7 @@ def test_the_size_that_was_resolved_is_written_down(embedded):
     assert json.loads((embedded.folder / "embedding.json").read_text()) == {
         "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic"},
         "tiny": True,
-        "size": {"parameters": 4 * 3 * 9 + 4, "gflops": 0.0004152},  # multiply-adds: 62 x 62 places, 4 x 27 weights each
+        "size": {"parameters": 4 * 3 * 9 + 4, "gmacs": 0.0004152},  # multiply-adds: 62 x 62 places, 4 x 27 weights each
     }
 
 

@@ -53,7 +53,7 @@ def evaluate(root, names, labels, probs, maps=True):
     fake = SimpleNamespace(
         class_names=names,
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
-        facts={"temperature": 2.0, "size": {"parameters": 10, "gflops": 0.5}},
+        facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}},
         predict_pixels=lambda pixels: np.stack([next(answers) for _ in pixels]),
         feature_maps=lambda pixels: features if maps else None,
     )
@@ -76,10 +76,11 @@ def test_the_scores_name_the_model_its_bytes_and_its_size(evaluated):
         "model": "own",
         "model_sha256": sha256_of_file(evaluated / "models" / "own" / "model.onnx"),
         "test_pictures": 10,
+        "test_groups": 10,
         "temperature": 2.0,
-        "size": {"megabytes": 0.0, "parameters": 10, "gflops": 0.5},
+        "size": {"megabytes": 0.0, "parameters": 10, "gmacs": 0.5},
         "confidence": 0.9,
-        **score(LABELS, PROBS, NAMES, 2.0, 0.9, 0),
+        **score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, 2.0, 0.9, 0),
     }
 
 

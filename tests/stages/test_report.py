@@ -18,7 +18,7 @@ from tests.reports import make_rows
 HISTORY = [{"epoch": str(epoch), "val_loss": loss} for epoch, loss in enumerate(["0.5", "0.25", "0.3"])]  # the last is not the best
 PARAMS = Params(seed=0, confidence=0.95)
 FIGURES = {"top1_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
-SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "confidence": 0.95, "figures": FIGURES}
+SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "test_groups": 4, "confidence": 0.95, "figures": FIGURES}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def project(tmp_path, monkeypatch):
         for table in ("confusion_matrix", "reliability", "reliability_before", "coverage"):
             write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
         write_json(tmp_path / "models" / name / "model.json", {"model": name})
-        write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "label", "predicted"], make_rows(answers))
+        write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "group", "label", "predicted"], make_rows(answers))
         write_table(tmp_path / "models" / name / "history.csv", ["epoch", "val_loss"], HISTORY)
     (tmp_path / "data" / "splits" / "val" / "ants").mkdir(parents=True)
     Image.new("RGB", (200, 100), "red").save(tmp_path / "data" / "splits" / "val" / "ants" / "1.png")

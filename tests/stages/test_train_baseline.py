@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
     write_embeddings(root / "embeddings", [picture.image_id for picture in pictures], pixels.mean(axis=(1, 2)))
     preprocessing = {"image_size": 4, "crop": 1.0, "interpolation": "bicubic"}
     (root / "embeddings" / "embedding.json").write_text(
-        json.dumps({"preprocessing": preprocessing, "tiny": False, "size": {"parameters": 0, "gflops": 0.25}})
+        json.dumps({"preprocessing": preprocessing, "tiny": False, "size": {"parameters": 0, "gmacs": 0.25}})
     )
     write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
     write_manifest(root / "manifest.csv", pictures)
@@ -98,7 +98,7 @@ def test_the_graph_answers_as_the_stored_head_does(trained):
 def test_the_graph_tells_its_temperature_and_its_size(trained):
     facts = Predictor.load(trained.folder / "model.onnx", 1).facts
     assert 0.05 < facts["temperature"] < 1  # nine val pictures, all of them easy
-    assert facts["size"] == {"parameters": 2 * 3 + 2, "gflops": 0.25}
+    assert facts["size"] == {"parameters": 2 * 3 + 2, "gmacs": 0.25}
 
 
 def test_the_graph_names_its_classes_in_their_order(trained):

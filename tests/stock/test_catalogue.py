@@ -50,7 +50,7 @@ def test_timms_are_counted():
 def test_many_of_timms_are_not_counted(monkeypatch):
     monkeypatch.setattr(catalogue, "_COUNTED", 1)
     entries = list(list_entries(["timm/resnet18", "resnet18d", "resnet18"]))
-    assert [(entry.parameters, entry.gflops) for entry in entries] == [(None, None), (None, None), (11689512, 1.814)]
+    assert [(entry.parameters, entry.gmacs) for entry in entries] == [(None, None), (None, None), (11689512, 1.814)]
 
 
 def test_a_packaged_model_is_on_this_disk():
