@@ -73,8 +73,8 @@ def _p_value(first: Rows, second: Rows) -> float:
 
     if [row["image_id"] for row in first] != [row["image_id"] for row in second]:
         raise PipelineError("results: the models were tested on different pictures; run `dvc repro`")
-    correct = [np.array([_is_correct(row) for row in rows]) for rows in (first, second)]
-    return mcnemar_p(*correct, _groups(first))
+    first_correct, second_correct = (np.array([_is_correct(row) for row in rows]) for rows in (first, second))
+    return mcnemar_p(first_correct, second_correct, _groups(first))
 
 
 def _is_correct(row: Mapping[str, str]) -> bool:
