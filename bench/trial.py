@@ -238,7 +238,7 @@ def _learns(model: nn.Module, classifier: Classifier, plan: RegimePlan, inputs: 
 def _train(model: nn.Module, classifier: Classifier, plan: RegimePlan, inputs: Tensor, labels: Tensor, rate: float) -> None:
     """Train `model`, which contains the classifier, for an epoch of a few steps."""
     recipe, hardware = _RECIPE.model_copy(update={"learning_rate": rate}), Hardware(torch.device("cpu"), "fp32")
-    trainer = Trainer(model, classifier, plan.regime, recipe, [(inputs, labels)] * _STEPS, [], labels.tolist(), hardware)
+    trainer = Trainer(model, classifier, plan.regime, recipe, [(inputs, labels)] * _STEPS, [], np.zeros(0, bool), labels.tolist(), hardware)
     trainer.begin_epoch(1)
     train_epoch(trainer, f"rate {rate:g}")
 

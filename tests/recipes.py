@@ -1,5 +1,6 @@
 """A recipe without extras, which a test changes in what it is about, and trainers of small modules."""
 
+import numpy as np
 import torch
 
 from pipeline.core.hardware import Hardware
@@ -23,4 +24,5 @@ def recipe_of(**changes):
 
 def trainer_of(model, train=(None,) * 4, val=(), labels=(0, 1), classifier=None, hardware=CPU, **changes):
     """A trainer of a model by the plain recipe, changed. For single steps the number of batches in `train` is enough."""
-    return Trainer(model, classifier or model, Regime(), recipe_of(**changes), train, val, labels, hardware)
+    count = sum(len(labels) for _, labels in val)
+    return Trainer(model, classifier or model, Regime(), recipe_of(**changes), train, val, np.arange(count) % 2 == 0, labels, hardware)

@@ -108,6 +108,8 @@ def make_comparison(**changes):
         "only_first_right": 2,
         "only_second_right": 21,
         "best_epoch": 3,
+        "last_epoch": 4,
+        "epochs": 4,
     }
     return {**facts, **changes}
 

@@ -49,6 +49,10 @@ def show_results(comparison_json: Path) -> str:
         ]
         if facts["best_epoch"] == 0:
             lines.append(f"No epoch of {name} was better on val than its initial weights, which it kept.")
+        if facts["last_epoch"] < facts["epochs"]:
+            lines.append(
+                f"The schedule of {name} was cut after {facts['last_epoch']} of {facts['epochs']} epochs: no later one was better on val."
+            )
     lines += verdicts_against_best(comparison, pictures)
     return "\n".join([*lines, "", "Next: open report/index.html; `pipeline ui` for MLflow; change params.yaml and `dvc repro`."])
 

@@ -10,7 +10,7 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[float, float]  # low, high; NaN if it is undefined
 RESAMPLES = 2000
-_QUARTER = 0.25  # of a group, see `design_effect`; chosen by simulation, for the intervals to contain the true value as often as stated
+_PRIOR = 1 / 3  # of a group, see `design_effect`: chosen by simulation, so that intervals contain the true value as often as stated
 UNDEFINED = (float("nan"), float("nan"))
 
 
@@ -50,11 +50,11 @@ def design_effect(correct: Array, shares: Array, weights: Array, groups: Array, 
         return 1.0
     if drawn == 1:
         return float(len(groups))
-    # As if a quarter of one more group had half of its answers correct: otherwise, groups without a mistake look like single pictures.
-    more = _QUARTER / drawn
+    # As if a third of one more group had half of its answers correct: otherwise, groups without a mistake look like single pictures.
+    more = _PRIOR / drawn
     shrunk = (shares + more / 2) / (1 + more)
     between = (np.bincount(numbers, weights * (correct - shrunk)) ** 2).sum()
-    between += _QUARTER * ((0.5 - (weights * shrunk).sum()) * weights.sum() / drawn) ** 2
+    between += _PRIOR * ((0.5 - (weights * shrunk).sum()) * weights.sum() / drawn) ** 2
     within = (weights**2 * shrunk * (1 - shrunk)).sum() * (1 + more)
     return float(max(1.0, between / within) * _widening(drawn, confidence) ** 2)
 
@@ -192,8 +192,8 @@ def paired_difference(first: Array, second: Array, bootstrap: Bootstrap, confide
         return float(gains.mean()), (float(draws[0]), float(draws[0]))
     mean = gains.mean()
     widening = bootstrap.widening(confidence)
-    if bootstrap.drawn < len(gains):  # see `design_effect`: of a quarter of one more group, half of the answers differ
-        widening *= np.sqrt(1 + _QUARTER * (sizes.mean() / 2) ** 2 / ((totals - mean * sizes) ** 2).sum())
+    if bootstrap.drawn < len(gains):  # as in `design_effect`: of one more group, a quarter of the answers differ
+        widening *= np.sqrt(1 + (sizes.mean() / 4) ** 2 / ((totals - mean * sizes) ** 2).sum())
     low, high = percentile_interval(draws, confidence, widening)
     return float(gains.mean()), (max(-1.0, low), min(1.0, high))
 

@@ -29,7 +29,7 @@ from pipeline.tracking.connection import connect, mlflow_errors
 from pipeline.training.batches import TrainingData
 from pipeline.training.head import HeadParams, deal_folds
 from pipeline.training.recipe import Recipe, resolve_auto
-from pipeline.training.temperature import store_model
+from pipeline.training.temperature import halves, store_model
 
 MUCH = 1000  # pictures per class, as ImageNet has
 FAR = 0.5  # fraction of the errors that remains
@@ -188,7 +188,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     both = [*sample.train, *sample.val]
     grid, folds = read_section("train_baseline", HeadParams).l2_grid, deal_folds(both, recipe.seed)
     features = embed(backbone, [*train, *val], hardware)
-    probed = probe(features, np.array(sample.manifest.labels(both)), len(sample.train), folds, grid, recipe.threads)
+    probed = probe(features, np.array(sample.manifest.labels(both)), len(sample.train), folds, halves(sample.val), grid, recipe.threads)
     return ProbedNetwork(folder, preprocessing, useful_size(all_train) < architecture["image_size"], val, probed)
 
 
@@ -208,6 +208,7 @@ def sample_data(network: ProbedNetwork, sample: Sample) -> TrainingData:
         table.labels(sample.train),
         [_SPLITS / "val" / picture.path for picture in sample.val],
         table.labels(sample.val),
+        halves(sample.val),
         table.class_names,
         network.preprocessing,
         network.is_tiny,

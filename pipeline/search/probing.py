@@ -12,7 +12,6 @@ from statistics import median
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 from torch import nn
 from tqdm import tqdm
 
@@ -20,12 +19,12 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.hardware import Hardware
 from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest
-from pipeline.training.batches import Batches, TrainingData
+from pipeline.training.batches import TrainingData
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.head import Array, Examples, Head, fit_baseline
-from pipeline.training.loop import Trainer, prepare, train
+from pipeline.training.loop import Trainer, prepare, train, val_logits
 from pipeline.training.recipe import Recipe
-from pipeline.training.temperature import fit_temperature
+from pipeline.training.temperature import calibrated_losses
 
 _SAMPLE_SIZE = {"train": 1000, "val": 500}  # pictures at most, but two per class
 _SMALLEST_PROB = 1e-6  # smaller ones count as this: a head cannot predict a class that its folds lack
@@ -81,13 +80,15 @@ class Probe:
     wrong: Array
 
 
-def probe(features: Array, labels: Array, count_train: int, folds: Array, l2_grid: Sequence[float], threads: int) -> Probe:
+def probe(
+    features: Array, labels: Array, count_train: int, folds: Array, val_halves: Array, l2_grid: Sequence[float], threads: int
+) -> Probe:
     """Fit heads as the stage `train_baseline` does.
 
     `features`: float32 (pictures, D), the `count_train` train pictures first, then val. `labels`, `folds`: int (pictures,), see
-    `out_of_fold_probs`.
+    `out_of_fold_probs`; `val_halves`: see `calibrated_losses`.
     """
-    head, _, probs = fit_baseline(Examples(features, labels), count_train, folds, l2_grid, threads)
+    head, _, probs = fit_baseline(Examples(features, labels), count_train, folds, val_halves, l2_grid, threads)
     losses = -np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB))
     return Probe(head, losses, probs.argmax(axis=1) != labels)
 
@@ -124,8 +125,8 @@ def with_head(backbone: Backbone, head: Head, start: str = "probe") -> Classifie
 class SampleRun:
     """A training run on a sample: its result and its times.
 
-    `losses`: cross entropy of each val picture at the best epoch, the start included, under the best temperature, in nats, float64
-    (pictures,). `epochs`: how many were trained. `once_seconds`: before the first epoch. `train_seconds`, `val_seconds`: per epoch.
+    `losses`: of each val picture at the best epoch, the start included, see `calibrated_losses`: nats, float64 (pictures,). `epochs`: how
+    many were trained. `once_seconds`: before the first epoch. `train_seconds`, `val_seconds`: per epoch.
     """
 
     losses: Array
@@ -148,18 +149,11 @@ def train_on_sample(
         trainer = prepare(classifier, val_pixels, recipe, data, hardware, Path(folder, "activations.npy"))
         times.append(time.monotonic())
         train(trainer, lambda _: times.append(time.monotonic()), Checkpoint(Path(folder, "checkpoint.pt")))
-        losses = _losses(trainer.model, trainer.val, hardware)
+        logits, labels = val_logits(trainer.model, trainer.val, hardware.device)
+        losses = calibrated_losses(logits, labels, data.val_halves)
     # Epoch 0 only scores val, so its time is that of a pass over val, which each later epoch contains.
     once, val_seconds, *epochs = np.diff(times).tolist()
     return SampleRun(losses, len(epochs), once, max(float(np.mean(epochs)) - val_seconds, 0.0), val_seconds)
-
-
-@torch.inference_mode()
-def _losses(model: nn.Module, batches: Batches, hardware: Hardware) -> Array:
-    model.eval()
-    logits = np.concatenate([model(inputs.to(hardware.device)).float().cpu().numpy() for inputs, _ in batches]).astype(np.float64)
-    labels = np.concatenate([labels.numpy() for _, labels in batches])
-    return np.asarray(-log_softmax(logits / fit_temperature(logits, labels), axis=1)[np.arange(len(labels)), labels])
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
     comparison = compare_all(predictions, params.confidence, params.seed)
     for name, facts in comparison["differences"].items():
         facts["best_epoch"] = int(kept_row(models / name)["epoch"])
+        facts["last_epoch"] = int(read_table(models / name / "history.csv")[-1]["epoch"])
+        facts["epochs"] = read_json(models / name / "model.json")["params"]["epochs"]
     manifest = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
     content = page.Report(

@@ -14,7 +14,7 @@ from pipeline.networks.onnx_file import read_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import read_manifest
 from pipeline.training.head import Head, HeadParams, deal_folds, fit_baseline, read_examples
-from pipeline.training.temperature import fit_temperature
+from pipeline.training.temperature import fit_temperature, halves
 
 
 class Params(HeadParams):
@@ -40,7 +40,8 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     table = read_manifest(manifest)
     pictures, count, names = [*table.train, *table.val], len(table.train), table.class_names
     examples = read_examples(embeddings, pictures, table.labels(pictures))
-    head, history, probs = fit_baseline(examples, count, deal_folds(pictures, params.seed), params.l2_grid, params.threads)
+    folds = deal_folds(pictures, params.seed)
+    head, history, probs = fit_baseline(examples, count, folds, halves(table.val), params.l2_grid, params.threads)
 
     embedding = read_json(embeddings / "embedding.json")
     preprocessing = Preprocessing(**embedding["preprocessing"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from pipeline.core.hardware import Hardware
 from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
 from pipeline.pictures.manifest import read_manifest
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
+from pipeline.training.temperature import halves
 
 _MEMORY_BYTES = 2 << 30  # of decoded training pictures
 
@@ -28,14 +30,15 @@ Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 class TrainingData:
     """Train and val pictures with their class numbers, and the outs of earlier stages that a training run reads.
 
-    `tiny`: whether the pictures are smaller than the backbone's input. `backbone`, `baseline`: folders. `inputs`: the files that decide
-    the trained weights, by name.
+    `val_halves`: see `halves`. `tiny`: whether the pictures are smaller than the backbone's input. `backbone`, `baseline`: folders.
+    `inputs`: the files that decide the trained weights, by name.
     """
 
     train_paths: Sequence[Path]
     train_labels: Sequence[int]
     val_paths: Sequence[Path]
     val_labels: Sequence[int]
+    val_halves: Array
     class_names: Sequence[str]
     preprocessing: Preprocessing
     tiny: bool
@@ -58,6 +61,7 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
         table.labels(table.train),
         [val / picture.path for picture in table.val],
         table.labels(table.val),
+        halves(table.val),
         table.class_names,
         Preprocessing(**embedding["preprocessing"]),
         embedding["tiny"],
@@ -89,15 +93,15 @@ def activation_batches(
     The former are written to `path` (.npy) and read from there by a run that resumes.
     """
 
-    def run_front(pixels: Array) -> Array:
-        with torch.no_grad(), hardware.autocast():
+    def run_front(pixels: Array, precision: AbstractContextManager[Any]) -> Array:
+        with torch.no_grad(), precision:
             return front(torch.from_numpy(pixels).to(hardware.device)).float().cpu().numpy()
 
     if not path.is_file():
         with atomic_file(path) as partial:
             rows, filled = None, 0  # a file in which the array is never in memory as a whole
             for pixels in square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front"):
-                batch = run_front(pixels)
+                batch = run_front(pixels, hardware.autocast())
                 if rows is None:
                     rows = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.train_paths), *batch.shape[1:]))
                 rows[filled : filled + len(batch)] = batch
@@ -105,7 +109,7 @@ def activation_batches(
             if rows is not None:
                 rows.flush()
     examples = TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")), torch.tensor(data.train_labels))
-    val = [run_front(pixels) for pixels in val_pixels]
+    val = [run_front(pixels, nullcontext()) for pixels in val_pixels]  # scored in fp32, as the stored model answers
     return _dataloader(examples, data.train_labels, recipe), _in_batches(val, data.val_labels)
 
 

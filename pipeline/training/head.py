@@ -14,6 +14,7 @@ from pipeline.core.files import read_table
 from pipeline.core.params import Section
 from pipeline.pictures.manifest import Picture
 from pipeline.pictures.splits import deal
+from pipeline.training.temperature import calibrated_losses
 
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
@@ -48,24 +49,33 @@ class Head:
         return np.asarray(features @ self.weight.T + self.bias)
 
 
-def fit_baseline(examples: Examples, count: int, folds: Array, l2_grid: Sequence[float], threads: int) -> tuple[Head, History, Array]:
+def fit_baseline(
+    examples: Examples, count: int, folds: Array, val_halves: Array, l2_grid: Sequence[float], threads: int
+) -> tuple[Head, History, Array]:
     """The head and the history of `choose_head`, and `out_of_fold_probs` of all examples with its penalty. `count`: of train, then val."""
     train, val = (Examples(examples.features[part], examples.labels[part]) for part in (slice(count), slice(count, None)))
-    head, history = choose_head(train, val, l2_grid, threads)
+    head, history = choose_head(train, val, val_halves, l2_grid, threads)
     l2 = min(history, key=lambda row: row["val_loss"])["l2"]
     return head, history, out_of_fold_probs(examples, folds, l2, threads)
 
 
-def choose_head(train: Examples, val: Examples, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
-    """Fit a head per penalty. Returns the head with the lowest val loss, the first of equal ones, and the metrics of each."""
+def choose_head(train: Examples, val: Examples, val_halves: Array, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
+    """Fit a head per penalty. Returns the head with the lowest val loss, the first of equal ones, and the metrics of each.
+
+    The val loss is that after temperature scaling, see `calibrated_losses`, as `val_halves` are.
+    """
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(threads):
         heads = [fit_head(train, l2) for l2 in l2_grid]
-    history: History = [
-        {"step": step, "l2": l2, **_scores("train", head, train), **_scores("val", head, val)}
-        for step, (l2, head) in enumerate(zip(l2_grid, heads, strict=True))
-    ]
+    history: History = []
+    for step, (l2, head) in enumerate(zip(l2_grid, heads, strict=True)):
+        (train_loss, train_accuracy), (unscaled, val_accuracy) = _scores(head, train), _scores(head, val)
+        val_loss = float(calibrated_losses(head.logits(val.features), val.labels, val_halves).mean())
+        history.append({
+            "step": step, "l2": l2, "train_loss": train_loss, "train_accuracy": train_accuracy,
+            "val_loss": val_loss, "val_accuracy": val_accuracy, "val_loss_unscaled": unscaled,
+        })  # fmt: skip
     best = min(history, key=lambda row: row["val_loss"])
     return heads[int(best["step"])], history
 
@@ -107,11 +117,11 @@ def out_of_fold_probs(examples: Examples, folds: Array, l2: float, threads: int)
     return probs
 
 
-def _scores(name: str, head: Head, examples: Examples) -> dict[str, float]:
+def _scores(head: Head, examples: Examples) -> tuple[float, float]:
     """Mean cross entropy in nats, and accuracy as a fraction."""
     logits = head.logits(examples.features).astype(np.float64)
     loss = -log_softmax(logits, axis=1)[np.arange(len(logits)), examples.labels].mean()
-    return {f"{name}_loss": float(loss), f"{name}_accuracy": float((logits.argmax(axis=1) == examples.labels).mean())}
+    return float(loss), float((logits.argmax(axis=1) == examples.labels).mean())
 
 
 def read_examples(embeddings: Path, pictures: Sequence[Picture], labels: Sequence[int]) -> Examples:

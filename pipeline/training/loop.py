@@ -33,6 +33,7 @@ from pipeline.training.recipe import (
     make_optimiser,
     make_schedule,
 )
+from pipeline.training.temperature import calibrated_losses
 
 _SIDE_SHARE = 0.3  # weight of a side head's loss (Szegedy et al., 2015)
 
@@ -53,7 +54,7 @@ def train(trainer: "Trainer", log: Callable[[EpochMetrics], None], checkpoint: C
         if epoch > 0:
             trainer.begin_epoch(epoch)
             metrics |= train_epoch(trainer, title)
-        metrics |= score(trainer.average.scored, trainer.val, trainer.hardware, title)
+        metrics |= score(trainer.average.scored, trainer.val, trainer.val_halves, trainer.hardware.device, title)
         trainer.end_epoch(metrics)
         history.append(metrics)
         log(metrics)
@@ -74,17 +75,27 @@ def train_epoch(trainer: "Trainer", title: str) -> EpochMetrics:
     return means.metrics("train", title)
 
 
+def score(model: nn.Module, batches: Batches, halves: Array, device: torch.device, title: str) -> EpochMetrics:
+    """Loss and accuracy on the val pictures as the stored model would have them: in fp32, the loss after temperature scaling.
+
+    `halves`: see `calibrated_losses`. `val_loss_unscaled` is the cross entropy before temperature scaling.
+    """
+    logits, labels = val_logits(model, batches, device)
+    unscaled = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    check_finite(unscaled, f"{title}: the val loss")
+    return {
+        "val_loss": float(calibrated_losses(logits, labels, halves).mean()),
+        "val_accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "val_loss_unscaled": unscaled,
+    }
+
+
 @torch.inference_mode()
-def score(model: nn.Module, batches: Batches, hardware: Hardware, title: str) -> EpochMetrics:
-    """Mean cross entropy and accuracy on the val pictures."""
+def val_logits(model: nn.Module, batches: Batches, device: torch.device) -> tuple[Array, Array]:
+    """The logits of all pictures in fp32, float32 (pictures, classes), and their labels, int64 (pictures,)."""
     model.eval()
-    means = RunningMeans()
-    for inputs, labels in batches:
-        inputs, labels = inputs.to(hardware.device), labels.to(hardware.device)  # noqa: PLW2901 - the same batch on the device
-        with hardware.autocast():
-            logits = model(inputs).float()
-        means.add(functional.cross_entropy(logits, labels), logits, labels)
-    return means.metrics("val", title)
+    logits = [model(inputs.to(device)).float().cpu() for inputs, _ in batches]
+    return torch.cat(logits).numpy(), torch.cat([labels for _, labels in batches]).numpy()
 
 
 class Trainer:
@@ -102,11 +113,12 @@ class Trainer:
         recipe: Recipe,
         train: Batches,
         val: Batches,
+        val_halves: Array,
         labels: Sequence[int],
         hardware: Hardware,
     ) -> None:
         self.model, self.classifier, self.regime, self.recipe = model, classifier, regime, recipe
-        self.train, self.val, self.hardware = train, val, hardware
+        self.train, self.val, self.val_halves, self.hardware = train, val, val_halves, hardware
         self.epochs = int(recipe.epochs)
         num_classes = classifier.head.out_features
         classifier.dropout.p = recipe.dropout
@@ -117,7 +129,7 @@ class Trainer:
         self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, recipe)
         self.schedule = make_schedule(recipe.schedule, self.optimiser, steps, recipe.warmup, self.plateau)
         self.average = WeightAverage(model, recipe.ema)
-        self.stopping = EarlyStopping(recipe.patience, recipe.monitor)
+        self.stopping = EarlyStopping(recipe.patience, recipe.monitor, math.ceil(recipe.warmup * self.epochs))
 
     def begin_epoch(self, epoch: int) -> None:
         """Switch the model to training mode, with frozen what the regime freezes in this epoch."""
@@ -214,7 +226,7 @@ def prepare(
         model = add_side_heads(classifier, data.backbone, recipe.regime != "scratch", size)
         train_batches, val_batches = picture_batches(data, val_pixels, recipe)
         hardware.place(model)  # before the trainer copies the weights to average them
-    return Trainer(model, classifier, plan.regime, recipe, train_batches, val_batches, data.train_labels, hardware)
+    return Trainer(model, classifier, plan.regime, recipe, train_batches, val_batches, data.val_halves, data.train_labels, hardware)
 
 
 def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:

@@ -248,10 +248,14 @@ def _moving_average(decay: float) -> Any:
 
 @dataclass
 class EarlyStopping:
-    """Keeps the weights of the best epoch by `monitor`, and stops after `patience` epochs without a better one."""
+    """Keeps the weights of the best epoch by `monitor`, and stops after `patience` epochs without a better one.
+
+    Epochs up to `warmup_epochs` do not count: their learning rate is still too low to improve anything, or to show that nothing improves.
+    """
 
     patience: int
     monitor: str = "val_loss"
+    warmup_epochs: int = 0
     best: float = math.inf  # lower is better: an accuracy is negated
     waited: int = 0
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -259,7 +263,7 @@ class EarlyStopping:
     def see(self, metrics: EpochMetrics, model: nn.Module) -> None:
         """Keep the model's weights if this epoch is the best so far."""
         value = metrics[self.monitor] * (1 if self.monitor.endswith("loss") else -1)
-        self.waited += 1
+        self.waited += metrics["epoch"] > self.warmup_epochs
         if value < self.best:
             self.best, self.waited = value, 0
             self.weights = copy.deepcopy(model.state_dict())

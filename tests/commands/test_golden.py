@@ -37,7 +37,8 @@ def write_scores(root, baseline=None, finetuned=None, confidence=0.95, groups=26
     models = {"baseline": {**figures(0.5), **(baseline or {})}, "finetuned": figures(0.75), **{name: figures(0.5) for name in others}}
     differences = {
         "finetuned": {
-            **difference, "against": "baseline", "mcnemar_p_adjusted": 6.6e-05, "is_shown": True, "best_epoch": 3, **(finetuned or {})
+            **difference, "against": "baseline", "mcnemar_p_adjusted": 6.6e-05, "is_shown": True,
+            "best_epoch": 3, "last_epoch": 4, "epochs": 4, **(finetuned or {}),
         }
     }  # fmt: skip
     facts = {"test_pictures": 268, "test_groups": groups, "confidence": confidence, "models": models, "differences": differences}
@@ -53,7 +54,7 @@ def results(root, monkeypatch):
     write_scores(root)
     yield "results"
     no_interval = {"ece": 0.0, "ece_low": None, "ece_high": None}
-    write_scores(root, no_interval, {"mcnemar_p_adjusted": 1.0, "is_shown": False, "best_epoch": 0}, confidence=0.995)
+    write_scores(root, no_interval, {"mcnemar_p_adjusted": 1.0, "is_shown": False, "best_epoch": 0, "last_epoch": 3}, confidence=0.995)
     yield "results"
     write_scores(root, groups=41, others=["partial"])
     yield "results"

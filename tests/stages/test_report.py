@@ -31,7 +31,7 @@ def project(tmp_path, monkeypatch):
         write_json(tmp_path / "results" / name / "galleries.json", {})
         for table in ("confusion_matrix", "reliability", "reliability_before", "coverage"):
             write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
-        write_json(tmp_path / "models" / name / "model.json", {"model": name})
+        write_json(tmp_path / "models" / name / "model.json", {"model": name, "params": {"epochs": 5}})
         write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "group", "label", "predicted"], make_rows(answers))
         write_table(tmp_path / "models" / name / "history.csv", ["epoch", "val_loss"], HISTORY)
     (tmp_path / "data" / "splits" / "val" / "ants").mkdir(parents=True)
@@ -70,7 +70,8 @@ def test_the_digest_and_the_figures_of_each_model_are_kept_in_git(project):
 
 
 def test_the_epoch_of_the_kept_weights_is_recorded(project):
-    assert run_in(project[0])["differences"]["finetuned"]["best_epoch"] == 1
+    facts = run_in(project[0])["differences"]["finetuned"]
+    assert (facts["best_epoch"], facts["last_epoch"], facts["epochs"]) == (1, 2, 5)
 
 
 def test_the_page_is_written_before_mlflow_is_updated(project):
@@ -91,7 +92,11 @@ def test_the_page_has_every_model_with_its_verdict(project):
 def test_each_model_is_shown_with_its_own_files(project):
     run_in(project[0])
     frozen = project[1][0][1].models[2]
-    assert (frozen.facts, frozen.confusion, frozen.coverage) == ({"model": "frozen"}, [{"a": "frozen"}], [{"a": "frozen"}])
+    assert (frozen.facts, frozen.confusion, frozen.coverage) == (
+        {"model": "frozen", "params": {"epochs": 5}},
+        [{"a": "frozen"}],
+        [{"a": "frozen"}],
+    )
 
 
 def test_the_smallest_and_the_largest_picture_are_those_of_fewest_and_most_pixels():

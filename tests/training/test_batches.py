@@ -24,7 +24,9 @@ def data(tmp_path):
         paths.append(tmp_path / f"{number}.png")
         Image.new("RGB", (SIZE, SIZE), (number,) * 3).save(paths[-1])
     preprocessing = Preprocessing(SIZE, 1.0, "bilinear")
-    return TrainingData(paths, LABELS, paths[:3], LABELS[:3], ["a", "b"], preprocessing, True, tmp_path, tmp_path, {})
+    return TrainingData(
+        paths, LABELS, paths[:3], LABELS[:3], np.array([True, False, True]), ["a", "b"], preprocessing, True, tmp_path, tmp_path, {}
+    )
 
 
 def pictures_of(data, batch_size=4, **changes):

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.core.files import write_table
 from pipeline.pictures.manifest import Picture
 from pipeline.training.head import Examples, Head, choose_head, deal_folds, fit_head, out_of_fold_probs, read_examples
+from pipeline.training.temperature import calibrated_losses
 
 GRID = [0.001, 0.1, 10.0]
 
@@ -96,23 +97,27 @@ def test_logits_are_a_linear_map():
     assert head.logits(np.array([[1, 1], [0, 2]], np.float32)).tolist() == [[13, 27], [14, 28]]
 
 
+def halves_of(examples):
+    return np.arange(len(examples.labels)) % 2 == 0
+
+
 @pytest.fixture(scope="module")
 def choice():
     """Few pictures, many features: the penalties differ much."""
     train, val = draw_examples(3, seed=1, count=20, width=30, noise=1.5), draw_examples(3, seed=2, width=30, noise=1.5)
-    return train, val, *choose_head(train, val, GRID, 1)
+    return train, val, *choose_head(train, val, halves_of(val), GRID, 1)
 
 
 def test_there_is_a_row_for_each_penalty_in_order(choice):
     assert [(row["step"], row["l2"]) for row in choice[3]] == [(0, 0.001), (1, 0.1), (2, 10.0)]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_the_rows_tell_mean_cross_entropy_and_accuracy(choice, split):
+@pytest.mark.parametrize(("split", "suffix"), [("train", ""), ("val", "_unscaled")])
+def test_the_rows_contain_mean_cross_entropy_and_accuracy(choice, split, suffix):
     examples, row = dict(zip(("train", "val"), choice[:2], strict=True))[split], choice[3][1]
     logits = fit_head(choice[0], 0.1).logits(examples.features).astype(float)
     loss = -np.mean([line[label] for line, label in zip(log_softmax(logits, axis=1), examples.labels, strict=True)])
-    assert row[f"{split}_loss"] == pytest.approx(loss, rel=1e-4)
+    assert row[f"{split}_loss{suffix}"] == pytest.approx(loss, rel=1e-4)
     assert row[f"{split}_accuracy"] == np.mean(logits.argmax(axis=1) == examples.labels)
 
 
@@ -123,15 +128,22 @@ def test_the_head_of_the_lowest_val_loss_is_chosen(choice):
     np.testing.assert_array_equal(head.weight, fit_head(train, best["l2"]).weight)
 
 
+def test_the_val_loss_is_that_after_temperature_scaling(choice):
+    _, val, head, history = choice
+    best = min(history, key=lambda row: row["val_loss"])
+    assert best["val_loss"] == calibrated_losses(head.logits(val.features), val.labels, halves_of(val)).mean()
+
+
 def test_of_equal_val_losses_the_first_is_chosen():
     train, val = draw_examples(3, seed=1), draw_examples(3, seed=2)
-    head, history = choose_head(train, val, [0.1, 0.1], 1)
+    head, history = choose_head(train, val, halves_of(val), [0.1, 0.1], 1)
     assert history[0]["val_loss"] == history[1]["val_loss"]
     np.testing.assert_array_equal(head.weight, fit_head(train, 0.1).weight)
 
 
 def test_a_head_fitted_twice_is_the_same():
-    first, second = (choose_head(draw_examples(4), draw_examples(4, seed=1), GRID, 2)[0] for _ in range(2))
+    train, val = draw_examples(4), draw_examples(4, seed=1)
+    first, second = (choose_head(train, val, halves_of(val), GRID, 2)[0] for _ in range(2))
     np.testing.assert_array_equal(first.weight, second.weight)
 
 

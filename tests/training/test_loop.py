@@ -50,6 +50,10 @@ def train(model, epochs=3, learning_rate=0.01, train=TRAIN, val=VAL, patience=9,
         return loop.train(trainer, (rows if rows is not None else []).append, Checkpoint(Path(folder) / "key.pt"))
 
 
+def score_of(model, val):
+    return score(model, val, np.arange(sum(len(labels) for _, labels in val)) % 2 == 0, CPU.device, "val")
+
+
 def weights_of(model):
     return copy.deepcopy(model.state_dict())
 
@@ -70,8 +74,8 @@ def test_there_are_metrics_of_each_epoch_and_of_the_start():
 
 def test_the_start_has_no_train_figure():
     history = train(build_small(), epochs=1)
-    assert list(history[0]) == ["epoch", "learning_rate", "val_loss", "val_accuracy"]
-    assert list(history[1]) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"]
+    assert list(history[0]) == ["epoch", "learning_rate", "val_loss", "val_accuracy", "val_loss_unscaled"]
+    assert list(history[1]) == ["epoch", "learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_loss_unscaled"]
 
 
 def test_each_row_is_logged_as_it_comes():
@@ -82,16 +86,17 @@ def test_each_row_is_logged_as_it_comes():
 
 def test_the_start_is_scored_before_anything_is_trained():
     model = build_small()
-    wanted = score(copy.deepcopy(model), VAL, CPU, "val")
+    wanted = score_of(copy.deepcopy(model), VAL)
     assert train(model, epochs=1)[0] | wanted == train(build_small(), epochs=1)[0]
 
 
 def test_the_best_epochs_weights_are_left_in_the_model():
     model = build_small()
-    history = train(model, epochs=6, learning_rate=0.8)
+    val = [(pixels, torch.cat([1 - labels[:2], labels[2:]])) for pixels, labels in VAL]  # some labels are wrong
+    history = train(model, epochs=6, learning_rate=0.8, val=val)
     losses = [row["val_loss"] for row in history]
     assert 0 < losses.index(min(losses)) < len(losses) - 1  # neither the start nor the last
-    assert score(model, VAL, CPU, "val")["val_loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert score_of(model, val)["val_loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_the_starts_weights_are_left_where_no_epoch_is_better():
@@ -108,7 +113,7 @@ def test_training_stops_after_so_many_epochs_without_a_better_one():
     swapped = [(pixels, 1 - labels) for pixels, labels in TRAIN]
     model = build_small()
     train(model, epochs=10)
-    assert len(train(model, epochs=8, learning_rate=0.05, train=swapped, patience=2)) == 3  # the start and two
+    assert len(train(model, epochs=8, learning_rate=0.05, train=swapped, patience=2)) == 4  # the start, the warm-up and two
 
 
 def test_one_seed_gives_equal_weights_twice():
@@ -133,9 +138,24 @@ def test_a_bf16_run_keeps_float32_weights():
     assert history[-1]["val_loss"] < history[0]["val_loss"]
 
 
-def test_bf16_answers_differ_from_those_of_fp32():
+def test_val_is_scored_in_fp32_where_training_is_in_bf16():
+    bf16 = train(build_small(), epochs=1, learning_rate=1e-30, hardware=Hardware(torch.device("cpu"), "bf16"))
+    fp32 = train(build_small(), epochs=1, learning_rate=1e-30)
+    assert bf16[1]["train_loss"] != fp32[1]["train_loss"]
+    assert bf16[0] == fp32[0]
+
+
+def test_epochs_are_ranked_by_the_loss_after_temperature_scaling():
+    # The head's weights are tripled: as sure as that, the model has a larger loss, which the temperature repairs.
     model = build_small()
-    assert score(model, VAL, Hardware(torch.device("cpu"), "bf16"), "val") != score(model, VAL, CPU, "val")
+    train(model, epochs=6)
+    before = score_of(model, VAL)
+    with torch.no_grad():
+        model.head.weight *= 3
+        model.head.bias *= 3
+    after = score_of(model, VAL)
+    assert after["val_loss"] == pytest.approx(before["val_loss"], rel=1e-4)
+    assert abs(after["val_loss_unscaled"] - before["val_loss_unscaled"]) > 0.01
 
 
 def test_a_val_loss_that_is_not_finite_stops_the_run():
@@ -161,7 +181,8 @@ def test_the_scores_are_means_over_pictures_not_over_batches():
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     loss = -np.log(probs[np.arange(len(labels)), labels.numpy()]).mean()
     accuracy = (logits.argmax(axis=1) == labels.numpy()).mean()
-    assert score(model, halves, CPU, "val") == pytest.approx({"val_loss": loss, "val_accuracy": accuracy}, rel=1e-5)
+    found = score_of(model, halves)
+    assert found == pytest.approx({"val_loss": found["val_loss"], "val_accuracy": accuracy, "val_loss_unscaled": loss}, rel=1e-5)
 
 
 def test_the_train_loss_is_the_smoothed_one():

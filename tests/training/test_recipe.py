@@ -191,7 +191,7 @@ def see_all(best, losses):
     ends = []
     for epoch, loss in enumerate(losses):
         nn.init.constant_(model.weight, epoch)
-        best.see({"val_loss": loss}, model)
+        best.see({"epoch": epoch, "val_loss": loss}, model)
         ends.append(best.is_over)
     return ends
 
@@ -208,7 +208,7 @@ def test_the_weights_of_the_lowest_loss_are_kept(losses, epoch):
 
 def test_the_kept_weights_do_not_move_with_the_model():
     best, model = EarlyStopping(patience=9), nn.Linear(1, 1)
-    best.see({"val_loss": 1.0}, model)
+    best.see({"epoch": 0, "val_loss": 1.0}, model)
     kept = best.weights["weight"].item()
     nn.init.constant_(model.weight, 7)
     assert best.weights["weight"].item() == kept != 7
@@ -216,7 +216,7 @@ def test_the_kept_weights_do_not_move_with_the_model():
 
 def test_what_is_kept_knows_the_versions_of_the_layers_without_which_some_refuse_it():
     best, model = EarlyStopping(patience=9), nn.BatchNorm2d(1)
-    best.see({"val_loss": 1.0}, model)
+    best.see({"epoch": 0, "val_loss": 1.0}, model)
     assert best.weights._metadata == model.state_dict()._metadata
 
 
@@ -233,10 +233,15 @@ def test_it_is_over_after_so_many_epochs_without_a_lower_loss(patience, losses, 
     assert see_all(EarlyStopping(patience), losses) == ends
 
 
+def test_epochs_of_the_warm_up_do_not_count():
+    assert see_all(EarlyStopping(2, warmup_epochs=3), [3, 4, 4, 4, 4, 4]) == [False] * 5 + [True]
+    assert see_all(EarlyStopping(2, warmup_epochs=1), [3, 4, 2, 4, 4]) == [False] * 4 + [True]
+
+
 def test_the_highest_accuracy_is_the_best_where_that_is_watched():
     best, model = EarlyStopping(patience=2, monitor="val_accuracy"), nn.Linear(1, 1)
     for epoch, accuracy in enumerate([0.5, 0.9, 0.7, 0.8]):
         nn.init.constant_(model.weight, epoch)
-        best.see({"val_loss": 0.1, "val_accuracy": accuracy}, model)
+        best.see({"epoch": epoch, "val_loss": 0.1, "val_accuracy": accuracy}, model)
     assert best.weights["weight"].item() == 1
     assert best.is_over

@@ -137,7 +137,7 @@ def test_a_trainer_that_is_restored_goes_on_as_if_nothing_had_happened(changes):
             trainer.begin_epoch(1)
             trainer.step(trainer.loss(PIXELS, LABELS)[0], (number - 1) % 4 + 1, "epoch 1/3")
             if number % 4 == 0:
-                trainer.end_epoch({"val_loss": 1.0 + number, "val_accuracy": 0.5})
+                trainer.end_epoch({"epoch": number // 4, "val_loss": 1.0 + number, "val_accuracy": 0.5})
 
     whole = build_small()
     undisturbed = trainer_of(whole, (None,) * 4, **changes)
