@@ -6,7 +6,7 @@ import re
 import unicodedata
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -24,7 +24,6 @@ from pipeline.sources.layout import ClassFile
 
 _GROUP_KEY = "params.yaml: split.group"
 _NAME_BYTES = 255  # of a file's name, on every usual file system
-_Needs = dict[str, Counter[str]]  # split: class: how many pictures it still needs
 
 
 class GroupTable(Section):
@@ -46,28 +45,33 @@ def read_groups(names: Iterable[str], group: str | GroupTable | None) -> dict[st
     return _groups_by_expression(ordered, group) if isinstance(group, str) else _groups_by_table(ordered, group)
 
 
-def deal(labels: Mapping[str, str], groups: Mapping[str, str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+def deal(
+    labels: Mapping[str, str], groups: Mapping[str, str], fractions: Mapping[str, float], seed: int, names: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Deal `image_id: label` to `split: fraction` and return `image_id: split`. `groups`: `image_id: group` of each picture.
 
-    The fractions sum to 1. The pictures of a group stay together. If each group contains one class, every split gets
-    pictures of every class, and exceeds its share of a class by less than the largest group of that class (by less than
-    one picture without groups). Raises PipelineError if a class has fewer groups than there are splits.
+    A hash of the seed and of a picture's name, by default its image_id, puts the groups of each class in an order, in which the splits
+    follow each other, the last of `fractions` first. More pictures therefore move few others, and only to the next split. A group is in
+    the place of its first picture. The pictures of a group stay together, in the order of its most frequent class. Each split gets its
+    share of a class to within one picture, or to within its largest group, and every split gets pictures of every class. Raises
+    PipelineError if a class has fewer groups than there are splits.
     """
     members: dict[str, list[str]] = defaultdict(list)
     for image_id in sorted(labels):
         members[groups[image_id]].append(image_id)
     counts = {group: Counter(labels[image_id] for image_id in image_ids) for group, image_ids in members.items()}
-    needs = _needs(counts, fractions)
+    check_group_counts(counts, fractions)
+    salt = f"{seed}/{'/'.join(fractions)}"
+    places = {
+        group: min(sha256_of(f"{salt}/{(names or {}).get(image_id, image_id)}".encode(errors="surrogatepass")) for image_id in image_ids)
+        for group, image_ids in members.items()
+    }
+    ordered = sorted(members, key=lambda group: (places[group], group))
     dealt: dict[str, str] = {}
-    # Large groups first: afterwards, single pictures even out what the groups left uneven.
-    for group, split in _deal_groups([group for group in members if len(members[group]) > 1], counts, needs, seed).items():
-        dealt.update(dict.fromkeys(members[group], split))
-    singles: dict[str, list[str]] = defaultdict(list)
-    for image_ids in members.values():
-        if len(image_ids) == 1:
-            singles[labels[image_ids[0]]].extend(image_ids)
-    present = {(labels[image_id], split) for image_id, split in dealt.items()}
-    return dealt | _deal_singles(singles, sorted(set(labels.values())), needs, present, seed)
+    for label in sorted(set(labels.values())):
+        dealt |= _deal_class([group for group in ordered if counts[group].most_common(1)[0][0] == label], counts, label, fractions)
+    _fill_empty_splits(ordered, counts, dealt, list(fractions)[::-1])
+    return {image_id: dealt[group] for group, image_ids in members.items() for image_id in image_ids}
 
 
 def place(
@@ -168,80 +172,53 @@ def _groups_by_table(names: list[str], table: GroupTable) -> dict[str, str]:
     return groups
 
 
-def _needs(counts: Mapping[str, Counter[str]], fractions: Mapping[str, float]) -> _Needs:
-    """Each split's share of every class, in whole pictures."""
-    needs: _Needs = {split: Counter() for split in fractions}
-    for label in sorted({label for count in counts.values() for label in count}):
-        per_group = [count[label] for count in counts.values() if count[label]]
-        for split, share in zip(fractions, _shares(label, sum(per_group), len(per_group), fractions), strict=True):
-            needs[split][label] = share
-    return needs
+def check_group_counts(counts: Mapping[str, Counter[str]], fractions: Mapping[str, float]) -> None:
+    """Raise PipelineError if a class has fewer groups than there are splits. `counts`: the pictures per class of each group."""
+    totals, group_counts = Counter[str](), Counter[str]()
+    for in_group in counts.values():
+        totals.update(in_group)
+        group_counts.update(in_group.keys())
+    for label, count in sorted(totals.items()):
+        group_count = group_counts[label]
+        if group_count < len(fractions):
+            in_groups = "" if group_count == count else f" in {group_count} group{'s' * (group_count != 1)}"
+            raise PipelineError(
+                f"class {label!r} has {count} picture{'s' * (count != 1)}{in_groups}, too few for {', '.join(fractions)}; "
+                f"add pictures or remove the class{', or change split.group or split.similarity' * bool(in_groups)}"
+            )
 
 
-def _shares(label: str, count: int, group_count: int, fractions: Mapping[str, float]) -> list[int]:
-    """Whole numbers that sum to `count`, nearest to the fractions (largest remainder method), none of them 0."""
-    if group_count < len(fractions):
-        in_groups = "" if group_count == count else f" in {group_count} group{'s' * (group_count != 1)}"
-        raise PipelineError(
-            f"class {label!r} has {count} picture{'s' * (count != 1)}{in_groups}, too few for {', '.join(fractions)}; "
-            f"add pictures or remove the class{', or change split.group or split.similarity' * bool(in_groups)}"
-        )
-    exact = np.array([fraction * count for fraction in fractions.values()])
-    shares = np.floor(exact).astype(int)
-    # Rounding down leaves fewer pictures over than there are splits: one each for the largest remainders, ties to the first split.
-    shares[np.argsort(shares - exact, kind="stable")[: count - shares.sum()]] += 1
-    while shares.min() == 0:
-        shares[shares.argmax()] -= 1
-        shares[shares.argmin()] += 1
-    return [int(share) for share in shares]
+def _deal_class(groups: list[str], counts: Mapping[str, Counter[str]], label: str, fractions: Mapping[str, float]) -> dict[str, str]:
+    """The split of each of a class's groups, which are in their order: that in whose share the middle of the group is.
 
-
-def _deal_groups(large: list[str], counts: Mapping[str, Counter[str]], needs: _Needs, seed: int) -> dict[str, str]:
-    """The split of each group of several pictures. Subtracts their pictures from `needs`."""
-    shuffled = np.random.default_rng([seed, len(counts)]).permutation(np.array(large, dtype=object)).tolist()
-    waiting: Counter[str] = Counter(label for count in counts.values() for label in count)  # groups left that contain the class
-    empty = {label: set(needs) for label in waiting}  # splits without the class
-    dealt: dict[str, str] = {}
-    # The largest first, as long as every split has room. A group goes where it fits best, unless a class has only as many
-    # groups left as splits that lack it: then those splits take them all.
-    for group in sorted(shuffled, key=lambda group: -counts[group].total()):
-        count = counts[group]
-        pressing = [split for split in needs if any(split in empty[label] and waiting[label] <= len(empty[label]) for label in count)]
-        split = min(pressing or needs, key=lambda split: _misfit(count, needs[split]))
-        needs[split].subtract(count)
-        waiting.subtract(list(count))
-        for label in count:
-            empty[label].discard(split)
-        dealt[group] = split
-    return dealt
-
-
-def _misfit(count: Counter[str], need: Counter[str]) -> tuple[int, int]:
-    """How badly a group fits a split: first its pictures beyond the need, then how little the split needs."""
-    return sum(max(0, number - need[label]) for label, number in count.items()), -sum(need[label] for label in count)
-
-
-def _deal_singles(
-    singles: Mapping[str, Sequence[str]], labels: Sequence[str], needs: _Needs, present: set[tuple[str, str]], seed: int
-) -> dict[str, str]:
-    """Fill the needs that are left, class by class, with pictures that are in no group of several."""
-    dealt: dict[str, str] = {}
-    for number, label in enumerate(labels):
-        # A generator per class: more pictures in one class leave the order of the others as it was.
-        generator = np.random.default_rng([seed, number])
-        shuffled = generator.permutation(np.array(singles.get(label, []), dtype=object))
-        shares = _without_debts([need[label] for need in needs.values()], [(label, split) not in present for split in needs])
-        dealt.update(zip(shuffled.tolist(), np.repeat(list(needs), shares).tolist(), strict=True))
-    return dealt
-
-
-def _without_debts(shares: list[int], is_empty: list[bool]) -> list[int]:
-    """The same sum without negative numbers: the splits that need most give up what a large group exceeded.
-
-    An empty split keeps one picture, as long as another split has any.
+    A group of more than twice a smaller share is in the largest split: it would be the whole of another.
     """
-    while min(shares) < 0:
-        giver = max(range(len(shares)), key=lambda split: (shares[split] - is_empty[split], shares[split]))
-        shares[giver] -= 1
-        shares[shares.index(min(shares))] += 1
-    return shares
+    total = sum(counts[group][label] for group in groups)
+    splits, largest = list(fractions)[::-1], max(fractions, key=fractions.__getitem__)
+    ends = np.cumsum([fractions[split] for split in splits]) * total - 1e-9  # 1e-9: 0.15 * 20 is above 3
+    most = 2 * sorted(fractions.values())[-2] * total if len(fractions) > 1 else total
+    dealt, before = {}, 0.0
+    for group in groups:
+        size = counts[group][label]
+        if size > max(most, 1):
+            dealt[group] = largest
+            continue
+        dealt[group] = splits[min(int(np.searchsorted(ends, before + size / 2, side="right")), len(splits) - 1)]
+        before += size
+    return dealt
+
+
+def _fill_empty_splits(ordered: list[str], counts: Mapping[str, Counter[str]], dealt: dict[str, str], splits: list[str]) -> None:
+    """Move a group into each split that has no picture of a class, as near as possible in the order, and empty no other split by it."""
+    place = {group: number for number, group in enumerate(ordered)}
+    for label in sorted({label for count in counts.values() for label in count}):
+        having = [group for group in ordered if counts[group][label]]
+        for split in splits:
+            if any(dealt[group] == split for group in having):
+                continue
+            per_split = Counter((each, dealt[group]) for group in ordered for each in counts[group])
+            spare = [group for group in having if all(per_split[each, dealt[group]] > 1 for each in counts[group])]
+            earlier = [place[group] for group in ordered if splits.index(dealt[group]) < splits.index(split)]
+            border = max(earlier, default=-1)
+            if spare:
+                dealt[min(spare, key=lambda group: (counts[group].total(), abs(place[group] - border)))] = split

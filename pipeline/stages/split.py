@@ -41,8 +41,8 @@ def given_splits(layout: Layout, params: Params) -> dict[str, str]:
 
 def relate(
     infos: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], params: Params
-) -> tuple[list[Finding], Groups]:
-    """The findings about several pictures (duplicates, conflicts, leaks), and the groups of the pictures that remain."""
+) -> tuple[list[Finding], Groups, dict[str, str]]:
+    """The findings about several pictures (duplicates, conflicts, leaks), the groups of the pictures that remain, and the user's."""
     exact = exact_duplicates(infos)
     conflicts = [*audit.label_conflicts(exact, labels)]
     contradicted = left_out(conflicts)
@@ -54,12 +54,16 @@ def relate(
     for names in (*agreeing, *near, *((name, first.setdefault(group, name)) for name, group in user_groups.items())):
         together.join(names)
     leaks = [*audit.leaks({name: given.get(name, "train") for name in rest}, together, user_groups, rest)]
-    return [
-        *conflicts,
-        *leaks,
-        *audit.duplicates(agreeing, near, labels, left_out(leaks)),
-        *audit.ungrouped(rest, user_groups),
-    ], together
+    return (
+        [
+            *conflicts,
+            *leaks,
+            *audit.duplicates(agreeing, near, labels, left_out(leaks)),
+            *audit.ungrouped(rest, user_groups),
+        ],
+        together,
+        user_groups,
+    )
 
 
 def left_out(findings: Iterable[Finding]) -> set[str]:
@@ -75,7 +79,9 @@ def refuse_leaks(findings: Sequence[Finding]) -> None:
         raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; correct the source, or set split.leak: repair")
 
 
-def assign(entries: list[ClassFile], given: Mapping[str, str], together: Groups, params: Params) -> dict[str, str]:
+def assign(
+    entries: list[ClassFile], given: Mapping[str, str], together: Groups, user_groups: Mapping[str, str], params: Params
+) -> dict[str, str]:
     """`image_id: split` of every picture: the archive's own folders first, fractions for the rest. Raises PipelineError."""
     rest = {entry.name: entry.label for entry in entries if entry.name not in given}
     shares = {name: value for name, value in (("val", params.val), ("test", params.test)) if name not in given.values()}
@@ -83,7 +89,8 @@ def assign(entries: list[ClassFile], given: Mapping[str, str], together: Groups,
     if train_share <= 0:
         raise PipelineError(f"params.yaml: split: val {params.val} and test {params.test} leave nothing to train on; lower them")
     fractions = {"train": train_share, **{name: float(value) for name, value in shares.items()}}
-    dealt = deal(rest, {name: together.of(name) for name in rest}, fractions, params.seed)
+    # A group of the user keeps its name when it grows.
+    dealt = deal(rest, {name: together.of(name) for name in rest}, fractions, params.seed, user_groups)
     return {entry.name: given.get(entry.name) or dealt[entry.name] for entry in entries}
 
 
@@ -94,14 +101,14 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         given = given_splits(layout, params)
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
         infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
-        relations, together = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
+        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
         if params.leak == "fail":
             refuse_leaks(relations)
         findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.oddities(infos)]
         unused = left_out(findings)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
-        pictures = place(entries, inspected, infos, assign(entries, given, together, params), together)
+        pictures = place(entries, inspected, infos, assign(entries, given, together, user_groups, params), together)
         check_every_class_everywhere(pictures)
         write_trees(archive, pictures, infos, splits)
         thumbnails = draw_thumbnails(archive, findings)

@@ -73,7 +73,7 @@ def mixed_groups(draw):
         (3, [1, 1, 1]),  # 2.1, 0.45, 0.45: one each is the least
         (4, [2, 1, 1]),  # 2.8, 0.6, 0.6: floors 2, 0, 0, and the two left over go to train and val; test takes one of train's
         (7, [5, 1, 1]),  # 4.9, 1.05, 1.05
-        (10, [7, 2, 1]),  # 7, 1.5, 1.5: the first of two equal remainders
+        (10, [7, 2, 1]),  # 7, 1.5, 1.5: test ends between the second picture and its middle, and val at the third
         (20, [14, 3, 3]),
         (100, [70, 15, 15]),
     ],
@@ -143,22 +143,45 @@ def test_a_class_of_fewer_groups_than_splits_is_refused(sizes, words):
 @pytest.mark.parametrize(
     ("sizes", "expected"),
     [
-        ([7, 1, 2], [7, 2, 1]),  # 7, 1.5, 1.5: the half goes to val
-        ([6, 2, 1, 1], [7, 2, 1]),  # the six to train and the two to val, where they fit
-        ([1] * 8 + [2], [7, 2, 1]),  # the two go to train, where the most is missing
         ([10, 10, 10], [10, 10, 10]),  # 21, 4.5, 4.5: each split must have one
-        ([90, 5, 5, 5, 5], [90, 10, 10]),  # 77, 16.5, 16.5
         ([50, 1, 1], [50, 1, 1]),  # 36.4, 7.8, 7.8
+        ([2, 2, 2, 8], [10, 2, 2]),  # 9.8, 2.1, 2.1
     ],
 )
-def test_large_groups_go_where_the_most_is_missing(sizes, expected):
-    assert counts_of(partition.deal(*grouped(a=sizes), FRACTIONS, seed=0), "a") == expected
+@pytest.mark.parametrize("seed", range(3))
+def test_a_group_of_more_than_twice_a_smaller_share_is_in_train(sizes, expected, seed):
+    assert counts_of(partition.deal(*grouped(a=sizes), FRACTIONS, seed), "a") == expected
+
+
+def share_moved(before, after):
+    return sum(after[image_id] != split for image_id, split in before.items()) / len(before)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_largest_group_goes_first(seed):
-    # 9.8, 2.1, 2.1: after two small ones in train, the large one would have to fill val or test
-    assert counts_of(partition.deal(*grouped(a=[2, 2, 2, 8]), FRACTIONS, seed), "a") == [10, 2, 2]
+def test_one_percent_more_pictures_move_at_most_one_percent_of_the_others(seed):
+    before = deal(labels(a=1000, b=1000), FRACTIONS, seed)
+    more = {f"{label}/{number:03d}b": label for label in "ab" for number in range(10)}  # they sort between the others
+    assert share_moved(before, deal({**labels(a=1000, b=1000), **more}, FRACTIONS, seed)) <= 0.01
+    fewer = {image_id: label for number, (image_id, label) in enumerate(labels(a=1000, b=1000).items()) if number % 100}
+    assert share_moved({image_id: before[image_id] for image_id in fewer}, deal(fewer, FRACTIONS, seed)) <= 0.01
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_test_picture_is_ever_in_train_while_a_folder_grows(seed):
+    pictures = labels(a=200, b=40)
+    first = deal(pictures, FRACTIONS, seed)
+    for day in range(5):
+        pictures |= {f"{label}/{day}/{number}": label for label, count in (("a", 20), ("b", 4)) for number in range(count)}
+        later = deal(pictures, FRACTIONS, seed)
+        assert not [image_id for image_id, split in first.items() if split == "test" and later[image_id] == "train"]
+
+
+def test_a_group_keeps_its_split_while_it_grows():
+    def dealt(size):
+        pictures, groups = grouped(a=[size, *[3] * 40])
+        return partition.deal(pictures, groups, FRACTIONS, 0, groups)["a/0/0"]
+
+    assert len({dealt(size) for size in (1, 3, 5, 7)}) == 1
 
 
 def test_a_lone_picture_fills_the_split_that_is_still_empty():
