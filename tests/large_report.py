@@ -43,7 +43,7 @@ def write_results(folder, model, pictures, labels, probs, paths):
     folder.mkdir(parents=True)
     (model / "model.onnx").write_bytes(b"model")
     params = evaluate.Params(**PARAMS, threads=1)
-    predictor = SimpleNamespace(facts={"temperature": _TEMPERATURE, "size": {"parameters": 10_000_000, "gmacs": 0.5}})
+    predictor = SimpleNamespace(facts={"temperature": _TEMPERATURE, "size": {"parameters": 10_000_000, "gmacs": 0.5}, "learned": ""})
     scores = {
         **evaluate.about(model, pictures, predictor),
         "confidence": params.confidence,

@@ -79,7 +79,8 @@ def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, *
         for number, label in enumerate(class_names)
     }
     scores = {
-        "model": name, "model_sha256": "ab" * 32, "test_pictures": 268, "test_groups": 268, "confidence": 0.95, "temperature": 0.9,
+        "model": name, "model_sha256": "ab" * 32, "test_pictures": 268, "test_groups": 268, "learned_test_pictures": 0,
+        "confidence": 0.95, "temperature": 0.9,
         "size": {"megabytes": 13.5, "parameters": 3383818, "gmacs": 0.03}, "figures": figures, "classes": classes,
     }  # fmt: skip
     facts = {

@@ -42,6 +42,9 @@ def show_results(comparison_json: Path) -> str:
     rows = [["model", *_METRICS.values()]]
     rows += [[name, *(_figure(facts, column) for column in _METRICS)] for name, facts in comparison["models"].items()]
     lines = [*align(rows), "", f"{pictures} test pictures{groups}; in brackets {100 * comparison['confidence']:g} % intervals."]
+    for name, facts in comparison["models"].items():
+        if facts["learned_test_pictures"]:
+            lines.append(f"{name} learned from {facts['learned_test_pictures']} of the test pictures: its figures are too good.")
     for name, facts in comparison["differences"].items():
         lines += [
             verdict(name, facts, pictures),

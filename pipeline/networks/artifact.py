@@ -49,10 +49,12 @@ def describe_model(
     code: str,
     inputs: Mapping[str, Path],
     hardware: Mapping[str, str | int],
+    learned: str,
 ) -> dict[str, Any]:
     """Return the facts of a model: its classes, its params, and the sha256 of its inputs and of its code.
 
-    `code`: the module that trains it; `inputs`: files; `hardware`: whatever else decides its bytes.
+    `code`: the module that trains it; `inputs`: files; `hardware`: whatever else decides its bytes; `learned`: the record of all pictures
+    that its weights ever learned from, train and val, see `record_of`.
     """
     params_json = params.model_dump(mode="json")
     sums = {key: sha256_of_file(path) for key, path in inputs.items()}
@@ -63,6 +65,7 @@ def describe_model(
         "params": params_json,
         "inputs_sha256": {**sums, "params": sha256_of_json(params_json), "code": code_digest(code)},
         "hardware": dict(hardware),
+        "learned": learned,
     }
 
 

@@ -204,6 +204,12 @@ def _model_folder(weights: str, digest: str | None) -> tuple[Path, str, str]:
     return path, f"model {model['model']}, model.onnx {model['model_sha256']}", "as of the weights it began with"
 
 
+def _learned_by(weights: str) -> str:
+    """The record of the pictures that a model learned from (see `record_of`), if the weights are those of a model folder."""
+    facts = _at_root(weights) / "model.json"
+    return str(read_json(facts).get("learned", "")) if facts.is_file() else ""
+
+
 def _require_digest(digest: str | None, name: str, path: Path) -> None:
     """Raise PipelineError, with the sha256 of a file, if params.yaml pins none: DVC does not see the file, only its digest."""
     if digest is None:
@@ -260,6 +266,7 @@ def write_backbone(folder: Path, name: str, weights: str, digest: str | None, se
         "parameters": parameters,
         "feature_map": find_feature_map(body, architecture.image_size),
         "weights": asdict(origin),
+        "learned": _learned_by(weights),
     }
     with atomic_dir(folder) as partial:
         save_tensors(tensors, partial / "weights.safetensors")

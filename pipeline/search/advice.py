@@ -215,6 +215,7 @@ def sample_data(network: ProbedNetwork, sample: Sample) -> TrainingData:
         network.folder,
         baseline=network.folder,
         inputs={},
+        learned="",
     )
 
 

@@ -20,7 +20,7 @@ from pipeline.evaluation.galleries import SIDE, class_activation, overlay
 from pipeline.evaluation.intervals import Array
 from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix, write_predictions
 from pipeline.pictures.images import read_square, square_batches
-from pipeline.pictures.manifest import Picture, read_manifest
+from pipeline.pictures.manifest import Picture, read_manifest, recorded, sha256_of_pictures
 from pipeline.serving.predictor import Predictor
 
 _BATCH = 32
@@ -64,6 +64,8 @@ def about(model: Path, pictures: Sequence[Picture], predictor: Predictor) -> dic
         "model_sha256": sha256_of_file(model / "model.onnx"),
         "test_pictures": len(pictures),
         "test_groups": len({picture.group for picture in pictures}),
+        "test_sha256": sha256_of_pictures(pictures),
+        "learned_test_pictures": len(recorded(pictures, predictor.facts["learned"])),
         "temperature": predictor.facts["temperature"],
         "size": {"megabytes": round(sum(file.stat().st_size for file in model.glob("model.onnx*")) / 1e6, 1), **predictor.facts["size"]},
     }
@@ -114,7 +116,10 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         write_results(partial, model.name, labels, probs, groups, scores, params)
         rows = read_table(partial / "predictions.csv")
         galleries.write_galleries(partial, chosen, rows, paths, explain(predictor, model, to_explain, probs))
-    write_json(metrics_json, {model.name: {name: scores["figures"][name]["value"] for name in _HEADLINE}})
+    if scores["learned_test_pictures"]:
+        print(f"{model}: learned from {scores['learned_test_pictures']} of the {len(pictures)} test pictures; its figures are too good")
+    headline = {name: scores["figures"][name]["value"] for name in _HEADLINE}
+    write_json(metrics_json, {model.name: {**headline, "test_set": scores["test_sha256"][:8]}})
     # The speed differs from run to run, so it is no part of the results.
     write_json(cache_dir("timings") / f"{scores['model_sha256']}.json", {"pictures_per_second": round(len(pictures) / seconds, 1)})
 

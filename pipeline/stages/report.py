@@ -36,8 +36,12 @@ def extremes(pictures: Sequence[Picture]) -> tuple[page.Size, page.Size]:
 
 def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]) -> dict[str, Any]:
     """The content of comparison.json: every model's digest and figures with intervals, and its differences from others."""
-    models = {facts["model"]: {"model_sha256": facts["model_sha256"], **flat(facts["figures"])} for facts in scores}
-    return {**{key: scores[0][key] for key in ("test_pictures", "test_groups", "confidence")}, "models": models, **comparison}
+    models = {
+        facts["model"]: {**{key: facts[key] for key in ("model_sha256", "learned_test_pictures")}, **flat(facts["figures"])}
+        for facts in scores
+    }
+    shared = {key: scores[0][key] for key in ("test_pictures", "test_groups", "test_sha256", "confidence")}
+    return {**shared, "models": models, **comparison}
 
 
 def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:

@@ -12,7 +12,7 @@ from pipeline.evaluation.scores import write_predictions
 from pipeline.networks.artifact import append_head, describe_model, write_facts
 from pipeline.networks.onnx_file import read_onnx
 from pipeline.pictures.images import Preprocessing
-from pipeline.pictures.manifest import read_manifest
+from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.head import Head, HeadParams, deal_folds, fit_baseline, read_examples
 from pipeline.training.temperature import fit_temperature, halves
 
@@ -53,7 +53,8 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
         "features": embeddings / "features.npy",
     }
     hardware: dict[str, str | int] = {"device": "cpu", "precision": "fp32", "threads": params.threads}
-    facts = describe_model(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware)
+    learned = record_of(pictures, read_json(backbone / "backbone.json")["learned"])
+    facts = describe_model(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware, learned)
     temperature = fit_temperature(head.logits(examples.features[count:]), examples.labels[count:])
     measured = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
     graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomS
 from pipeline.core.files import atomic_file, read_json
 from pipeline.core.hardware import Hardware
 from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
-from pipeline.pictures.manifest import read_manifest
+from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
 from pipeline.training.temperature import halves
 
@@ -31,7 +31,7 @@ class TrainingData:
     """Train and val pictures with their class numbers, and the outs of earlier stages that a training run reads.
 
     `val_halves`: see `halves`. `tiny`: whether the pictures are smaller than the backbone's input. `backbone`, `baseline`: folders.
-    `inputs`: the files that decide the trained weights, by name.
+    `inputs`: the files that decide the trained weights, by name. `learned`: see `describe_model`.
     """
 
     train_paths: Sequence[Path]
@@ -45,6 +45,7 @@ class TrainingData:
     backbone: Path
     baseline: Path
     inputs: Mapping[str, Path]
+    learned: str
 
 
 def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path) -> TrainingData:
@@ -68,6 +69,7 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
         backbone,
         baseline,
         inputs,
+        record_of([*table.train, *table.val], read_json(backbone / "backbone.json")["learned"]),
     )
 
 

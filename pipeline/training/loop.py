@@ -240,4 +240,4 @@ def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:
 def describe_training(name: str, recipe: Recipe, data: TrainingData, hardware: Hardware, code: str) -> dict[str, Any]:
     """The facts of a training run, see `describe_model`: model `name`, trained by the module `code`."""
     facts: dict[str, str | int] = {"device": hardware.device.type, "precision": hardware.precision, "threads": recipe.threads}
-    return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts)
+    return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts, data.learned)

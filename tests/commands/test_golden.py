@@ -25,13 +25,13 @@ LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, 
 LOGITS = [float(np.log(share)) for share in (0.7, 0.2, 0.1)]
 
 
-def write_scores(root, baseline=None, finetuned=None, confidence=0.95, groups=268, others=()):
+def write_scores(root, baseline=None, finetuned=None, confidence=0.95, groups=268, others=(), test_set="0"):
     """Write a comparison of two models, or of more."""
     shifts = (("", 0), ("_low", -0.1), ("_high", 0.1))
 
     def figures(accuracy):
         values = {"top1_accuracy": accuracy, "balanced_accuracy": accuracy, "log_loss": 0.25, "ece": 0.15}
-        return {f"{name}{end}": value + shift for name, value in values.items() for end, shift in shifts}
+        return {"learned_test_pictures": 0, **{f"{name}{end}": value + shift for name, value in values.items() for end, shift in shifts}}
 
     difference = {f"top1_accuracy_difference{end}": 0.25 + shift for end, shift in shifts}
     models = {"baseline": {**figures(0.5), **(baseline or {})}, "finetuned": figures(0.75), **{name: figures(0.5) for name in others}}
@@ -41,7 +41,14 @@ def write_scores(root, baseline=None, finetuned=None, confidence=0.95, groups=26
             "best_epoch": 3, "last_epoch": 4, "epochs": 4, **(finetuned or {}),
         }
     }  # fmt: skip
-    facts = {"test_pictures": 268, "test_groups": groups, "confidence": confidence, "models": models, "differences": differences}
+    facts = {
+        "test_pictures": 268,
+        "test_groups": groups,
+        "test_sha256": test_set * 64,
+        "confidence": confidence,
+        "models": models,
+        "differences": differences,
+    }
     if others:
         worse = {name: -value for name, value in difference.items()}
         pair = {**worse, "against": "finetuned", "mcnemar_p_adjusted": 0.2, "is_shown": False}
@@ -56,7 +63,7 @@ def results(root, monkeypatch):
     no_interval = {"ece": 0.0, "ece_low": None, "ece_high": None}
     write_scores(root, no_interval, {"mcnemar_p_adjusted": 1.0, "is_shown": False, "best_epoch": 0, "last_epoch": 3}, confidence=0.995)
     yield "results"
-    write_scores(root, groups=41, others=["partial"])
+    write_scores(root, {"learned_test_pictures": 5}, groups=41, others=["partial"])
     yield "results"
 
 
@@ -184,12 +191,16 @@ def unreachable():
 def retrain(root, monkeypatch):
     (root / "pictures.zip").write_bytes(b"pictures")
     (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
-    outputs = {"status": json.dumps({"split": []}), "repro": "Running stage 'split':\n> python\nRunning stage 'train@finetuned':\n"}
+    outputs = {
+        "status": json.dumps({"split": []}),
+        "repro": "Running stage 'split':\n> python\nRunning stage 'train@finetuned':\n",
+        "test set": "0",
+    }
     failing = []
 
     def run_dvc(*arguments, **_):
         if arguments[0] == "repro":
-            write_scores(root)
+            write_scores(root, test_set=outputs["test set"])
         return subprocess.CompletedProcess(arguments, int(arguments[0] in failing), outputs[arguments[0]])
 
     monkeypatch.setattr(dvc, "run_dvc", run_dvc)
@@ -202,6 +213,8 @@ def retrain(root, monkeypatch):
     yield "retrain"
     monkeypatch.setattr("pipeline.commands.upkeep.publish_all", unreachable)
     failing.clear()
+    yield "retrain"
+    outputs["test set"] = "1"
     yield "retrain"
     with FileLock(root / ".cache/locks/retrain.lock"):
         yield "retrain"

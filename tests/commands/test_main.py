@@ -34,7 +34,7 @@ def test_a_command_runs_in_the_projects_root(root, capsys):
 
 def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):
     (tmp_path / "named" / "metrics").mkdir(parents=True)
-    figures = {"top1_accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.25, "ece": 0.1}
+    figures = {"learned_test_pictures": 0, "top1_accuracy": 0.5, "balanced_accuracy": 0.5, "log_loss": 0.25, "ece": 0.1}
     comparison = {"test_pictures": 4, "test_groups": 4, "confidence": 0.9, "models": {"baseline": figures}, "differences": {}}
     (tmp_path / "named" / "metrics" / "comparison.json").write_text(json.dumps(comparison))
     monkeypatch.setenv("DVC_ROOT", str(tmp_path / "named"))

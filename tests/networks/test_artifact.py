@@ -101,7 +101,7 @@ def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp
     (tmp_path / "data.csv").write_bytes(b"")
     params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe_model(
-        "baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE
+        "baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE, "AAAA"
     )
     code = found["inputs_sha256"].pop("code")
     assert found == {
@@ -114,6 +114,7 @@ def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp
             "params": "0553f64e66cd7f03354768b282590c9202ef533fed0474b1a53fdfa064ead909",  # of {"l2_grid":[0.1],"seed":0,"threads":2}
         },
         "hardware": HARDWARE,
+        "learned": "AAAA",
     }
     assert len(code) == 64
 

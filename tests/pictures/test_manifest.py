@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.pictures.manifest import Manifest, Picture, read_manifest, write_manifest
+from pipeline.pictures.manifest import Manifest, Picture, read_manifest, record_of, recorded, sha256_of_pictures, write_manifest
 
 CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6)
 DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)
@@ -44,3 +44,18 @@ def test_the_classes_are_those_of_train_sorted_and_their_numbers_the_labels():
     owl, ant = replace(CAT, label="owls"), replace(CAT, label="ants")
     manifest = Manifest([owl, CAT, ant, DOG, owl])
     assert (manifest.class_names, manifest.labels([owl, CAT, ant])) == (["ants", "cats", "owls"], [2, 1, 0])
+
+
+def of_sums(*sums):
+    return [Picture(str(number), str(number), each * 64, "ants", "train", "", 8, 8) for number, each in enumerate(sums)]
+
+
+def test_a_record_knows_its_pictures_by_their_bytes_and_those_of_the_record_before():
+    record = record_of(of_sums("a", "b"), record_of(of_sums("c", "a")))
+    assert record_of(of_sums("c", "b", "a")) == record
+    assert [picture.sha256[0] for picture in recorded(of_sums("a", "d", "c", "a"), record)] == ["a", "c", "a"]
+    assert recorded(of_sums("a"), record_of([])) == []
+
+
+def test_the_order_of_pictures_does_not_change_the_sum_of_their_set():
+    assert sha256_of_pictures(of_sums("a", "b")) == sha256_of_pictures(of_sums("b", "a")) != sha256_of_pictures(of_sums("a", "c"))

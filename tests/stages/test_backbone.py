@@ -60,6 +60,7 @@ def test_backbone_json_describes_the_network(folders):
         "parameters": 2542856,  # the figure of torchvision's documentation
         "feature_map": None,  # a nonlinear layer is between its pooled map and the head
         "weights": {"name": "random", "sha256": None, "licence": "none needed"},
+        "learned": "",
     }
 
 
@@ -101,7 +102,7 @@ def kept(tmp_path, monkeypatch):
     (tmp_path / "kept").mkdir()
     save_classifier(classifier, tmp_path / "kept" / "model.safetensors")
     sums = {"model_sha256": "a" * 64, "weights_sha256": sha256_of_file(tmp_path / "kept" / "model.safetensors")}
-    write_json(tmp_path / "kept" / "model.json", {"model": "finetuned", **sums})
+    write_json(tmp_path / "kept" / "model.json", {"model": "finetuned", "learned": "AAAAAAA=", **sums})
     return SimpleNamespace(network=classifier.backbone.network, sha256=sums["weights_sha256"])
 
 
@@ -110,6 +111,7 @@ def test_the_backbone_has_the_weights_of_a_kept_model(kept, tmp_path):
     found, wanted = load_backbone(tmp_path / "new")[0].network.state_dict(), kept.network.state_dict()
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert read_json(tmp_path / "new" / "backbone.json")["weights"]["name"] == f"model finetuned, model.onnx {'a' * 64}"
+    assert read_json(tmp_path / "new" / "backbone.json")["learned"] == "AAAAAAA="
 
 
 def test_a_kept_model_of_another_network_is_refused_with_three_tensors(kept, tmp_path):

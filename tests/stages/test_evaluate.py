@@ -13,11 +13,11 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_table, sha256_of_file
+from pipeline.core.files import read_json, read_table, sha256_of, sha256_of_file
 from pipeline.evaluation.galleries import TITLES
 from pipeline.evaluation.scores import score
 from pipeline.pictures.images import Preprocessing
-from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.pictures.manifest import Picture, record_of, write_manifest
 from pipeline.serving.predictor import Predictor
 from pipeline.stages.evaluate import Params, run
 
@@ -34,7 +34,7 @@ PROBS = np.array(
 PREDICTED = PROBS.argmax(axis=1)
 
 
-def evaluate(root, names, labels, probs, maps=True):
+def evaluate(root, names, labels, probs, maps=True, learned=""):
     """Run the stage with a model that gives these answers. Its feature maps, if any, are active in the upper left."""
     (root / "models" / "own").mkdir(parents=True)
     (root / "models" / "own" / "model.onnx").write_bytes(b"model")
@@ -53,7 +53,7 @@ def evaluate(root, names, labels, probs, maps=True):
     fake = SimpleNamespace(
         class_names=names,
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
-        facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}},
+        facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}, "learned": learned},
         predict_pixels=lambda pixels: np.stack([next(answers) for _ in pixels]),
         feature_maps=lambda pixels: features if maps else None,
     )
@@ -77,6 +77,8 @@ def test_the_scores_name_the_model_its_bytes_and_its_size(evaluated):
         "model_sha256": sha256_of_file(evaluated / "models" / "own" / "model.onnx"),
         "test_pictures": 10,
         "test_groups": 10,
+        "test_sha256": sha256_of("\n".join(["0" * 64] * 10).encode()),
+        "learned_test_pictures": 0,
         "temperature": 2.0,
         "size": {"megabytes": 0.0, "parameters": 10, "gmacs": 0.5},
         "confidence": 0.9,
@@ -84,9 +86,17 @@ def test_the_scores_name_the_model_its_bytes_and_its_size(evaluated):
     }
 
 
+def test_test_pictures_that_the_model_learned_from_are_counted_and_reported(tmp_path, capsys):
+    record = record_of([Picture("a", "a", "0" * 64, "ants", "train", "a", 8, 8)])  # every test picture has this sum
+    root = evaluate(tmp_path, NAMES, [NAMES[label] for label in LABELS], PROBS, learned=record)
+    assert read_json(root / "results" / "scores.json")["learned_test_pictures"] == 10
+    assert "own: learned from 10 of the 10 test pictures" in capsys.readouterr().out
+
+
 def test_the_metrics_are_what_dvc_compares(evaluated):
     figures = read_json(evaluated / "results" / "scores.json")["figures"]
-    wanted = {"own": {"top1_accuracy": 0.7, "log_loss": figures["log_loss"]["value"]}}
+    test_set = sha256_of("\n".join(["0" * 64] * 10).encode())[:8]
+    wanted = {"own": {"top1_accuracy": 0.7, "log_loss": figures["log_loss"]["value"], "test_set": test_set}}
     assert read_json(evaluated / "metrics" / "own.json") == wanted
 
 

@@ -18,7 +18,15 @@ from tests.reports import make_rows
 HISTORY = [{"epoch": str(epoch), "val_loss": loss} for epoch, loss in enumerate(["0.5", "0.25", "0.3"])]  # the last is not the best
 PARAMS = Params(seed=0, confidence=0.95)
 FIGURES = {"top1_accuracy": {"value": 0.5, "low": 0.25, "high": 0.75}}
-SCORES = {"model_sha256": "0" * 64, "test_pictures": 4, "test_groups": 4, "confidence": 0.95, "figures": FIGURES}
+SCORES = {
+    "model_sha256": "0" * 64,
+    "test_pictures": 4,
+    "test_groups": 4,
+    "test_sha256": "4" * 64,
+    "learned_test_pictures": 0,
+    "confidence": 0.95,
+    "figures": FIGURES,
+}
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def test_the_digest_and_the_figures_of_each_model_are_kept_in_git(project):
     found = run_in(project[0])
     assert (found["test_pictures"], found["confidence"], list(found["models"])) == (4, 0.95, ["baseline", "finetuned", "frozen"])
     assert found["models"]["frozen"] == {
-        "model_sha256": "0" * 64, "top1_accuracy": 0.5, "top1_accuracy_low": 0.25, "top1_accuracy_high": 0.75
+        "model_sha256": "0" * 64, "learned_test_pictures": 0, "top1_accuracy": 0.5, "top1_accuracy_low": 0.25, "top1_accuracy_high": 0.75
     }  # fmt: skip
 
 

@@ -37,7 +37,7 @@ def write_backbone(folder):
     save_file(
         {**tensors, "fc.weight": np.ones((1000, 2), np.float32), "fc.bias": np.ones(1000, np.float32)}, folder / "weights.safetensors"
     )
-    (folder / "backbone.json").write_text('{"head_tensors": ["fc.weight", "fc.bias"]}')
+    (folder / "backbone.json").write_text('{"head_tensors": ["fc.weight", "fc.bias"], "learned": ""}')
 
 
 def test_the_new_head_takes_the_place_of_imagenets(tmp_path):
