@@ -5,18 +5,22 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.core.errors import PipelineError
 
-_LEFTOVER = re.compile(r"(\d+)(\.old)?\.partial.*")  # SQLite appends endings of its own
+_LEFTOVER = re.compile(r"([0-9a-f]{8})-(\d+)(\.old)?\.partial.*")  # SQLite appends endings of its own
+_FOREIGN_SECONDS = 24 * 3600.0  # until a temporary file of another machine or container counts as left behind
 
 
 def project_root() -> Path:
@@ -82,9 +86,18 @@ def is_running(pid: int) -> bool:
     return True
 
 
+@cache
+def process_space() -> str:
+    """Eight hex digits that name where process numbers are valid: this machine, since it booted, and this container."""
+    parts = [platform.node()]
+    with suppress(OSError):  # not on every system
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"), str(Path("/proc/self/ns/pid").readlink())]
+    return sha256_of("/".join(parts).encode())[:8]
+
+
 def _beside(path: Path, ending: str) -> Path:
-    """A name beside `path` that no other process uses: all copies of a project share `.cache/`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+    """A name beside `path` that no other process uses: all copies of a project share `.cache/`, also those in other containers."""
+    return path.with_name(f".{path.name}.{process_space()}-{os.getpid()}.{ending}")
 
 
 def _clear(path: Path) -> None:
@@ -92,10 +105,18 @@ def _clear(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     start = f".{path.name}."
     for name in os.listdir(path.parent):  # noqa: PTH208 - no Path objects: the store may contain thousands of files
-        if name.startswith(start) and (match := _LEFTOVER.fullmatch(name, len(start))):
-            pid = int(match[1])
-            if pid == os.getpid() or not is_running(pid):
-                _remove(path.parent / name)
+        match = _LEFTOVER.fullmatch(name, len(start)) if name.startswith(start) else None
+        if match and _is_left_behind(path.parent / name, match[1], int(match[2])):
+            _remove(path.parent / name)
+
+
+def _is_left_behind(partial: Path, space: str, pid: int) -> bool:
+    """Whether the process that wrote a temporary file is gone. Of other machines nothing is known, so their files must be old."""
+    if space == process_space():
+        return pid == os.getpid() or not is_running(pid)
+    with suppress(FileNotFoundError):
+        return time.time() - partial.stat().st_mtime > _FOREIGN_SECONDS
+    return False
 
 
 def _remove(path: Path) -> None:

@@ -86,6 +86,13 @@ class Hardware:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+def usable_cpus() -> int:
+    """How many processors this process may use: those of the machine, within its affinity and its cgroup's quota."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
+
+
 def key_here(identity: str) -> str:
     """A digest of `identity` and all else that trained bytes depend on: versions of packages, the processor, the GPUs."""
     import torch

@@ -119,6 +119,7 @@ def save_classifier(classifier: Classifier, path: Path) -> None:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors. A tensor that layers share, as in CoaT, is written once per name."""
     save_file({key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors makes a file that only its owner reads
 
 
 def with_feature_map(network: nn.Module, backbone: Backbone, feature_map: Mapping[str, Any] | None) -> nn.Module:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -105,7 +104,7 @@ def embed(
 
     `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`.
     """
-    workers = os.cpu_count() or 1
+    workers = hardware.usable_cpus()
     # The bytes of a picture identify it: its path and its split may change, and they are what is decoded.
     chunks = read_ahead(paths, sha256_of_file, _SHARD_PICTURES, workers, None)
     digests = [digest.encode() for chunk in chunks for digest in chunk]

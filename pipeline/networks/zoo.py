@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.errors import PipelineError
+from pipeline.pictures.images import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +32,12 @@ class Architecture:
     interpolation: str
     crop: float
     fixed_size: bool
+    crop_mode: str = "center"  # see `Preprocessing`
+
+    def preprocessing(self, image_size: int) -> Preprocessing:
+        """How pictures enter the network at that size."""
+        border = [round(255 * value) for value in self.mean] if self.crop_mode == "border" else None
+        return Preprocessing(image_size, self.crop, self.interpolation, self.crop_mode, border)
 
 
 def find_architecture(name: str) -> Architecture:
@@ -177,5 +184,5 @@ def _timm_architecture(name: str) -> Architecture:
     published = timm_published(name)
     return Architecture(
         name, "timm", published.input_size[-1], tuple(published.mean), tuple(published.std), published.interpolation,
-        published.crop_pct, published.fixed_input_size,
+        published.crop_pct, published.fixed_input_size, published.crop_mode,
     )  # fmt: skip

@@ -45,12 +45,16 @@ class Preprocessing:
     """From a decoded picture to the square input of a network.
 
     `image_size`: side in pixels; `crop`: the share of the shorter side that the centred square covers;
-    `interpolation`: bilinear or bicubic.
+    `interpolation`: bilinear or bicubic; `crop_mode`, as timm calls it: center (a square of the picture), squash (the whole picture,
+    cropped alike in both directions and made square), border (the whole picture, with
+    the colour `border`, RGB, beside its longer side).
     """
 
     image_size: int
     crop: float
     interpolation: str
+    crop_mode: str = "center"
+    border: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,13 +155,21 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The centred square of a picture, resized: uint8 (image_size, image_size, 3), RGB.
 
-    Equals torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one resampling.
+    Equals torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one resampling. See
+    `Preprocessing` for other modes than center.
     """
-    side = min(image.size) * preprocessing.crop
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    size = (preprocessing.image_size, preprocessing.image_size)
     resample = Image.Resampling[preprocessing.interpolation.upper()]
-    return np.asarray(image.resize(size, resample, box=(left, top, left + side, top + side)))
+    size, shorter, longer = preprocessing.image_size, min(image.size), max(image.size)
+    if preprocessing.crop_mode == "border":
+        scale = size / preprocessing.crop / longer
+        whole = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+        square = Image.new("RGB", (size, size), tuple(preprocessing.border or (0, 0, 0)))
+        square.paste(whole, ((size - whole.width) // 2, (size - whole.height) // 2))
+        return np.asarray(square)
+    whole_box = image.size if preprocessing.crop_mode == "squash" else (shorter, shorter)
+    width, height = (side * preprocessing.crop for side in whole_box)
+    left, top = (image.width - width) / 2, (image.height - height) / 2
+    return np.asarray(image.resize((size, size), resample, box=(left, top, left + width, top + height)))
 
 
 def read_square(source: bytes | Path, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:

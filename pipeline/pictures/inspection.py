@@ -1,6 +1,5 @@
 """Decode every picture once: whether it is broken, its size, and its duplicates."""
 
-import os
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ from scipy.fft import dctn
 from tqdm import tqdm
 
 from pipeline.core.files import sha256_of
+from pipeline.core.hardware import usable_cpus
 from pipeline.pictures.images import BrokenPicture, Traits, decode_with_traits
 
 _BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
@@ -105,7 +105,7 @@ def inspect(content: bytes) -> Inspection:
 def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspection]:
     """Inspect members of the archive in parallel, on all cores. At most 256 files or 256 MB are in memory at once."""
     inspected: dict[str, Inspection] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
+    with ThreadPoolExecutor(usable_cpus()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
         for batch in _batches(archive, names):
             inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
             bar.update(len(batch))

@@ -23,6 +23,7 @@ from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone
 from pipeline.networks.embedding import EmbedParams, resolve_image_size, takes_size, useful_size
 from pipeline.networks.weights import PACKAGED, write_backbone
+from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, square_batches
 from pipeline.search.probing import Probe, Sample, SampleRun, embed, probe, read_sample, settle_norms, train_on_sample, with_head
 from pipeline.tracking.connection import connect, mlflow_errors
@@ -178,7 +179,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     backbone, _ = load_backbone(folder, with_weights=not untrained)
     wanted = read_section("embed", EmbedParams).image_size
     size = resolve_image_size(wanted, facts, all_train, lambda side: takes_size(backbone, side))
-    preprocessing = Preprocessing(size, architecture["crop"], architecture["interpolation"])
+    preprocessing = Architecture(**architecture).preprocessing(size)
     train, val = (
         [*square_batches([_SPLITS / part[0].split / each.path for each in part], preprocessing, _BATCH_SIZE, recipe.threads, "advise")]
         for part in (sample.train, sample.val)

@@ -12,7 +12,8 @@ from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.networks.classifier import load_backbone
 from pipeline.networks.embedding import EmbedParams, embed, export_backbone, resolve_image_size, takes_size, useful_size
 from pipeline.networks.onnx_file import open_session, read_facts
-from pipeline.pictures.images import Preprocessing, square_batches
+from pipeline.networks.zoo import Architecture
+from pipeline.pictures.images import square_batches
 from pipeline.pictures.manifest import read_manifest
 
 _CHECKED = 8  # pictures on which the export is compared with torch
@@ -27,11 +28,12 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     facts = read_json(backbone / "backbone.json")
     table = read_manifest(manifest)
     image_size = resolve_image_size(params.image_size, facts, table.train, lambda side: takes_size(load_backbone(backbone)[0], side))
-    architecture = facts["architecture"]
-    preprocessing = Preprocessing(image_size, architecture["crop"], architecture["interpolation"])
+    architecture = Architecture(**facts["architecture"])
+    preprocessing = architecture.preprocessing(image_size)
     pictures = [*table.train, *table.val]
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
-    sample = next(square_batches(paths[:_CHECKED], preprocessing, _CHECKED, params.threads, "check"))
+    spread = [paths[index] for index in np.linspace(0, len(paths) - 1, min(_CHECKED, len(paths))).astype(int)]  # over all classes
+    sample = next(square_batches(spread, preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, image_size, sample, params.threads)
     features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
     print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
@@ -40,7 +42,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
         for path in onnx_path.parent.iterdir():  # the graph, and the tensors beside it if it is large
             shutil.copyfile(path, partial / path.name)
-        tiny = useful_size(table.train) < architecture["image_size"]
+        tiny = useful_size(table.train) < architecture.image_size
         size = read_facts(open_session(onnx_path, params.threads))["size"]
         write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny, "size": size})
 

@@ -98,7 +98,8 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     if unknown := sorted({picture.label for picture in pictures} - set(names)):
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
     paths = [test / picture.path for picture in pictures]
-    labels = np.array([names.index(picture.label) for picture in pictures])
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = np.array([numbers[picture.label] for picture in pictures])
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
     start = time.perf_counter()
     probs = predict(predictor, paths, params.threads)

@@ -60,6 +60,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
+        (partial / "model.safetensors").chmod(0o644)  # safetensors makes a file that only its owner reads
         write_facts(partial, graph, {**facts, **measured}, history)
     write_predictions(out_of_fold, pictures, probs, names)
 

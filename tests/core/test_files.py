@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from pipeline.core.files import (
     atomic_file,
     cache_dir,
     is_running,
+    process_space,
     project_root,
     read_json,
     read_table,
@@ -96,7 +98,7 @@ def test_a_folder_does_not_keep_what_a_killed_process_left(tmp_path):
 
 
 def test_a_file_does_not_keep_what_a_killed_process_of_the_same_number_left(tmp_path):
-    (tmp_path / f".a.txt.{os.getpid()}.partial").touch()
+    (tmp_path / f".a.txt.{process_space()}-{os.getpid()}.partial").touch()
     with pytest.raises(FileNotFoundError), atomic_file(tmp_path / "a.txt"):
         pass
     assert names_below(tmp_path) == []
@@ -150,18 +152,18 @@ def gone():
     return process.pid
 
 
-@pytest.mark.parametrize("name", [".d.{}.partial", ".d.{}.old.partial", ".d.{}.partial-journal"])
+@pytest.mark.parametrize("name", [f".d.{process_space()}-{{}}{end}" for end in (".partial", ".old.partial", ".partial-journal")])
 @pytest.mark.parametrize("write", [atomic_file, atomic_dir])
 def test_what_killed_processes_left_vanishes_when_the_same_is_written_again(tmp_path, gone, write, name):
     (tmp_path / name.format(gone)).mkdir()
     (tmp_path / name.format(gone) / "stale").touch()
     with write(tmp_path / "d"):
         assert [left for left in names_below(tmp_path) if str(gone) in left] == []
-        (tmp_path / f".d.{os.getpid()}.partial").touch()
+        (tmp_path / f".d.{process_space()}-{os.getpid()}.partial").touch()
 
 
 def test_a_killed_processs_file_vanishes_too(tmp_path, gone):
-    (tmp_path / f".d.{gone}.partial").touch()
+    (tmp_path / f".d.{process_space()}-{gone}.partial").touch()
     with atomic_dir(tmp_path / "d"):
         pass
     assert names_below(tmp_path) == ["d"]
@@ -169,19 +171,32 @@ def test_a_killed_processs_file_vanishes_too(tmp_path, gone):
 
 @pytest.mark.parametrize("write", [atomic_file, atomic_dir])
 def test_what_a_living_process_writes_is_left_alone(tmp_path, write):
-    other = f".d.{os.getppid()}.partial"
+    other = f".d.{process_space()}-{os.getppid()}.partial"
     (tmp_path / other).touch()
     with write(tmp_path / "d"):
-        (tmp_path / f".d.{os.getpid()}.partial").touch()
+        (tmp_path / f".d.{process_space()}-{os.getpid()}.partial").touch()
     assert names_below(tmp_path) == [other, "d"]
 
 
-@pytest.mark.parametrize("name", [".e.{}.partial", ".d.txt.{}.partial", ".d.1.{}.partial", "d.{}.partial", ".d.partial", ".dx{}.partial"])
+@pytest.mark.parametrize(
+    "name", [*(f"{start}{process_space()}-{{}}.partial" for start in (".e.", ".d.txt.", ".d.1.", "d.", ".dx")), ".d.partial"]
+)
 def test_temporary_files_of_other_paths_are_left_alone(tmp_path, gone, name):
     (tmp_path / name.format(gone)).touch()
     with atomic_file(tmp_path / "d") as partial:
         partial.touch()
     assert names_below(tmp_path) == sorted(["d", name.format(gone)])
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_dir])
+def test_what_another_machine_or_container_writes_is_left_alone_for_a_day(tmp_path, gone, write):
+    young, old = (tmp_path / f".d.{space}-{gone}.partial" for space in ("0123abcd", "4567cdef"))
+    for path in (young, old):
+        path.touch()
+    os.utime(old, (time.time() - 25 * 3600,) * 2)
+    with write(tmp_path / "d"):
+        (tmp_path / f".d.{process_space()}-{os.getpid()}.partial").touch()
+    assert names_below(tmp_path) == [young.name, "d"]
 
 
 def test_this_process_is_running():

@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from timm.data import create_transform
+from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
 from pipeline.pictures.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
@@ -409,6 +411,19 @@ def test_a_crop_of_a_half_leaves_the_middle_half():
     image = Image.new("RGB", (8, 8), RED)
     image.paste(BLUE, (2, 2, 6, 6))
     assert to_square(image, Preprocessing(4, 0.5, "bicubic")).tolist() == [[list(BLUE)] * 4] * 4
+
+
+@pytest.mark.parametrize("size", [(90, 60), (50, 80), (64, 64)])
+@pytest.mark.parametrize(("crop_mode", "crop"), [("squash", 1.0), ("squash", 0.875), ("border", 1.0), ("border", 0.875)])
+def test_the_whole_picture_enters_as_timm_has_it(size, crop_mode, crop):
+    # A smooth picture: timm resizes first and cuts then, which moves a pixel by half of one at most.
+    across, down = np.meshgrid(np.linspace(0, 200, size[0]), np.linspace(0, 200, size[1]))
+    image = Image.fromarray(np.stack([across, down, (across + down) / 2], axis=2).astype(np.uint8))
+    transform = create_transform((3, 32, 32), crop_pct=crop, crop_mode=crop_mode, interpolation="bicubic", mean=(0.5,) * 3)
+    wanted = np.asarray(transforms.Compose(transform.transforms[:2])(image), dtype=int)
+    found = to_square(image, Preprocessing(32, crop, "bicubic", crop_mode, [128] * 3 if crop_mode == "border" else None)).astype(int)
+    assert np.median(np.abs(found - wanted)) <= 3
+    assert np.abs(found - wanted).max() <= (12 if crop_mode == "squash" else 130)  # 130: a border that begins a pixel later
 
 
 def square_of_torchvision(image, size, crop, interpolation):

@@ -109,7 +109,8 @@ def write_backbone(folder, weights=b"weights"):
     """A backbone folder, whose network a test puts in its place."""
     folder.mkdir(exist_ok=True)
     (folder / "weights.safetensors").write_bytes(weights)
-    architecture = {"image_size": 224, "fixed_size": False, "crop": 1.0, "interpolation": "bicubic"}
+    own = {"name": "own", "library": "timm", "image_size": 224, "fixed_size": False}
+    architecture = {**own, "mean": [0.5] * 3, "std": [0.5] * 3, "crop": 1.0, "interpolation": "bicubic"}
     facts = {"architecture": architecture, "feature_map": {"layer": "0", "channel_axis": 1}, "num_features": 4}
     (folder / "backbone.json").write_text(json.dumps(facts))
     return folder
@@ -209,7 +210,7 @@ def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):
 
 def test_the_size_that_was_resolved_is_written_down(embedded):
     assert json.loads((embedded.folder / "embedding.json").read_text()) == {
-        "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic"},
+        "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic", "crop_mode": "center", "border": None},
         "tiny": True,
         "size": {"parameters": 4 * 3 * 9 + 4, "gmacs": 0.0004152},  # multiply-adds: 62 x 62 places, 4 x 27 weights each
     }
