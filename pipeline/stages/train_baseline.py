@@ -5,16 +5,20 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from scipy.special import softmax
 
 from pipeline.core import stage
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, read_json
 from pipeline.evaluation.scores import write_predictions
 from pipeline.networks.artifact import append_head, describe_model, write_facts
-from pipeline.networks.onnx_file import read_onnx
+from pipeline.networks.onnx_file import open_session, read_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.head import Head, HeadParams, deal_folds, fit_baseline, read_examples
 from pipeline.training.temperature import fit_temperature, halves
+
+_CHECKED, _TOLERANCE = 8, 1e-4  # pictures of noise; of a probability
 
 
 class Params(HeadParams):
@@ -33,6 +37,15 @@ def size_with_head(backbone: Mapping[str, float], head: Head) -> dict[str, float
     """Parameters and multiply-adds (GMACs) of a backbone and its head."""
     parameters = int(backbone["parameters"]) + head.weight.size + head.bias.size
     return {"parameters": parameters, "gmacs": float(f"{backbone['gmacs'] + head.weight.size / 1e9:.4g}")}
+
+
+def check_head(model: Path, backbone: Path, head: Head, temperature: float, image_size: int, threads: int) -> None:
+    """Raise PipelineError if the probabilities of model.onnx differ from those of the head on the backbone's features."""
+    pixels = np.random.default_rng(0).integers(0, 256, (_CHECKED, image_size, image_size, 3), dtype=np.uint8)
+    features, probs = (open_session(path, threads).run(None, {"pixels": pixels})[0] for path in (backbone, model))
+    difference = np.abs(probs - softmax(head.logits(features) / temperature, axis=1)).max()
+    if not difference < _TOLERANCE:  # also if it is NaN
+        raise PipelineError(f"the baseline's model.onnx: differs from its head by {difference:.1e}; report this with the backbone's name")
 
 
 def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model: Path, out_of_fold: Path) -> None:
@@ -62,6 +75,8 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
         (partial / "model.safetensors").chmod(0o644)  # safetensors makes a file that only its owner reads
         write_facts(partial, graph, {**facts, **measured}, history)
+        onnx_paths = partial / "model.onnx", embeddings / "backbone.onnx"
+        check_head(*onnx_paths, head, temperature, preprocessing.image_size, params.threads)
     write_predictions(out_of_fold, pictures, probs, names)
 
 

@@ -16,7 +16,8 @@ from pipeline.networks.artifact import verify_model
 from pipeline.networks.onnx_file import write_onnx
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.serving.predictor import Predictor
-from pipeline.stages.train_baseline import Params, run, with_head
+from pipeline.stages.train_baseline import Params, check_head, run, with_head
+from pipeline.training.head import Head
 from pipeline.training.temperature import fit_temperature
 
 
@@ -136,3 +137,10 @@ def test_a_penalty_must_be_above_zero(penalty, tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\ntrain_baseline: {{l2_grid: [0.1, {penalty}]}}\n")
     with pytest.raises(PipelineError, match=rf"train_baseline\.l2_grid\.1: {penalty} "):
         read_section("train_baseline", Params)
+
+
+def test_a_graph_that_differs_from_its_head_is_refused(trained):
+    tensors = load_file(trained.folder / "model.safetensors")
+    head = Head(tensors["head.weight"] * 1.5, tensors["head.bias"])
+    with pytest.raises(PipelineError, match=r"^the baseline's model\.onnx: differs from its head by \d"):
+        check_head(trained.folder / "model.onnx", trained.folder.parent / "embeddings" / "backbone.onnx", head, 1.0, 4, 1)
