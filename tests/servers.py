@@ -97,6 +97,9 @@ def offer(body, stop=None, etag='"1"', after=lambda handler: None, **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()} | ({"ETag": etag} if etag else {})
 
     def answer(handler):
+        if {handler.headers["If-None-Match"], handler.headers["If-Modified-Since"]} & set(headers.values()):
+            send(handler, 304, headers, b"")
+            return
         first = int(handler.headers["Range"][len("bytes=") : -1]) if handler.headers["If-Range"] in headers.values() else 0
         part = {"Content-Range": f"bytes {first}-{len(body) - 1}/{len(body)}"} if first else {}
         length = {"Content-Length": str(len(body) - first)}

@@ -97,12 +97,16 @@ class Pin:
         return Refused(self.fault.format(found=found, digits=self.digits), self.cure)
 
 
+class Unchanged(Exception):  # noqa: N818 - no error: what is stored is what the server has
+    """The server has the file that was seen before."""
+
+
 def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = None, mirrors: tuple[str, ...] = ()) -> Path:
     """Download a URL, or the first of its mirrors that provides what is pinned, into the store. Returns the path there.
 
     `key`: a sha256 or an alias. A stored file with this key is returned without a download; a downloaded file gets it as
-    its alias. None: download anew. An interrupted download is resumed, also by a later process. Raises PipelineError,
-    and OSError if the disk is full.
+    its alias. None: ask the server, and download anew what has changed there. An interrupted download is resumed, also by a
+    later process. Raises PipelineError, and OSError if the disk is full.
     """
     faults = []
     for address in (url, *mirrors):
@@ -110,7 +114,7 @@ def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = No
             if key is not None and (kept := store.stored(key)) and _fits(pin, bound(store.checksum, kept)):
                 return kept
             try:
-                path = _fetch_from(address, bounds, pin)
+                path = _fetch_from(address, bounds, pin, asks=key is None)
             except Refused as fault:
                 faults.append((address, fault))
                 continue
@@ -163,12 +167,18 @@ def _alone(url: str) -> Iterator[None]:
         lock.release()
 
 
-def _fetch_from(url: str, bounds: Bounds, pin: Pin | None) -> Path:
+def _fetch_from(url: str, bounds: Bounds, pin: Pin | None, asks: bool) -> Path:
+    """Download a URL into the store. `asks`: whether to ask the server first if its file is still the one that was seen before."""
     if not re.match("https?:", url, re.IGNORECASE):
         raise Refused("is not an http or https address")
-    deadline = time.monotonic() + bounds.hours * 3600
+    deadline, seen = time.monotonic() + bounds.hours * 3600, store.seen(url) if asks else None
     with Session() as session, Partial(url) as partial:
-        _persist(session, url, partial, bounds, deadline)
+        if seen and _fits(pin, bound(store.checksum, seen[1])):
+            partial.known = seen[0]
+        try:
+            _persist(session, url, partial, bounds, deadline)
+        except Unchanged:
+            return seen[1]  # type: ignore[index] # only what was seen can be unchanged
         if partial.resumed and not _fits(pin, partial.checksum):
             partial.restart("")  # the bytes of the earlier process may be wrong
             _persist(session, url, partial, bounds, deadline)
@@ -176,7 +186,10 @@ def _fetch_from(url: str, bounds: Bounds, pin: Pin | None) -> Path:
             refusal = pin.refusal(partial.checksum(pin.algorithm))
             partial.discard()
             raise refusal
-        return partial.keep()
+        validator, path = partial.validator, partial.keep()
+        if asks and validator:
+            store.remember(url, validator, path)
+        return path
 
 
 def _fits(pin: Pin | None, checksum: Callable[[str], str]) -> bool:
@@ -214,6 +227,8 @@ def _request(session: Session, url: str, partial: Partial, seconds: float) -> re
     headers = {"Accept-Encoding": "identity"}
     if partial.size:
         headers |= {"Range": f"bytes={partial.size}-", "If-Range": partial.validator}
+    elif partial.known:
+        headers["If-None-Match" if partial.known.startswith('"') else "If-Modified-Since"] = partial.known
     timeout = (min(_CONNECT_SECONDS, seconds), min(_STALL_SECONDS, seconds))
     for _ in range(_MOST_REDIRECTS + 1):
         try:
@@ -251,6 +266,8 @@ def _redirected(response: requests.Response) -> str:
 def _prepare(response: requests.Response, partial: Partial) -> int | None:
     """Make the partial ready for the body of this response. Returns the length of the complete file, if it is known."""
     status = response.status_code
+    if status == 304 and partial.known and not partial.size:
+        raise Unchanged
     if status == 416 and partial.size:
         partial.restart("")
         raise Interrupted("HTTP 416")

@@ -49,6 +49,24 @@ def forget(digest: str) -> None:
     (_store() / f"{digest}.alias").unlink(missing_ok=True)
 
 
+def seen(url: str) -> tuple[str, Path] | None:
+    """What a URL last provided, see `remember`, if the stored file is still there and intact."""
+    try:
+        note = read_json(_seen_note(url))
+        validator, sha256 = note["validator"], note["sha256"]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # missing, or not written by this module
+        return None
+    if not is_validator(validator) or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        return None
+    path = stored(sha256)
+    return (validator, path) if path else None
+
+
+def remember(url: str, validator: str, path: Path) -> None:
+    """Let `seen(url)` return a validator and a stored file."""
+    write_json(_seen_note(url), {"validator": validator, "sha256": path.name})
+
+
 def is_validator(text: object) -> bool:
     """Whether this is a strong ETag or an HTTP date, short and safe to send."""
     return isinstance(text, str) and _VALIDATOR.fullmatch(text) is not None
@@ -59,8 +77,10 @@ class Partial:
 
     Both are files in the store, so that a later process can resume. They are deleted once the download is kept, and on
     exit if there is no validator. `size`: bytes so far; `validator`: "" if there is none; `resumed`: whether the bytes
-    come from more than one response.
+    come from more than one response. `known`: the validator of a complete file that is stored already, "" if there is none.
     """
+
+    known = ""
 
     def __init__(self, url: str) -> None:
         name = sha256_of(url.encode())
@@ -118,6 +138,10 @@ class Partial:
         path = keep(self._path, self.sha256)
         self.discard()
         return path
+
+
+def _seen_note(url: str) -> Path:
+    return _store() / f"{sha256_of(url.encode())}.seen.json"
 
 
 def _read_validator(note: Path) -> str:

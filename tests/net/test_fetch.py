@@ -108,6 +108,28 @@ def test_without_a_key_it_is_fetched_anew(root, server):
     assert [fetch(f"{server.url}/a", HOUR).name for _ in range(2)] == [ABC, ABD]
 
 
+@pytest.mark.parametrize("validator", [{"etag": '"7"'}, {"etag": None, "Last_Modified": "Thu, 26 Nov 2026 10:00:00 GMT"}])
+def test_without_a_key_what_did_not_change_is_not_sent_again(root, server, validator):
+    server.answers["/a"] = [offer(b"abc", **validator), offer(b"abc", after=pytest.fail, **validator), offer(b"abd", etag='"8"')]
+    assert [fetch(f"{server.url}/a", HOUR).name for _ in range(3)] == [ABC, ABC, ABD]
+
+
+def test_a_file_that_is_no_more_in_the_store_is_sent_again(root, server):
+    server.answers["/a"] = [offer(b"abc")]
+    fetch(f"{server.url}/a", HOUR).write_bytes(b"damaged")
+    assert fetch(f"{server.url}/a", HOUR).read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("note", ["[]", '{"validator": "a\\r\\nb", "sha256": "' + ABC + '"}', '{"validator": "\\"1\\"", "sha256": "../a"}'])
+def test_a_note_that_this_project_did_not_write_is_not_sent(root, server, note):
+    server.answers["/a"] = [offer(b"abc")]
+    fetch(f"{server.url}/a", HOUR)
+    (path,) = (root / ".cache/store").glob("*.seen.json")
+    path.write_text(note)
+    fetch(f"{server.url}/a", HOUR)
+    assert {headers["If-None-Match"] for headers in server.headers} == {None}
+
+
 def test_an_alias_to_another_file_than_the_pinned_one_is_not_followed(root, server):
     server.answers["/a"] = [offer(b"abd"), offer(b"abc")]
     fetch(f"{server.url}/a", HOUR, NAMED)
