@@ -136,8 +136,15 @@ def _log_model(run_id: str, model_dir: Path, facts: Mapping[str, Any]) -> None:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import Array
 
-    probabilities = ColSpec(Array(DataType.double), "probabilities")
-    answer = Schema([ColSpec(DataType.string, "predicted"), ColSpec(DataType.double, "probability"), probabilities])
+    text, number = DataType.string, DataType.double
+    answer = Schema(
+        [
+            ColSpec(text, "predicted", required=False),
+            ColSpec(number, "probability", required=False),
+            ColSpec(Array(number), "probabilities", required=False),
+            ColSpec(text, "fault", required=False),
+        ]
+    )
     signature = ModelSignature(Schema([ColSpec(DataType.binary, "picture")]), answer)
     root, graph = Path(__file__).parent.parent.parent, model_dir / "model.onnx"
     mlflow.set_tracking_uri(tracking_uri())
