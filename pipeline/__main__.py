@@ -69,10 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
     parsed = make_parser().parse_args(arguments)
-    from pipeline.core.files import project_root
+    from pipeline.core.files import keep_caches_here, project_root
 
     try:
         os.chdir(project_root())
+        keep_caches_here()
         parsed.run(parsed)
         sys.stdout.flush()
         return

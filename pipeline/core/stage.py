@@ -14,7 +14,7 @@ from typing import NoReturn
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import is_running, sha256_of_json
+from pipeline.core.files import is_running, keep_caches_here, sha256_of_json
 from pipeline.core.params import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -29,6 +29,7 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
     line on stderr and exit code 1. If another process is writing the last path, the stage waits.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop make training several times slower
+    keep_caches_here()
     arguments = sys.argv[1:]
     if section.endswith(".*"):
         section = section.removesuffix("*") + arguments.pop(0)

@@ -43,10 +43,15 @@ def uses_server() -> bool:
     return not tracking_uri().startswith("sqlite:")
 
 
-def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
-    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
+def _set_environment() -> None:
+    """Set our defaults of MLflow's variables. It reads some of them when it is imported, so this comes before."""
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+
+
+def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
+    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
+    _set_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -100,6 +105,7 @@ def error_line(error: BaseException) -> str:
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
     """Raise the errors of MLflow, its server and its database as a PipelineError."""
+    _set_environment()
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
