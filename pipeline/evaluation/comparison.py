@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-
-BASELINE = "baseline"
+from pipeline.core.params import BASELINE
 
 
 def compare(first: Sequence[Mapping[str, str]], second: Sequence[Mapping[str, str]], confidence: float, seed: int) -> dict[str, float]:

@@ -15,9 +15,8 @@ from pipeline.core.dvc import mend, run_dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_json
 from pipeline.core.hardware import key_here
-from pipeline.core.params import parse_yaml, read_params, spell
+from pipeline.core.params import BASELINE, parse_yaml, read_params, spell
 from pipeline.core.stage import code_digest
-from pipeline.evaluation.comparison import BASELINE
 
 FIGURES = ("top1_accuracy", "balanced_accuracy", "log_loss", "ece")
 Scores = Mapping[str, Mapping[str, Any]]  # by model: its figures, with `x_low` and `x_high` if they have an interval

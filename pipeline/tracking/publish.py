@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import model_names
+from pipeline.core.params import BASELINE, model_names
 from pipeline.core.stage import import_closure
-from pipeline.evaluation.comparison import BASELINE
 from pipeline.networks.artifact import identity
 from pipeline.networks.onnx_file import data_path
 from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
