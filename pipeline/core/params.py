@@ -24,7 +24,7 @@ SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe"
 _OWN_NAMES = (BASELINE, "backbone", "comparison")  # of folders in models/ and files in metrics/
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also the name of a folder, of a stage and of a key of params.yaml
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # readers of YAML 1.1 do not take them for text
-_LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
 class Section(BaseModel):
@@ -74,8 +74,8 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     _check_models(params.get("models") or {}, path)
     split = params.get("split")
     for name, seed in (("seed", params.get("seed")), ("split.seed", split.get("seed") if isinstance(split, dict) else None)):
-        if isinstance(seed, int) and seed > _LARGEST_SEED:
-            raise PipelineError(f"{path}: {name}: {seed} is above {_LARGEST_SEED}; choose a smaller one")
+        if isinstance(seed, int) and seed > LARGEST_SEED:
+            raise PipelineError(f"{path}: {name}: {seed} is above {LARGEST_SEED}; choose a smaller one")
     return params
 
 

@@ -317,7 +317,7 @@ STRANGE = [
 ]
 
 
-@pytest.mark.parametrize("name", STRANGE)
+@pytest.mark.parametrize("name", [*STRANGE, "a" * 65])
 def test_a_name_of_an_entry_that_is_no_plain_word_is_refused_with_the_cure(tmp_path, name):
     (tmp_path / "params.yaml").write_text(f"models:\n  {name}: {{regime: frozen}}\n")
     with pytest.raises(PipelineError, match=r"^params\.yaml: models: .* cannot be a name; use letters, .* with a letter$"):
