@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export OMP_WAIT_POLICY := passive
+export SHELL  # make's, /bin/sh: DVC runs the stages in it, and a service's own may refuse
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # A torch that this Python has already is used instead of a second one; that of an activated environment does not count.

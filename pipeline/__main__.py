@@ -32,7 +32,7 @@ _GROUPS = {
                  lambda _: print(json.dumps(upkeep.retrain()))),
         _command("publish", "log the evaluated models to MLflow, if they are not there yet",
                  lambda _: print("\n".join(upkeep.publish_all()) or "MLflow is up to date")),
-        _command("mend", "repair files that a killed dvc left half-written", upkeep.print_repairs),
+        upkeep.add_mend,
         _command("deps", "rewrite the lists of files in dvc.yaml that `embed` and `train` import", upkeep.print_deps),
         upkeep.add_ui,
     ),
@@ -69,10 +69,14 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the arguments and run the command in the project's root. A PipelineError becomes one line and exit code 1."""
     parsed = make_parser().parse_args(arguments)
-    from pipeline.core.files import project_root
+    from pipeline.core.files import keep_caches_here, project_root
+    from pipeline.core.params import PARAMS, read_params
 
     try:
         os.chdir(project_root())
+        keep_caches_here()
+        if PARAMS.is_file():
+            read_params()  # before DVC reads it, whose messages about a name of an entry are a puzzle
         parsed.run(parsed)
         sys.stdout.flush()
         return

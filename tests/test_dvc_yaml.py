@@ -118,6 +118,11 @@ def test_every_entry_of_models_is_trained_evaluated_and_reported():
     assert found == [*data, "models", "results"]  # whole folders: whatever lies below
 
 
+def test_a_name_of_an_entry_reaches_the_shell_quoted():
+    """DVC quotes the values of a mapping, and no other."""
+    assert [stage["cmd"] for stage in ALL_STAGES.values() if re.search(r"\$\{(?!item\})", stage["cmd"])] == []
+
+
 def test_the_baseline_is_evaluated_as_every_other_model():
     assert ALL_STAGES["evaluate_baseline"] == {**STAGES["evaluate"], "matrix": {"model": ["baseline"]}}
 

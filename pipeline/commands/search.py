@@ -297,7 +297,7 @@ def seeds(parsed: argparse.Namespace) -> None:
 
 def show_seeds(facts: Mapping[str, Any]) -> str:
     """The table of all models and figures, and its conclusions in sentences."""
-    from pipeline.evaluation.comparison import BASELINE
+    from pipeline.core.params import BASELINE
     from pipeline.search.seeds import noise, seeds_verdict
 
     rows = [["model", "figure", "mean ± std", *(f"seed {seed}" for seed in facts["seeds"]), "one run"]]

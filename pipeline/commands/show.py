@@ -91,10 +91,13 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
 
 
 def verify_all() -> list[str]:
-    """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not."""
+    """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not, or for a stray."""
     from pipeline.core.files import read_json
-    from pipeline.networks.artifact import verify_model
+    from pipeline.networks.artifact import stray_folders, verify_model
 
+    if strays := stray_folders(Path("models")):
+        names = ", ".join(map(str, strays))
+        raise PipelineError(f"{names}: no entry of `models` in params.yaml; add it, or run `pipeline mend --strays` to remove it")
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
     if not folders:
         raise PipelineError("models: contains no model; run `dvc repro`")

@@ -55,11 +55,47 @@ def refresh() -> tuple[str | None, str]:
     return before, after
 
 
+def add_mend(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("mend", help="repair files that a killed dvc left half-written")
+    parser.add_argument(
+        "--strays", action="store_true", help="also remove models, results and metrics of names that have left `models` in params.yaml"
+    )
+    parser.set_defaults(run=print_repairs)
+
+
 def print_repairs(parsed: argparse.Namespace) -> None:
     """Repair DVC's files and print one line per repair; nothing if there is none."""
     from pipeline.core.dvc import mend
 
-    print("".join(f"{line}\n" for line in mend()), end="")
+    lines = [*mend(), *(remove_strays() if parsed.strays else [])]
+    print("".join(f"{line}\n" for line in lines), end="")
+
+
+def remove_strays() -> list[str]:
+    """Remove what the stages wrote for entries that have left `models`, and nothing else. Returns one line per file or folder."""
+    import shutil
+
+    from pipeline.core.params import BASELINE, model_names
+
+    found = [*Path("models").glob("*/model.json"), *Path("results").glob("*/scores.json"), *Path("metrics").glob("*.json")]
+    places = {path if path.parent == Path("metrics") else path.parent: path for path in found}
+    known = (BASELINE, *model_names(), "comparison")
+    strays = sorted(place for place, path in places.items() if place.stem not in known and _is_of_model(path, place.stem))
+    for place in strays:
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    return [f"{place}: has no entry of `models` in params.yaml; removed. DVC's cache or git keeps it" for place in strays]
+
+
+def _is_of_model(path: Path, name: str) -> bool:
+    """Whether a stage wrote this JSON file for the model of that name."""
+    from pipeline.core.files import read_json
+
+    try:
+        content = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and (content.get("model") == name or list(content) == [name])
 
 
 def publish_all() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_file
+from pipeline.core.files import atomic_file, sha256_of
 from pipeline.core.params import parse_yaml
 from pipeline.core.stage import import_closure
 
@@ -38,33 +38,80 @@ def rewrite_deps(path: Path = Path("dvc.yaml")) -> bool:
 
 
 def run_dvc(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """Run DVC with this Python first on the path, so that its stages use it, too. Options are those of subprocess.run."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """Run DVC with this Python first on the path, so that its stages use it, too. Options are those of subprocess.run.
+
+    A service may have no PATH, and a shell that refuses to run commands.
+    """
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = {**os.environ, "PATH": path, "SHELL": "/bin/sh"}
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, text=True, check=False, **options)
 
 
 def mend() -> list[str]:
-    """Repair what a killed DVC left half-written: delete its list of running commands, restore dvc.lock from git.
+    """Repair what a killed DVC left half-written: delete its list of running commands, restore dvc.lock from git. Keep a copy of both.
 
-    Returns one line per repair. Raises PipelineError if dvc.lock contains a merge conflict, which only a person can resolve.
+    A file that parses is not judged. Outside of a git repository DVC is told to work without one, until there is one. Returns one line
+    per repair. Raises PipelineError if dvc.lock contains a merge conflict, which only a person can resolve.
     """
-    lines = []
+    lines = _follow_git()
     running, lock = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
     if _is_torn(running, json.loads):
+        copy = _keep_copy(running)
         running.unlink()
-        lines.append(f"{running}: was half-written; removed")
-    if lock.is_file() and "<<<<<<<" in lock.read_text(encoding="utf-8", errors="replace"):
+        lines.append(f"{running}: was half-written; removed, a copy is {copy}")
+    if not _is_torn(lock, _expect_mapping):
+        return lines
+    if re.search(r"^<<<<<<< ", lock.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
         raise PipelineError(f"{lock}: contains a merge conflict; resolve it, or take one side whole, then run `dvc repro`")
-    if _is_torn(lock, _expect_stages):
-        committed = subprocess.run(["git", "show", f"HEAD:./{lock}"], capture_output=True, check=False)
-        if committed.returncode == 0:
-            with atomic_file(lock) as partial:
-                partial.write_bytes(committed.stdout)
-            lines.append(f"{lock}: was half-written; restored from git. DVC's cache has the results of later runs")
-        else:
-            lock.unlink()
-            lines.append(f"{lock}: was half-written and is not in git; removed, all stages will run again")
+    copy = _keep_copy(lock)
+    if (committed := _committed(lock)) is not None:
+        with atomic_file(lock) as partial:
+            partial.write_text(committed, encoding="utf-8")
+        lines.append(f"{lock}: was half-written; restored from git, a copy is {copy}. DVC's cache has the results of later runs")
+    else:
+        lock.unlink()
+        lines.append(f"{lock}: was half-written and is not in git; removed, a copy is {copy}. All stages will run again")
     return lines
+
+
+def _follow_git() -> list[str]:
+    """Let DVC work without git in a source archive (`core.no_scm`), and with it again once there is a repository."""
+    if not Path(".dvc/config").is_file():
+        return []
+    here, note = Path.cwd(), Path(".dvc/tmp/no_scm")  # the note says that the setting is ours
+    has_git = any((folder / ".git").exists() for folder in (here, *here.parents))
+    if has_git == note.is_file():
+        change = ("--unset", "core.no_scm") if has_git else ("core.no_scm", "true")
+        if run_dvc("config", "--local", *change, stdout=subprocess.DEVNULL).returncode:
+            raise PipelineError(f".dvc/config.local: cannot set core.no_scm; run `dvc config --local {' '.join(change)}`")
+        if has_git:
+            note.unlink()
+            return [".dvc/config.local: there is a git repository now; DVC uses it"]
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+        return [".dvc/config.local: there is no git repository; DVC works without one"]
+    return []
+
+
+def _committed(path: Path) -> str | None:
+    """The last committed content of a file, if that is whole."""
+    try:
+        shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True, encoding="utf-8", check=False)
+        if shown.returncode == 0:
+            _expect_mapping(shown.stdout)
+            return shown.stdout
+    except (FileNotFoundError, ValueError):  # no git, or what was committed is torn
+        pass
+    return None
+
+
+def _keep_copy(path: Path) -> Path:
+    """Copy a file that will be replaced into `.cache/`, and return the copy."""
+    content = path.read_bytes()
+    copy = Path(".cache/mended") / f"{path.name}.{sha256_of(content)[:8]}"
+    with atomic_file(copy) as partial:
+        partial.write_bytes(content)
+    return copy
 
 
 def _is_torn(path: Path, parse: Callable[[str], object]) -> bool:
@@ -74,15 +121,14 @@ def _is_torn(path: Path, parse: Callable[[str], object]) -> bool:
             parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return False
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except ValueError:
             time.sleep(wait)
         else:
             return False
     return True
 
 
-def _expect_stages(text: str) -> None:
-    """Raise if a dvc.lock lacks a key that every entry has."""
-    for stage in parse_yaml(text)["stages"].values():
-        stage["cmd"]
-        [entry["md5"] for entry in (*stage.get("deps", ()), *stage.get("outs", ()))]
+def _expect_mapping(text: str) -> None:
+    """Raise ValueError if a text is not YAML, or not a set of keys."""
+    if not isinstance(parse_yaml(text), dict):
+        raise ValueError("is not a set of keys")  # noqa: TRY004 - like a text that does not parse

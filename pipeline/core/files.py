@@ -39,6 +39,11 @@ def cache_dir(room: str) -> Path:
     return project_root() / ".cache" / room
 
 
+def keep_caches_here() -> None:
+    """Let matplotlib keep its list of fonts in the project, in place of the user's home. A folder that the user names wins."""
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir("matplotlib").resolve()))
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`. It is renamed to `path` if the block succeeds and removed if it raises.

@@ -18,7 +18,13 @@ from pipeline.core.files import atomic_file
 
 PARAMS = Path("params.yaml")
 SHARED = ("seed", "threads")
+BASELINE = "baseline"  # the model that is always there; every entry of `models` is compared with it
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
+
+_OWN_NAMES = (BASELINE, "backbone", "comparison")  # of folders in models/ and files in metrics/
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also the name of a folder, of a stage and of a key of params.yaml
+_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # readers of YAML 1.1 do not take them for text
+LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
 class Section(BaseModel):
@@ -65,7 +71,27 @@ def read_params(path: Path = PARAMS) -> dict[str, Any]:
     for key in params:
         if key not in SHARED + SECTIONS:
             raise PipelineError(f"{path}: {key}: unknown key{nearest(str(key), SHARED + SECTIONS)}")
+    _check_models(params.get("models") or {}, path)
+    split = params.get("split")
+    for name, seed in (("seed", params.get("seed")), ("split.seed", split.get("seed") if isinstance(split, dict) else None)):
+        if isinstance(seed, int) and seed > LARGEST_SEED:
+            raise PipelineError(f"{path}: {name}: {seed} is above {LARGEST_SEED}; choose a smaller one")
     return params
+
+
+def _check_models(models: Any, path: Path) -> None:
+    """Raise PipelineError if the name of an entry of `models` cannot be that of a folder, a stage and a key everywhere."""
+    if not isinstance(models, dict):
+        raise PipelineError(f"{path}: models: {models!r} is not a set of keys")
+    by_lower_case: dict[str, str] = {}
+    for name in models:
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or name.lower() in _YAML_WORDS:
+            raise PipelineError(f"{path}: models: {name!r} cannot be a name; use letters, digits, _ and -, beginning with a letter")
+        if name.lower() in _OWN_NAMES:
+            raise PipelineError(f"{path}: models.{name}: the pipeline uses this name itself; choose another")
+        if other := by_lower_case.get(name.lower()):
+            raise PipelineError(f"{path}: models.{name}: differs from {other} in case alone, and many disks ignore that; choose another")
+        by_lower_case[name.lower()] = name
 
 
 def model_names(path: Path = PARAMS) -> list[str]:

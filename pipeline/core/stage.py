@@ -14,7 +14,7 @@ from typing import NoReturn
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import is_running, sha256_of_json
+from pipeline.core.files import is_running, keep_caches_here, sha256_of_json
 from pipeline.core.params import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -25,14 +25,20 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main(section: str, section_class: type[SectionType], run: Callable[..., None]) -> None:
     """Run a stage with its params from params.yaml and its paths from the command line, inputs first.
 
-    If the section ends in `.*`, the first argument is its last key. A PipelineError or a full disk becomes one
-    line on stderr and exit code 1. If another process is writing the last path, the stage waits.
+    With `--model NAME` in front, `{model}` in a path is that name: dvc.yaml hands the name over as one quoted argument. If the section
+    ends in `.*`, the name, or else the first argument, is its last key. A PipelineError or a full disk becomes one line on stderr and
+    exit code 1. If another process is writing the last path, the stage waits.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop make training several times slower
-    arguments = sys.argv[1:]
+    keep_caches_here()
+    arguments, model = sys.argv[1:], "{model}"
+    if arguments[0] == "--model":
+        _, model, *arguments = arguments
+    elif section.endswith(".*"):
+        model, *arguments = arguments
     if section.endswith(".*"):
-        section = section.removesuffix("*") + arguments.pop(0)
-    paths = [Path(argument) for argument in arguments]
+        section = section.removesuffix("*") + model
+    paths = [Path(argument.replace("{model}", model)) for argument in arguments]
     try:
         params = read_section(section, section_class)
         with _orderly_end(), _lock(paths[-1]):

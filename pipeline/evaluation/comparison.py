@@ -5,8 +5,8 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.params import BASELINE
 
-BASELINE = "baseline"
 Rows = Sequence[Mapping[str, str]]  # of predictions.csv
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.core.params import Section, read_params
+from pipeline.core.params import BASELINE, PARAMS, Section, read_params
 from pipeline.core.stage import code_digest
 from pipeline.pictures.images import Preprocessing
 
@@ -134,23 +134,54 @@ def kept_row(folder: Path) -> dict[str, str]:
 def find_model(named: str | None, models: Path, here: Path) -> Path:
     """Return the folder of a named model, below `models` or as a path below `here`; without a name the best on val.
 
-    Raises PipelineError if there is none.
+    Raises PipelineError if there is none, or if it is a stray of the project or was trained on another manifest than the present one.
     """
     if named is None:
         return best_model(models)
     for folder in (models / named, here / named):
         if named and (folder / "model.onnx").is_file():
+            if folder.resolve().parent == models.resolve():
+                _check_answers(models / folder.resolve().name, models)
             return folder
-    available = ", ".join(folder.name for folder in _stored(models)) or "none; run `dvc repro`"
+    available = ", ".join(folder.name for folder in _known(models)) or "none; run `dvc repro`"
     raise PipelineError(f"--model {named}: there is no such model, neither in {models} nor as a folder; available: {available}")
 
 
 def best_model(models: Path) -> Path:
-    """Return the model with the lowest val loss, the first by name of equals; test is not used. Raises PipelineError."""
-    losses = {folder: float(kept_row(folder)["val_loss"]) for folder in _stored(models) if (folder / "history.csv").is_file()}
+    """Return the model with the lowest val loss, the first by name of equals; test is not used. Raises PipelineError.
+
+    The baseline and the entries of params.yaml take part, all of them trained on the present manifest.
+    """
+    folders = [folder for folder in _known(models) if (folder / "history.csv").is_file()]
+    for folder in folders:
+        _check_answers(folder, models)
+    losses = {folder: float(kept_row(folder)["val_loss"]) for folder in folders}
     if not losses:
         raise PipelineError(f"{models}: contains no model; run `dvc repro`")
     return min(losses, key=lambda folder: losses[folder])
+
+
+def stray_folders(models: Path) -> list[Path]:
+    """Return the model folders that are neither the baseline nor an entry of `models` in params.yaml."""
+    path = models.parent / PARAMS
+    if not path.is_file() or "models" not in (params := read_params(path)):
+        return []  # nothing says which models there are
+    return [folder for folder in _stored(models) if folder.name not in (BASELINE, *(params["models"] or {}))]
+
+
+def _check_answers(folder: Path, models: Path) -> None:
+    """Raise PipelineError if a model of the project is a stray, or was trained on another manifest."""
+    if folder in stray_folders(models):
+        raise PipelineError(f"{folder}: is a stray, {PARAMS} has no such entry of `models`; add it, or run `pipeline mend --strays`")
+    manifest = models.parent / "data" / "manifest.csv"
+    if manifest.is_file() and read_facts(folder).get("inputs_sha256", {}).get("data") != sha256_of_file(manifest):
+        raise PipelineError(f"{folder}: was trained on other pictures than those of {manifest}; run `dvc repro`")
+
+
+def _known(models: Path) -> list[Path]:
+    """The stored models of the project, without strays."""
+    strays = stray_folders(models)
+    return [folder for folder in _stored(models) if folder not in strays]
 
 
 def _stored(models: Path) -> list[Path]:

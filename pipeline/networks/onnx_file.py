@@ -3,16 +3,20 @@
 import contextlib
 import io
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from pipeline.core.errors import PipelineError
+
+# From its import on, ONNX Runtime reports home unless told not to. A value that the user sets wins; no other module imports it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 if TYPE_CHECKING:
     import onnx

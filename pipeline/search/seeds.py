@@ -15,9 +15,8 @@ from pipeline.core.dvc import mend, run_dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_json
 from pipeline.core.hardware import key_here
-from pipeline.core.params import parse_yaml, read_params, spell
+from pipeline.core.params import BASELINE, LARGEST_SEED, parse_yaml, read_params, spell
 from pipeline.core.stage import code_digest
-from pipeline.evaluation.comparison import BASELINE
 
 FIGURES = ("top1_accuracy", "balanced_accuracy", "log_loss", "ece")
 Scores = Mapping[str, Mapping[str, Any]]  # by model: its figures, with `x_low` and `x_high` if they have an interval
@@ -60,6 +59,8 @@ def _check(seeds: Sequence[int], settings: Sequence[str]) -> None:
         raise PipelineError(f"seeds: {len(seeds)} seed shows no noise; name two or more")
     if negative := [seed for seed in seeds if seed < 0]:
         raise PipelineError(f"seeds: {negative[0]} is below 0; name different whole numbers")
+    if large := [seed for seed in seeds if seed > LARGEST_SEED]:
+        raise PipelineError(f"seeds: {large[0]} is above {LARGEST_SEED}; name smaller ones")
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise PipelineError(f"seeds: {repeated[0]} is repeated; name different whole numbers")
     for setting in settings:
@@ -98,11 +99,18 @@ def _experiment(seed: int, name: str, settings: Sequence[str]) -> str:
 
 def _find(name: str) -> str | None:
     """The commit of the experiment of that name, whatever commit it started from. Raises PipelineError outside of a git repository."""
-    command = ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    listed = _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     if listed.returncode:
         raise PipelineError(f"git: {listed.stderr.strip()}; git stores the experiments: run in a clone")
     return next((line.split()[0] for line in listed.stdout.splitlines() if line.endswith(f"/{name}")), None)
+
+
+def _git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run git. Raises PipelineError if it is not installed."""
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False)
+    except FileNotFoundError:
+        raise PipelineError("git: is not installed; it stores the experiments: install it") from None
 
 
 def _scores_of(commit: str) -> dict[str, Any]:
@@ -114,6 +122,10 @@ def _scores_of(commit: str) -> dict[str, Any]:
 
 def _read(path: str, commit: str) -> str:
     """A file of an experiment, from git or from DVC's cache. Raises PipelineError."""
+    # DVC looks for the project at the root of the repository; git takes `./`, also if the project is a folder of a larger one.
+    shown = _git("show", f"{commit}:./{path}")
+    if shown.returncode == 0:
+        return shown.stdout
     import dvc.api  # type: ignore[import-untyped]
     from dvc.exceptions import DvcException  # type: ignore[import-untyped]
 

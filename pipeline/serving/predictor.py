@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 
 from pipeline.core.errors import PipelineError
 from pipeline.networks.onnx_file import ORT_FAULTS, open_session, read_facts
 from pipeline.pictures.images import Array, Preprocessing, read_square
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 _BATCH_SIZE = 32
 
@@ -19,7 +21,7 @@ _BATCH_SIZE = 32
 class Predictor:
     """An open `model.onnx`: its session and the facts in its metadata."""
 
-    session: onnxruntime.InferenceSession
+    session: "InferenceSession"
     facts: Mapping[str, Any]
 
     @classmethod

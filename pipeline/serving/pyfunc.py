@@ -4,34 +4,59 @@ MLflow runs this file as a script when it logs and loads the model, in place of 
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
+from pipeline.pictures.images import Array, BrokenPicture
 from pipeline.serving.predictor import Predictor
+
+_COLUMNS = ("predicted", "probability", "probabilities", "fault")
+_BATCH_SIZE = 32
 
 
 class PictureModel(PythonModel):
-    """Predicts for a data frame with the column `picture` (the bytes of a file): one row per picture."""
+    """Predicts for a data frame with the column `picture` (the bytes of a file): one row per picture.
+
+    Only bytes are a picture: a text, as a request in CSV brings it, is never opened as a path.
+    """
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the logged model file."""
         self.predictor = Predictor.load(Path(context.artifacts["model"]), os.cpu_count() or 1)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The columns `predicted` (a class), `probability` (of that class) and `probabilities` (of all classes, in their order)."""
-        probs = self.predictor.predict(list(model_input["picture"]))
-        best = probs.argmax(axis=1)
-        return pd.DataFrame(
-            {
-                "predicted": [self.predictor.class_names[index] for index in best],
-                "probability": probs.max(axis=1).astype(float),
-                "probabilities": probs.astype(float).tolist(),
-            }
-        )
+        """The columns `predicted` (a class), `probability` (of that class), `probabilities` (of all classes, in their order) and `fault`.
+
+        A picture that cannot be read has a fault and nothing else; the others have no fault.
+        """
+        cells = list(model_input["picture"])
+        batches = [cells[start : start + _BATCH_SIZE] for start in range(0, len(cells), _BATCH_SIZE)]
+        rows = [row for batch in batches for row in self._answer([self._read(cell) for cell in batch])]
+        return pd.DataFrame(rows, columns=list(_COLUMNS), dtype=object)
+
+    def _read(self, cell: object) -> Array | str:
+        """The prepared pixels of a picture, or why there are none."""
+        if not isinstance(cell, bytes | bytearray | memoryview):
+            return "is not the bytes of a picture"
+        try:
+            return self.predictor.read(bytes(cell))
+        except BrokenPicture as error:
+            return str(error)
+
+    def _answer(self, items: Sequence[Array | str]) -> list[tuple[Any, ...]]:
+        """A row per item."""
+        pixels = [item for item in items if not isinstance(item, str)]
+        probs = iter(self.predictor.predict_pixels(np.stack(pixels)) if pixels else ())
+        return [(None, None, None, item) if isinstance(item, str) else self._row(next(probs)) for item in items]
+
+    def _row(self, probs: Array) -> tuple[Any, ...]:
+        return self.predictor.class_names[int(probs.argmax())], float(probs.max()), probs.astype(float).tolist(), None
 
 
 set_model(PictureModel())

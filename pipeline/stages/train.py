@@ -27,9 +27,9 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     checkpoint = find_checkpoint(model.name, identity(facts))
     val_pixels = decode_val(data, recipe)
     trainer = prepare(start_classifier(recipe, data), val_pixels, recipe, data, hardware, checkpoint.activations)
-    with live_run(facts) as log:
+    with live_run(facts, model) as log:
         history = train_model(trainer, log, checkpoint)
-    store_model(trainer.classifier.cpu(), val_pixels, data, facts, history, model)
+        store_model(trainer.classifier.cpu(), val_pixels, data, facts, history, model)
     checkpoint.remove()
 
 

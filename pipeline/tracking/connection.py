@@ -1,6 +1,5 @@
 """The connection to MLflow: its address, its database, its errors, and the locks that keep two processes off one run."""
 
-import logging
 import os
 import re
 import shutil
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of
+from pipeline.tracking.internals import EXPERIMENT_TAGS, open_once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,19 +43,21 @@ def uses_server() -> bool:
     return not tracking_uri().startswith("sqlite:")
 
 
-def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
-    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
+def _set_environment() -> None:
+    """Set our defaults of MLflow's variables. It reads some of them when it is imported, so this comes before."""
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+
+
+def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
+    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
+    _set_environment()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri()
     if not uri.startswith("http"):
-        from mlflow.store.db import utils
-
-        utils.MAX_RETRY_COUNT = 1  # of opening a database: the default of ten takes 100 seconds
-        logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)  # it prints a traceback of what it raises
+        open_once()
     if uri == f"sqlite:///{project_root().resolve() / 'mlflow.db'}":
         _create_database(project_root() / "mlflow.db")
     client = MlflowClient(tracking_uri=uri)
@@ -63,7 +65,7 @@ def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
         return client, experiment.experiment_id
     artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
     try:
-        return client, client.create_experiment(name, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
+        return client, client.create_experiment(name, artifacts, tags=EXPERIMENT_TAGS)
     except MlflowException:
         if experiment := client.get_experiment_by_name(name):  # another process was faster
             return client, experiment.experiment_id
@@ -103,6 +105,7 @@ def error_line(error: BaseException) -> str:
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
     """Raise the errors of MLflow, its server and its database as a PipelineError."""
+    _set_environment()
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException

@@ -5,47 +5,41 @@ Every name, digest and timestamp follows from the files and from when the run be
 
 import json
 import re
-import shutil
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image
 
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import cache_dir, read_json, read_table, sha256_of_file, sha256_of_json
 from pipeline.core.params import parse_yaml
 from pipeline.evaluation.scores import flat
-from pipeline.networks.artifact import read_facts
+from pipeline.networks.artifact import identity, read_facts
 from pipeline.pictures.manifest import SPLITS, Picture, read_manifest
-from pipeline.tracking.runs import StepMetrics, flatten, log_metrics, metrics_of, params_of
+from pipeline.tracking.internals import IMAGES, NOTE, PAGE_TAGS, SPLIT, TABLE, write_images, write_predictions_table
+from pipeline.tracking.runs import KEY, MODEL, StepMetrics, flatten, log_metrics, metrics_of, params_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
 
-# The tag that a publication sets last. It names the files by one digest: without it, `publish` would have to download all that a run
-# contains to see that it is complete.
+# Tags. A publication sets CONTENTS first and PUBLISHED last, each to a digest of the files: without them, `publish` would have to download
+# all that a run contains to see whose it is, and whether it is complete.
+CONTENTS = "pipeline.contents"
 PUBLISHED = "published_sha256"
-_EDITION = 2  # of the contents of a run; raise it when they change, and `publish` completes the runs of before
+_EDITION = 3  # of the contents of a run; raise it when they change, and `publish` completes the runs of before
 
 _OTHER_STAGES = ("download", "split", "backbone", "embed")
-_IMAGES = "images"  # the folder in which MLflow's page looks for images
-_TABLE = "predictions_table.json"
-_TABLE_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the page groups by the first, compares the second
-_PAGE_TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}])}
 _SCHEMA = json.dumps({"image_id": "string", "path": "string", "sha256": "string", "label": "string", "width": "long", "height": "long"})
 
 # MLflow's limits, in characters.
 _METRIC_LENGTH = 250
 _DATASET_LENGTH = 500
 _DIGEST_LENGTH = 16  # it takes 36, and its page shows 16
-# Limits of ours: for the grid of images in pixels, and for the description, so that it stays below MLflow's 8,000 characters.
-_SMALL_PIXELS = 768
+# Limits of ours, so that the description stays below MLflow's 8,000 characters.
 _FIGURE_ROWS, _CHANGE_LINES, _VALUE_LENGTH = 12, 20, 60
 _EARLIER_RUNS = 50  # among which the previous one of the same name is searched for
 
@@ -66,12 +60,17 @@ class RunContents:
         """Every figure of the scores that is defined, with the ends of its interval as `<name>_low` and `<name>_high`."""
         return {name: value for name, value in flat(self.scores["figures"]).items() if value is not None}
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """One sha256 of all that is published."""
+        """One sha256 of all the files and params that are published."""
         paths = [*self.model_dir.rglob("*"), *self.results_dir.rglob("*")]
         files = sorted((path.name, sha256_of_file(path)) for path in paths if path.is_file())
-        return sha256_of_json([_EDITION, self.params, [entry.dataset.digest for entry in self.datasets], files])
+        return sha256_of_json([self.params, [entry.dataset.digest for entry in self.datasets], files])
+
+    @property
+    def edition_digest(self) -> str:
+        """`digest` with the edition: what the tag PUBLISHED of a complete run says."""
+        return sha256_of_json([_EDITION, self.digest])
 
     def metrics(self, start: int) -> list["Metric"]:
         """One point per row of the history and metric, and the figures as `test_<name>` at step 0. `start`: of the run, in milliseconds."""
@@ -100,10 +99,11 @@ def log_contents(client: "MlflowClient", run: "Run", contents: RunContents) -> N
 
     model_sha256 = contents.facts["model_sha256"]
     tags = {
-        "model_sha256": model_sha256,
-        "mlflow.note.content": describe_run(contents, _previous_run(client, run)),
+        MODEL: model_sha256,
+        CONTENTS: contents.digest,
+        NOTE: describe_run(contents, _previous_run(client, run, contents)),
         **_speed_tags(model_sha256),
-        **_PAGE_TAGS,
+        **PAGE_TAGS,
     }
     params = [Param(key, value) for key, value in contents.params.items()]
     client.log_batch(run.info.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -112,27 +112,22 @@ def log_contents(client: "MlflowClient", run: "Run", contents: RunContents) -> N
     client.log_artifacts(run.info.run_id, str(contents.model_dir), f"models/{contents.model_dir.name}")
     client.log_artifacts(run.info.run_id, str(contents.results_dir))  # MLflow's page compares the files at the root of each run
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / _IMAGES, contents.results_dir, run.info.start_time)
-        _write_table(Path(folder) / _TABLE, contents.results_dir / "predictions.csv")
+        write_images(Path(folder) / IMAGES, contents.results_dir, run.info.start_time)
+        write_predictions_table(Path(folder) / TABLE, contents.results_dir / "predictions.csv")
         client.log_artifacts(run.info.run_id, folder)
 
 
 def contradicts(client: "MlflowClient", run: "Run", contents: RunContents) -> bool:
-    """Whether the run contains a param, point, dataset or file that `contents` does not. MLflow can add those, but not take them back."""
-    if any(contents.params.get(key, value) != value for key, value in run.data.params.items()):
+    """Whether a param or a point of ours in the run is not that of `contents`. What others added does not count."""
+    if any(run.data.params.get(key, value) != value for key, value in contents.params.items()):
         return True
-    points = {
-        (metric.key, metric.step, metric.value) for key in run.data.metrics for metric in client.get_metric_history(run.info.run_id, key)
-    }
-    if not points <= {(metric.key, metric.step, metric.value) for metric in contents.metrics(run.info.start_time)}:
-        return True
-    datasets = {(entry.dataset.name, entry.dataset.digest) for entry in (run.inputs.dataset_inputs if run.inputs else [])}
-    if not datasets <= {(entry.dataset.name, entry.dataset.digest) for entry in contents.datasets}:
-        return True
-    names = image_names(contents.results_dir, run.info.start_time).values()
-    wanted = {f"{_IMAGES}/{name}{ending}" for name in names for ending in (".png", "+compressed.webp")}
-    wanted |= {path.name for path in contents.results_dir.iterdir()} | {"models", _IMAGES, _TABLE}
-    return not {file.path for folder in (None, _IMAGES) for file in client.list_artifacts(run.info.run_id, folder)} <= wanted
+    wanted = {(metric.key, metric.step, metric.value) for metric in contents.metrics(run.info.start_time)}
+    places = {(key, step) for key, step, _ in wanted}
+    for key in {key for key, _ in places} & run.data.metrics.keys():
+        points = {(key, metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, key)}
+        if not {point for point in points if point[:2] in places} <= wanted:
+            return True
+    return False
 
 
 # Params and metrics
@@ -192,52 +187,19 @@ def _dataset_input(source: dict[str, Any], split: str, pictures: list[Picture]) 
     # All that is logged is in the digest, because MLflow keeps what it was first given under a digest.
     digest = sha256_of_json([split, origin, _SCHEMA, profile, rows])[:_DIGEST_LENGTH]
     dataset = Dataset(title[:_DATASET_LENGTH], digest, "local", origin, _SCHEMA, profile)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", split)])
-
-
-# Figures and the table of predictions
-
-
-def image_names(figures: Path, start: int) -> dict[Path, str]:
-    """Each PNG of a folder, and its name in MLflow without the extension. `start`: of the run, in milliseconds.
-
-    `MlflowClient.log_image` draws a random name at each call. A name that follows from the file's own makes no second image.
-    """
-    names = {path: re.sub(r"[^a-zA-Z0-9_. -]", "_", path.stem) for path in sorted(figures.glob("*.png"))}  # what MLflow takes, but for "/"
-    return {path: f"{name}+step+0+timestamp+{start}+{uuid.uuid5(uuid.NAMESPACE_OID, path.stem)}" for path, name in names.items()}
-
-
-def write_images(folder: Path, figures: Path, start: int) -> None:
-    """Write each figure into a new folder as MLflow's page reads it: the PNG, and a small copy for the grid."""
-    folder.mkdir()
-    for path, name in image_names(figures, start).items():
-        shutil.copyfile(path, folder / f"{name}.png")
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-        small.thumbnail((_SMALL_PIXELS, _SMALL_PIXELS))
-        small.save(folder / f"{name}+compressed.webp", quality=85)
-
-
-def _write_table(path: Path, predictions: Path) -> None:
-    """Write one row per picture, with the probability of the predicted class alone: a hundred classes would be a hundred columns.
-
-    The format is that of MLflow's `log_table` (pandas, orient "split"), which appends to a table; this replaces it.
-    """
-    rows = [
-        [row["image_id"], row["predicted"], row["label"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
-        for row in read_table(predictions)
-    ]
-    path.write_text(json.dumps({"columns": _TABLE_COLUMNS, "data": rows}), encoding="utf-8")
+    return DatasetInput(dataset, [InputTag(SPLIT, split)])
 
 
 # Description
 
 
-def _previous_run(client: "MlflowClient", run: "Run") -> "Run | None":
-    """The published run of the same name that began last before this one, so that the answer stays the same later."""
+def _previous_run(client: "MlflowClient", run: "Run", contents: RunContents) -> "Run | None":
+    """The published run of another model of this name that began last before this one, so that the answer stays the same later."""
+    own = (identity(contents.facts), contents.facts["model_sha256"])
     query = f"attributes.status = 'FINISHED' and attributes.start_time < {run.info.start_time}"
     earlier = client.search_runs([run.info.experiment_id], query, max_results=_EARLIER_RUNS, order_by=["attributes.start_time DESC"])
-    return next((other for other in earlier if other.info.run_name == run.info.run_name and PUBLISHED in other.data.tags), None)
+    others = (other for other in earlier if other.info.run_name == run.info.run_name and PUBLISHED in other.data.tags)
+    return next((other for other in others if (other.data.tags.get(KEY), other.data.tags.get(MODEL)) != own), None)
 
 
 def describe_run(contents: RunContents, previous: "Run | None") -> str:

@@ -2,21 +2,30 @@
 
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pipeline.core.errors import without_password
-from pipeline.networks.artifact import identity
+from pipeline.core.hardware import key_here
+from pipeline.networks.artifact import identity, read_facts
 from pipeline.tracking.connection import EXPERIMENT, connect, creation_lock, error_line, lock_run, stale_keys, uses_server
+from pipeline.tracking.internals import GIT_COMMIT, PARENT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-KEY = "pipeline.key"  # the tag with the identity of what the run is of
+# Tags: the identity of what the run is of; the sha256 of its model, once that exists; the machine whose process logs it live, because
+# equal inputs give other bytes on another processor; and the request that created it, by which repeated requests are recognised.
+KEY = "pipeline.key"
+MODEL = "model_sha256"
+MACHINE = "pipeline.machine"
+REQUEST = "pipeline.request"
 TUNING = f"{EXPERIMENT}-tuning"  # the experiment of studies
 StepMetrics = dict[str, float]  # its first column is the step
 
@@ -38,13 +47,18 @@ def find_runs(client: "MlflowClient", experiment_id: str, key: str) -> list["Run
     return sorted(runs, key=lambda run: (run.info.status != "FINISHED", -len(run.data.metrics)))
 
 
-def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], parent: str | None = None) -> "Run":
-    """Create the run of a model, with its key, the digests of its inputs and its params; as a child of the run `parent`, if given."""
+def is_of_this_machine(run: "Run") -> bool:
+    """Whether the run can be of a process on this machine, or on one that trains the same bytes."""
+    return run.data.tags.get(MACHINE) in (None, key_here(""))
+
+
+def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "Run":
+    """Create the run of a model, with its key, the digests of its inputs, its params, and these tags."""
     from mlflow.entities import Param
 
-    tags = {KEY: identity(facts), **{f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}, **_git_tags()}
-    tags |= {"mlflow.parentRunId": parent} if parent else {}
-    run = client.create_run(experiment_id, tags=tags, run_name=facts["model"])
+    digests = {f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}
+    all_tags = {KEY: identity(facts), REQUEST: uuid.uuid4().hex, **digests, **_git_tags(), **(tags or {})}
+    run = client.create_run(experiment_id, tags=all_tags, run_name=facts["model"])
     params = params_of({**flatten(facts["params"]), **facts["hardware"]})
     client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
     return run
@@ -53,18 +67,20 @@ def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, A
 def _find_or_create(
     client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], locks: ExitStack, kind: str = "runs", parent: str | None = None
 ) -> "Run":
-    """The run of these facts, locked until `locks` closes."""
+    """The run of these facts on this machine, locked until `locks` closes; a new one is a child of the run `parent`, if given."""
     key = identity(facts)
+    tags = {MACHINE: key_here(""), **({PARENT: parent} if parent else {})}
     with creation_lock():
         locks.enter_context(lock_run(key, kind))
-        return next(iter(find_runs(client, experiment_id, key)), None) or create_run(client, experiment_id, facts, parent)
+        found = filter(is_of_this_machine, find_runs(client, experiment_id, key))
+        return next(found, None) or create_run(client, experiment_id, facts, tags)
 
 
 def close_stale_runs(client: "MlflowClient", experiment_id: str, kind: str = "runs") -> None:
     """End each run that a dead process of this project left RUNNING. Call it under `creation_lock()`."""
     for key in stale_keys(kind):
         for run in find_runs(client, experiment_id, key):
-            if run.info.status == "RUNNING":
+            if run.info.status == "RUNNING" and is_of_this_machine(run):
                 client.set_terminated(run.info.run_id, "KILLED")
 
 
@@ -79,7 +95,7 @@ def _git_tags() -> dict[str, str]:
     commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!metrics")
     if commit is None:
         return {}
-    return {"mlflow.source.git.commit": commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
+    return {GIT_COMMIT: commit, "git_commit": commit, "git_dirty": str(bool(changes)).lower()}
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -141,13 +157,14 @@ class _Warning:
 
 
 @contextmanager
-def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[StepMetrics], None]]:
+def live_run(facts: Mapping[str, Any], folder: Path) -> Iterator[Callable[[StepMetrics], None]]:
     """A function that logs one row per epoch to the model's run. It never waits for MLflow.
 
-    The end of the block waits for MLflow to take the rest: for a server a few seconds, for a database a minute. The first error
-    becomes one line on stderr. A run that is already finished stays as it is: `publish` compares it with the files.
+    The run ends FINISHED, and names its model, if the block has written the model to `folder`. The end of the block waits for MLflow to
+    take the rest: for a server a few seconds, for a database a minute. The first error becomes one line on stderr. A run that is already
+    finished stays as it is: `publish` compares it with the files.
     """
-    log = _LiveLog(facts)
+    log = _LiveLog(facts, folder)
     log.start()
     with _close_after(log.close):
         yield log.write
@@ -156,9 +173,9 @@ def live_run(facts: Mapping[str, Any]) -> Iterator[Callable[[StepMetrics], None]
 class _LiveLog(Thread):
     """Sends rows to MLflow from a thread that does not keep the process alive."""
 
-    def __init__(self, facts: Mapping[str, Any]) -> None:
+    def __init__(self, facts: Mapping[str, Any], folder: Path) -> None:
         super().__init__(name="live log", daemon=True)
-        self.facts = facts
+        self.facts, self.folder = facts, folder
         self.queue: SimpleQueue[StepMetrics | str] = SimpleQueue()  # rows, then the status
         self.error: BaseException | None = None
         self.warning = _Warning("training goes on, `pipeline publish` brings MLflow up to date later")
@@ -171,7 +188,8 @@ class _LiveLog(Thread):
 
     def close(self, status: str) -> None:
         """Queue the status, and wait for the thread as long as it is worth it."""
-        self.queue.put(status)
+        has_model = (self.folder / "model.json").is_file()
+        self.queue.put(status if has_model or status != "FINISHED" else "FAILED")
         self.join(_PATIENCE_SECONDS["server" if uses_server() else "database"])
         if error := TimeoutError("is slow to answer") if self.is_alive() else self.error:
             self.warning.print(error)
@@ -199,6 +217,8 @@ class _LiveLog(Thread):
             rows = [item for item in items if not isinstance(item, str)]
             log_metrics(client, run, [metric for row in rows for metric in metrics_of(row, run.info.start_time)])
             status = next((item for item in items if isinstance(item, str)), None)
+        if status == "FINISHED":
+            client.set_tag(run.info.run_id, MODEL, read_facts(self.folder)["model_sha256"])
         client.set_terminated(run.info.run_id, status)
 
 

@@ -293,3 +293,58 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     with pytest.raises(PipelineError) as caught:
         read_params()
     assert str(caught.value).startswith("params.yaml: is not YAML: ")
+
+
+# Names of entries
+
+
+STRANGE = [
+    "lr0.5",
+    "my model",
+    "7",
+    "on",
+    "No",
+    "a/b",
+    "../data",
+    "a@b",
+    "'a;touch HACKED'",
+    "'$(id)'",
+    "'-rf'",
+    "é",
+    "''",
+    "null",
+    "a" * 65,
+]
+
+
+@pytest.mark.parametrize("name", [*STRANGE, "a" * 65])
+def test_a_name_of_an_entry_that_is_no_plain_word_is_refused_with_the_cure(tmp_path, name):
+    (tmp_path / "params.yaml").write_text(f"models:\n  {name}: {{regime: frozen}}\n")
+    with pytest.raises(PipelineError, match=r"^params\.yaml: models: .* cannot be a name; use letters, .* with a letter$"):
+        read_params()
+
+
+@pytest.mark.parametrize("name", ["baseline", "Backbone", "comparison"])
+def test_a_name_that_the_pipeline_uses_itself_is_refused(tmp_path, name):
+    (tmp_path / "params.yaml").write_text(f"models: {{{name}: {{regime: frozen}}}}\n")
+    with pytest.raises(PipelineError, match=rf"^params\.yaml: models\.{name}: the pipeline uses this name itself; choose another$"):
+        read_params()
+
+
+def test_names_that_differ_in_case_alone_are_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text("models: {wide: {regime: frozen}, Wide: {regime: scratch}}\n")
+    with pytest.raises(PipelineError, match=r"^params\.yaml: models\.Wide: differs from wide in case alone, "):
+        read_params()
+
+
+def test_models_that_are_no_set_of_keys_are_refused(tmp_path):
+    (tmp_path / "params.yaml").write_text("models: [finetuned]\n")
+    with pytest.raises(PipelineError, match=r"^params\.yaml: models: \['finetuned'\] is not a set of keys$"):
+        read_params()
+
+
+@pytest.mark.parametrize(("text", "key"), [("seed: 4294967296", "seed"), ("split: {seed: 99999999999999999999}", "split.seed")])
+def test_a_seed_that_numpy_does_not_take_is_refused(tmp_path, text, key):
+    (tmp_path / "params.yaml").write_text(f"{text}\n")
+    with pytest.raises(PipelineError, match=rf"^params\.yaml: {key}: \d+ is above 4294967295; choose a smaller one$"):
+        read_params()

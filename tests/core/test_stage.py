@@ -58,6 +58,14 @@ def test_a_section_with_a_star_takes_its_last_key_from_the_first_argument(monkey
     assert seen == [(Params(seed=1, count=3), Path("in"))]
 
 
+@pytest.mark.parametrize(("section", "count"), [("embed", 2), ("models.*", 3)])
+def test_a_named_model_takes_its_place_in_the_paths(monkeypatch, section, count):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["stage", "--model", "linear", "models/{model}", "in", "metrics/{model}.json"])
+    stage.main(section, Params, lambda *arguments: seen.append(arguments))
+    assert seen == [(Params(seed=1, count=count), Path("models/linear"), Path("in"), Path("metrics/linear.json"))]
+
+
 def test_a_stage_that_ends_well_prints_nothing(capsys):
     stage.main("embed", Params, lambda *_: None)
     assert capsys.readouterr() == ("", "")

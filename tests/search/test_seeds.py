@@ -1,8 +1,12 @@
 """The spread of several seeds, worked by hand and with SciPy's t test as the oracle."""
 
+import subprocess
+
 import pytest
 from scipy import stats
 
+from pipeline.core.errors import PipelineError
+from pipeline.search import seeds
 from pipeline.search.seeds import noise, paired_spread, seeds_verdict, spread, summarise
 
 FIRST, SECOND = [0.90, 0.91, 0.92], [0.93, 0.96, 0.99]
@@ -75,3 +79,39 @@ def test_the_noise_between_seeds_is_compared_with_the_interval_of_one_run(half, 
     sentence = noise("baseline", {"std": 0.01, "one_run": half}, 0.95)
     assert "± 2.0 points (95 %)" in sentence
     assert words in sentence
+
+
+# Experiments
+
+
+@pytest.mark.parametrize("place", ["root", "folder of a larger repository", "worktree"])
+def test_the_scores_of_an_experiment_are_read_wherever_the_project_lies(tmp_path, monkeypatch, place):
+    root = tmp_path / "mono"
+    project = root if place == "root" else root / "ml"
+    (project / "metrics").mkdir(parents=True)
+    (project / "metrics/comparison.json").write_text("{}")
+    run_git("init", "-q", str(root))
+    for arguments in (["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "a"]):
+        run_git("-C", str(root), *arguments)
+    run_git("-C", str(root), "update-ref", "refs/exps/00/0/seed-1-a", "HEAD")
+    if place == "worktree":
+        run_git("-C", str(root), "worktree", "add", "-q", str(tmp_path / "other"))
+        project = tmp_path / "other/ml"
+    monkeypatch.chdir(project)
+    assert seeds._read("metrics/comparison.json", seeds._find("seed-1-a")) == "{}"
+
+
+def run_git(*arguments):
+    subprocess.run(["git", *arguments], check=True, capture_output=True)
+
+
+def test_git_that_is_not_installed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PipelineError, match=r"^git: is not installed; .*install it$"):
+        seeds._find("seed-1-a")
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**70])
+def test_a_seed_that_numpy_does_not_take_is_refused_before_anything_runs(seed):
+    with pytest.raises(PipelineError, match=rf"^seeds: {seed} is above 4294967295; name smaller ones$"):
+        seeds.run_seeds([1, seed], [])

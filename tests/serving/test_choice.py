@@ -4,6 +4,7 @@ import onnx
 import pytest
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, sha256_of_file, write_json
 from pipeline.networks.artifact import best_model, find_model
 from pipeline.serving.predictor import open_model
 from tests.stored import write_model
@@ -55,6 +56,45 @@ def test_a_folder_is_found_relative_to_the_users_folder(models, tmp_path):
     mine = write_model(tmp_path / "below" / "mine")
     assert find_model("mine", models, tmp_path / "below") == mine
     assert find_model(str(mine), models, tmp_path) == mine
+
+
+@pytest.mark.parametrize("named", [None, "baseline"])
+def test_a_model_that_has_left_params_yaml_does_not_answer(models, tmp_path, named):
+    (tmp_path / "params.yaml").write_text("models: {head: {regime: frozen}}\n")
+    write_model(models / "head", val_losses=(0.9,))
+    assert find_model(named, models, tmp_path) == models / "baseline"
+    for name in ("finetuned", "models/finetuned", str(models / "finetuned"), "./models/../models/finetuned"):
+        assert refusal(find_model, name, models, tmp_path) == (
+            f"{models}/finetuned: is a stray, params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays`"
+        )
+
+
+def test_a_model_that_has_left_params_yaml_is_not_among_those_available(models, tmp_path):
+    (tmp_path / "params.yaml").write_text("models: {}\n")
+    assert refusal(find_model, "nothing", models, tmp_path).endswith("; available: baseline")
+
+
+@pytest.mark.parametrize("named", [None, "finetuned"])
+def test_a_model_of_another_manifest_than_the_present_one_does_not_answer(models, tmp_path, named):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/manifest.csv").write_text("image_id\n")
+    facts = {"inputs_sha256": {"data": sha256_of_file(tmp_path / "data/manifest.csv")}}
+    for name in ("baseline", "finetuned"):
+        path = models / name / "model.json"
+        write_json(path, {**read_json(path), **facts})
+    assert find_model(named, models, tmp_path) == models / "finetuned"
+    (tmp_path / "data/manifest.csv").write_text("image_id\nnew.png\n")
+    assert refusal(find_model, named, models, tmp_path).endswith(
+        f": was trained on other pictures than those of {tmp_path}/data/manifest.csv; run `dvc repro`"
+    )
+
+
+def test_a_model_folder_elsewhere_answers_whatever_the_project_contains(models, tmp_path):
+    (tmp_path / "params.yaml").write_text("models: {}\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/manifest.csv").write_text("image_id\n")
+    mine = write_model(tmp_path / "below/finetuned")
+    assert find_model("below/finetuned", models, tmp_path) == mine
 
 
 def test_a_project_without_models_is_refused(tmp_path):

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipeline.core.files import write_json, write_table
 from pipeline.pictures.manifest import Picture, write_manifest
-from pipeline.tracking.contents import RunContents, _write_table, dataset_inputs, describe_run, image_names, metric_name, write_images
+from pipeline.tracking.contents import RunContents, dataset_inputs, describe_run, metric_name
+from pipeline.tracking.internals import image_names, write_images, write_predictions_table
 from pipeline.tracking.runs import params_of
 
 FACTS = {"model": "finetuned", "class_names": ["ant", "bee"], "inputs_sha256": {"data": "d" * 64, "code": "c" * 64, "params": "p" * 64}}
@@ -174,7 +175,7 @@ def test_the_table_of_predictions_is_what_pandas_reads_in_the_form_split(tmp_pat
         {"image_id": "a/2.png", "label": "ant", "predicted": "bee", "prob_ant": "0.125000", "prob_bee": "0.875000"},
     ]
     write_table(tmp_path / "predictions.csv", list(rows[0]), rows)
-    _write_table(tmp_path / "table.json", tmp_path / "predictions.csv")
+    write_predictions_table(tmp_path / "table.json", tmp_path / "predictions.csv")
     table = pd.read_json(tmp_path / "table.json", orient="split")
     assert list(table) == ["image_id", "predicted", "label", "probability", "right"]
     assert table.to_numpy().tolist() == [["a/1.png", "ant", "ant", 0.75, True], ["a/2.png", "bee", "ant", 0.875, False]]

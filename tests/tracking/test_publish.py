@@ -19,9 +19,8 @@ from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.tracking import contents, runs
 from pipeline.tracking import publish as publishing
 from pipeline.tracking.connection import connect, creation_lock, tracking_uri
-from tests.tracking.test_runs import FACTS, OTHER, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
+from tests.tracking.test_runs import FACTS, OTHER, SHA256, elsewhere, kill, locks, points, train_live  # noqa: F401 - a fixture
 
-SHA256 = sha256_of(b"a graph")
 PICTURES = [
     Picture(f"{label}/{split}.png", f"{label}/{split}.png", f"{index}" * 64, label, split, f"{label}/{split}.png", 8, 8)
     for index, (label, split) in enumerate([("ant", "train"), ("ant", "val"), ("bee", "test"), ("bee", "train")])
@@ -42,7 +41,6 @@ def files(project):
     write_json(project / "data/source.json", {"source": "pictures", "licence": "CC0"})
     model, results = project / "models/finetuned", project / "results/finetuned"
     model.mkdir(parents=True)
-    (model / "model.onnx").write_bytes(b"a graph")
     write_model(project, FACTS)
     ran = {"download": {"download": PARAMS["download"]}, "split": {"seed": 3, "split": PARAMS["split"]}}
     lock = {"stages": {name: {"params": {"params.yaml": params}} for name, params in ran.items()}}
@@ -56,8 +54,9 @@ def files(project):
     return project
 
 
-def write_model(root, facts):
-    write_json(root / "models/finetuned/model.json", {**facts, "class_names": ["ant", "bee"], "model_sha256": SHA256})
+def write_model(root, facts, graph=b"a graph"):
+    (root / "models/finetuned/model.onnx").write_bytes(graph)
+    write_json(root / "models/finetuned/model.json", {**facts, "class_names": ["ant", "bee"], "model_sha256": sha256_of(graph)})
 
 
 def write_scores(root, **changed):
@@ -184,22 +183,124 @@ def test_a_run_of_an_earlier_edition_is_completed_with_no_twin(files, monkeypatc
     assert state() == WHOLE
 
 
-@pytest.mark.parametrize("name", ["mistakes.png", "old.csv"])
-def test_a_run_that_holds_a_result_that_is_no_more_is_replaced(files, name):
-    Image.new("RGB", (8, 8)).save(files / "results/finetuned" / name, format="png")
-    publish(files)
-    first = the_run()[1].info.run_id
-    (files / "results/finetuned" / name).unlink()
-    publish(files)
-    assert the_run()[1].info.run_id != first
-    assert state() == WHOLE
+# Publishing adds
 
 
-def test_a_run_of_other_pictures_of_the_same_manifest_is_replaced(files):
+def drop_a_result(files):
+    Image.new("RGB", (8, 8)).save(files / "results/finetuned/mistakes.png")
+    publish(files)
+    (files / "results/finetuned/mistakes.png").unlink()
+
+
+def change_the_licence(files):
     publish(files)
     write_json(files / "data/source.json", {"source": "pictures", "licence": "CC BY 4.0"})
+
+
+def change_a_figure(files):
     publish(files)
+    write_scores(files, top1_accuracy=0.5)
+
+
+@pytest.mark.parametrize("change", [drop_a_result, change_the_licence, change_a_figure])
+def test_a_run_of_other_contents_is_superseded_and_stays(files, change):
+    change(files)
+    client, first = the_run()
+    publish(files)
+    newest = by_id()
+    old = newest.pop(first.info.run_id)
+    ((run_id, new),) = newest.items()
+    assert old.data.tags["pipeline.superseded_by"] == run_id
+    assert "pipeline.superseded_by" not in new.data.tags
+    logged = client.search_logged_models([new.info.experiment_id])
+    assert sorted(model.source_run_id for model in logged) == sorted([first.info.run_id, run_id])
+    assert publish(files) == []
+
+
+def test_contents_of_before_make_their_run_the_newest_again(files):
+    publish(files)
+    first = the_run()[1].info.run_id
+    write_scores(files, top1_accuracy=0.5)
+    publish(files)
+    write_scores(files)
+    assert publish(files) == [f"finetuned: run {first} is the newest again"]
+    assert publish(files) == []
+    runs_now = by_id()
+    assert "pipeline.superseded_by" not in runs_now.pop(first).data.tags
+    assert [run.data.tags["pipeline.superseded_by"] for run in runs_now.values()] == [first]
+
+
+def test_a_model_of_another_machine_with_the_same_inputs_stays_beside_ours(files):
+    publish(files)
+    first = the_run()[1]
+    write_table(files / "models/finetuned/history.csv", ["epoch", "val_loss"], [{"epoch": 0, "val_loss": 0.875}])
+    write_model(files, FACTS, b"another graph")
+    write_scores(files, model_sha256=sha256_of(b"another graph"), top1_accuracy=0.625)
+    publish(files)
+    both = by_id()
+    theirs = both.pop(first.info.run_id)
+    assert (theirs.data.to_dictionary(), theirs.info.status) == (first.data.to_dictionary(), "FINISHED")
+    assert [run.data.metrics["test_top1_accuracy"] for run in both.values()] == [0.625]
+    assert len(connect()[0].search_logged_models([first.info.experiment_id])) == 2
+    assert publish(files) == []
+
+
+def test_what_a_person_added_to_a_run_stays(files, tmp_path):
+    publish(files)
+    client, run = the_run()
+    run_id = run.info.run_id
+    client.log_metric(run_id, "field_accuracy", 0.5)
+    client.log_metric(run_id, "test_top1_accuracy", 0.25, step=7)
+    client.log_param(run_id, "camera", "old")
+    client.set_tag(run_id, "reviewed_by", "Kim")
+    (tmp_path / "notes.txt").write_text("good")
+    client.log_artifact(run_id, str(tmp_path / "notes.txt"))
+    theirs = client.create_logged_model(run.info.experiment_id, "theirs", run_id)
+    before = the_run()[1].data.to_dictionary()
+    assert publish(files) == []
+    assert (the_run()[1].data.to_dictionary(), client.get_logged_model(theirs.model_id).status) == (before, "PENDING")
+    assert "notes.txt" in {file.path for file in client.list_artifacts(run_id)}
+
+
+def test_what_a_person_added_to_a_live_run_is_completed_by_a_publication(files):
+    train_live()
+    write_model(files, FACTS)
+    client, run = the_run()
+    client.log_metric(run.info.run_id, "system/cpu_utilization_percentage", 12.5)
+    publish(files)
+    assert the_run()[1].data.metrics["system/cpu_utilization_percentage"] == 12.5
     assert state() == WHOLE
+
+
+def test_metrics_of_the_system_are_not_logged_by_a_publication(files, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.01")
+    publish(files)
+    assert [name for name in the_run()[1].data.metrics if name.startswith("system/")] == []
+    assert publish(files) == []
+
+
+def test_a_live_run_whose_curve_is_another_is_superseded(files):
+    train_live([{"epoch": 0, "val_loss": 0.25}])
+    write_model(files, FACTS)
+    first = the_run()[1].info.run_id
+    publish(files)
+    runs_now = by_id()
+    old = runs_now.pop(first)
+    assert [old.data.tags["pipeline.superseded_by"]] == list(runs_now)
+
+
+def test_a_run_that_another_machine_logs_live_is_left_to_it(files):
+    client, experiment_id = connect()
+    theirs = runs.create_run(client, experiment_id, FACTS, {runs.MACHINE: "another"})
+    publish(files)
+    assert by_id()[theirs.info.run_id].data.metrics == {}
+    assert len(by_id()) == 2
+
+
+def by_id():
+    client, experiment_id = connect()
+    return {run.info.run_id: run for run in client.search_runs([experiment_id])}
 
 
 def test_a_manifest_of_another_training_is_refused(files):
@@ -214,19 +315,11 @@ def test_a_missing_manifest_is_named(files):
 
 def test_what_was_logged_live_is_completed_and_not_doubled(files):
     train_live()
+    write_model(files, FACTS)
     publish(files)
     client, run = the_run()
     assert points(client, run, "val_loss") == [(0, 0.9), (1, 0.5)]
     assert run.data.metrics["test_top1_accuracy"] == 0.75
-
-
-def test_a_run_that_contradicts_the_files_is_replaced_with_its_logged_model(files):
-    publish(files)
-    write_scores(files, top1_accuracy=0.5)
-    publish(files)
-    client, run = the_run()
-    assert points(client, run, "test_top1_accuracy") == [(0, 0.5)]
-    assert len(client.search_logged_models([run.info.experiment_id])) == 1
 
 
 def test_a_run_left_running_by_a_killed_process_is_finished(files):

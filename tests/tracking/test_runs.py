@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from pipeline.core.files import sha256_of, write_json
 from pipeline.tracking import runs
 from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 
@@ -25,13 +26,16 @@ FACTS = {
 }
 OTHER = {**FACTS, "inputs_sha256": {**FACTS["inputs_sha256"], "code": "e" * 64}}
 ROWS = [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}]
+SHA256 = sha256_of(b"a graph")
+FOLDER = Path("models/finetuned")
 LATER = "training goes on, `pipeline publish` brings MLflow up to date later"
 
 
-def train_live(rows=ROWS, facts=FACTS):
-    with runs.live_run(facts) as log:
+def train_live(rows=ROWS, facts=FACTS, folder=FOLDER):
+    with runs.live_run(facts, folder) as log:
         for row in rows:
             log(row)
+        write_json(folder / "model.json", {**facts, "model_sha256": SHA256})
 
 
 def only_run():
@@ -54,7 +58,14 @@ def test_a_live_run_holds_the_curves_the_flattened_params_and_the_key():
     assert (points(client, run, "val_loss"), points(client, run, "train_loss")) == ([(0, 0.9), (1, 0.5)], [(1, 0.7)])
     assert run.data.params == {"epochs": "2", "schedule.warmup": "0.1", "device": "cpu", "precision": "fp32", "threads": "2"}
     assert (run.info.run_name, run.info.status) == ("finetuned", "FINISHED")
-    assert run.data.tags["data_sha256"] == DATA
+    assert (run.data.tags["data_sha256"], run.data.tags["model_sha256"]) == (DATA, SHA256)
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_that_ends_without_a_model_is_not_finished():
+    with runs.live_run(FACTS, FOLDER) as log:
+        log(ROWS[0])
+    assert only_run()[1].info.status == "FAILED"
 
 
 @pytest.mark.usefixtures("project")
@@ -88,14 +99,14 @@ def test_training_again_adds_neither_a_run_nor_a_point():
 )
 @pytest.mark.usefixtures("project")
 def test_a_run_that_breaks_off_is_closed(error, status):
-    with pytest.raises(error), runs.live_run(FACTS):
+    with pytest.raises(error), runs.live_run(FACTS, FOLDER):
         raise error
     assert only_run()[1].info.status == status
 
 
 @pytest.mark.usefixtures("project")
 def test_a_run_that_broke_off_is_continued_without_twin_points():
-    with pytest.raises(KeyboardInterrupt), runs.live_run(FACTS) as log:
+    with pytest.raises(KeyboardInterrupt), runs.live_run(FACTS, FOLDER) as log:
         log(ROWS[0])
         raise KeyboardInterrupt
     train_live()
@@ -180,7 +191,7 @@ def test_a_server_that_hangs_costs_a_training_and_its_report_less_than_ten_secon
 @pytest.mark.usefixtures("project")
 def test_training_never_waits_for_a_slow_server(monkeypatch):
     threads = slow_down(monkeypatch, "log_batch", 0.3)
-    with runs.live_run(FACTS) as log:
+    with runs.live_run(FACTS, FOLDER) as log:
         begun = time.monotonic()
         for epoch in range(100):
             log({"epoch": epoch, "val_loss": 1.0})
@@ -205,7 +216,7 @@ def test_a_server_that_dies_in_the_middle_is_told_of_once(monkeypatch, capsys):
         died.set()
         raise OSError("gone\nfor good")
 
-    with runs.live_run(FACTS) as log:
+    with runs.live_run(FACTS, FOLDER) as log:
         log(ROWS[0])
         monkeypatch.setattr(MlflowClient, "log_batch", die)
         log(ROWS[1])
@@ -218,7 +229,7 @@ def test_a_server_that_dies_in_the_middle_is_told_of_once(monkeypatch, capsys):
 @pytest.mark.usefixtures("project")
 def test_a_fault_is_told_while_training_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(runs, "connect", lambda: (_ for _ in ()).throw(OSError("gone")))
-    with runs.live_run(FACTS) as log:
+    with runs.live_run(FACTS, FOLDER) as log:
         for thread in threading.enumerate():
             if thread.name == "live log":
                 thread.join()
@@ -229,12 +240,12 @@ def test_a_fault_is_told_while_training_goes_on(monkeypatch, capsys):
 HANGING = """
 import socket, os, sys
 from pipeline.tracking import contents, runs
-from tests.tracking.test_runs import FACTS
+from tests.tracking.test_runs import FACTS, FOLDER
 server = socket.create_server(("127.0.0.1", 0))
 os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:%d" % server.getsockname()[1]
 os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "600"
 runs._PATIENCE_SECONDS["server"] = 0.1
-with runs.live_run(FACTS) as log:
+with runs.live_run(FACTS, FOLDER) as log:
     log({"epoch": 0, "val_loss": 1.0})
 print("trained")
 """
@@ -255,8 +266,8 @@ def test_a_process_ends_while_mlflow_hangs_and_says_no_more_than_one_line(tmp_pa
 
 OPEN = """
 import sys, time
-from tests.tracking.test_runs import FACTS, ROWS, connect, runs
-with runs.live_run(FACTS) as log:
+from tests.tracking.test_runs import FACTS, FOLDER, ROWS, connect, runs
+with runs.live_run(FACTS, FOLDER) as log:
     log(ROWS[0])
     client, experiment = connect()
     while not [run for run in client.search_runs([experiment]) if run.data.metrics]:
@@ -315,6 +326,17 @@ def test_a_run_without_a_lock_here_is_another_machines_and_left_alone(project):
     train_live()
     (run,) = runs.find_runs(client, experiment_id, runs.identity(OTHER))
     assert run.info.status == "RUNNING"
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_of_the_same_inputs_on_another_processor_is_neither_continued_nor_closed():
+    client, experiment_id = connect()
+    theirs = runs.create_run(client, experiment_id, FACTS, {runs.MACHINE: "another"})
+    with pytest.raises(KeyboardInterrupt), runs.live_run(FACTS, FOLDER):
+        raise KeyboardInterrupt
+    train_live()
+    found = {run.info.run_id: run for run in runs.find_runs(client, experiment_id, runs.identity(FACTS))}
+    assert (found.pop(theirs.info.run_id).info.status, [run.info.status for run in found.values()]) == ("RUNNING", ["FINISHED"])
 
 
 @pytest.mark.usefixtures("project")

@@ -1,0 +1,72 @@
+"""Names and files of MLflow that only its own page and its own code define: all that may break with another version of MLflow."""
+
+import json
+import logging
+import re
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pipeline.core.files import read_table
+
+NOTE = "mlflow.note.content"  # the description of a run
+PARENT = "mlflow.parentRunId"
+GIT_COMMIT = "mlflow.source.git.commit"
+SPLIT = "mlflow.data.context"  # of a dataset that is an input
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+IMAGES = "images"  # the folder in which MLflow's page looks for images
+TABLE = "predictions_table.json"
+PAGE_TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
+
+_TABLE_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the page groups by the first, compares the second
+_SMALL_PIXELS = 768  # a limit of ours, for the grid of images
+
+
+def open_once() -> None:
+    """Make MLflow try once to open a database: its default of ten attempts takes 100 seconds and prints tracebacks."""
+    from mlflow.store.db import utils
+
+    utils.MAX_RETRY_COUNT = 1
+    logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)
+
+
+def resume(run_id: str) -> Any:
+    """The context in which MLflow's fluent functions log to a run. Metrics of the system stay out: they would differ each time."""
+    import mlflow
+
+    return mlflow.start_run(run_id=run_id, log_system_metrics=False)
+
+
+def image_names(figures: Path, start: int) -> dict[Path, str]:
+    """Each PNG of a folder, and its name in MLflow without the extension. `start`: of the run, in milliseconds.
+
+    `MlflowClient.log_image` draws a random name at each call. A name that follows from the file's own makes no second image.
+    """
+    names = {path: re.sub(r"[^a-zA-Z0-9_. -]", "_", path.stem) for path in sorted(figures.glob("*.png"))}  # what MLflow takes, but for "/"
+    return {path: f"{name}+step+0+timestamp+{start}+{uuid.uuid5(uuid.NAMESPACE_OID, path.stem)}" for path, name in names.items()}
+
+
+def write_images(folder: Path, figures: Path, start: int) -> None:
+    """Write each figure into a new folder as MLflow's page reads it: the PNG, and a small copy for the grid."""
+    folder.mkdir()
+    for path, name in image_names(figures, start).items():
+        shutil.copyfile(path, folder / f"{name}.png")
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+        small.thumbnail((_SMALL_PIXELS, _SMALL_PIXELS))
+        small.save(folder / f"{name}+compressed.webp", quality=85)
+
+
+def write_predictions_table(path: Path, predictions: Path) -> None:
+    """Write one row per picture, with the probability of the predicted class alone: a hundred classes would be a hundred columns.
+
+    The format is that of MLflow's `log_table` (pandas, orient "split"), which appends to a table; this replaces it.
+    """
+    rows = [
+        [row["image_id"], row["predicted"], row["label"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
+        for row in read_table(predictions)
+    ]
+    path.write_text(json.dumps({"columns": _TABLE_COLUMNS, "data": rows}), encoding="utf-8")
