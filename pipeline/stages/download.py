@@ -10,7 +10,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file, sha256_of_file, write_json
 from pipeline.core.params import Section
 from pipeline.sources.archives import pack
-from pipeline.sources.layout import find_layout
+from pipeline.sources.layout import expect_folders
 from pipeline.sources.members import Limits, Members
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
 
@@ -23,15 +23,13 @@ class Params(Section):  # section `download` of params.yaml
 
 
 def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
-    """The content of `data/source.json`: where the pictures are from, their licence and layout, and the digest of the zip."""
-    layout = find_layout(members, source.title)
+    """The content of `data/source.json`: where the pictures are from, their licence and number, and the digest of the zip."""
     return {
         "source": source.title,
         "licence": source.licence,
         "digest": digest,
         "raw_sha256": sha256_of_file(raw),
         "files": len(members),
-        "layout": {"classes": sorted({entry.label for entry in layout.entries}), "folders": layout.folders},
     }
 
 
@@ -43,6 +41,7 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     with open_source(source, mirrors, params.digest, params.limits) as members:
         if not members:
             raise PipelineError(f"{source.title}: contains no files; name a folder or an archive of pictures")
+        expect_folders(members, source.title)
         with atomic_file(raw) as partial:
             content_digest = pack(members, partial)
             if source.pinned_by_content:

@@ -76,22 +76,12 @@ def test_the_source_is_described(root, folder):
         "digest": digest_by_hand(NAMES),
         "raw_sha256": hashlib.sha256((root / "data" / "raw.zip").read_bytes()).hexdigest(),
         "files": 4,
-        "layout": {"classes": ["cats", "dogs"], "folders": []},
     }
 
 
 def test_no_path_of_this_machine_is_written(root, folder):
     download(root, str(folder), digest_by_hand(NAMES))
     assert str(root) not in (root / "data" / "source.json").read_text()
-
-
-def test_split_folders_are_described(root):
-    for name in ("train/cats/1.png", "val/cats/2.png", "train/dogs/3.png"):
-        (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "pics" / name).touch()
-    download(root, "pics", digest_of(folder_members(root / "pics", LIMITS)))
-    layout = json.loads((root / "data" / "source.json").read_text())["layout"]
-    assert layout == {"classes": ["cats", "dogs"], "folders": ["train", "val"]}
 
 
 def test_a_tar_is_repacked_to_the_same_zip_as_its_folder(root, folder):
@@ -151,15 +141,6 @@ def test_pictures_without_folders_are_refused(root):
     (root / "pics" / "1.png").touch()
     digest = digest_of(folder_members(root / "pics", LIMITS))
     assert message_of(root, "pics", digest) == "pics: contains no folders of pictures; make one folder for each class"
-
-
-def test_a_folder_one_level_too_high_is_refused(root):
-    for name in ("train/1.png", "val/2.png"):
-        (root / "pics" / name).parent.mkdir(parents=True)
-        (root / "pics" / name).touch()
-    assert message_of(root, "pics", digest_of(folder_members(root / "pics", LIMITS))) == (
-        "pics: its root: the classes would be 'train', 'val', which are splits; name the folder of the classes"
-    )
 
 
 def test_nothing_is_written_where_the_layout_is_refused(root):

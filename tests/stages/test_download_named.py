@@ -80,7 +80,7 @@ def run_download(root, name, digest, mirrors=()):
 
 def run_split(root):
     """Run the stage; the rows of the manifest."""
-    params = split.Params(seed=0, val=0.2, test=0.2, group=None, similarity=0.99, leak="fail")
+    params = split.Params(seed=0, val=0.2, test=0.2, folders="auto", group=None, similarity=0.99, leak="fail")
     split.run(params, root / "raw.zip", root / "splits", *(root / name for name in ("manifest.csv", "quarantine.csv", "audit.json")))
     with (root / "manifest.csv").open(newline="") as file:
         return list(csv.DictReader(file))
