@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import html
 import lzma
 import os
 import re
@@ -25,6 +26,7 @@ from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Member
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
+_PAGE_BYTES = 1 << 16  # of what may be a web page: its title stands near its start
 _NEITHER = "it does not begin like a zip or a tar"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of a zip
 
@@ -59,8 +61,11 @@ def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
     with path.open("rb") as file, tempfile.TemporaryFile() as plain:
         with damage_named(title):
             budget = Budget(title, limits, path.stat().st_size)
-            if file.read(4) in _ZIP_STARTS:
+            start = file.read(_PAGE_BYTES)
+            if start[:4] in _ZIP_STARTS:
                 entries = zip_entries(file, budget)
+            elif page := _page_in(start):
+                raise PipelineError(f"{title}: is {page}, not an archive; give the address or path of the file itself")
             else:
                 tar = unpack(file, plain, budget)
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
@@ -156,6 +161,18 @@ def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
         if fault := _tar_fault(header):
             raise PipelineError(f"{budget.title}: member {shown(header.name)} {fault}")
         yield ArchiveEntry(header.name, header.isdir(), partial(_tar_blocks, file, header.offset_data, header.size))
+
+
+def _page_in(start: bytes) -> str | None:
+    """What a server sent in place of an archive: a page, as of a share or a login, or an error in XML or JSON; None if none of them."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] == b"<" and re.search(rb"<(!doctype\s+html|html|head|body)\b", text, re.IGNORECASE):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        words = " ".join(html.unescape(title[1].decode(errors="replace")).split()) if title else ""
+        return "an HTML page" + f" with the title {shown(words)}" * bool(words)
+    if text.startswith(b"<?xml"):
+        return "an XML document"
+    return "a JSON document" if re.match(rb'\{\s*"|\[\s*[{"]', text) else None
 
 
 def _folder_fault(path: Path, name: str, mode: int) -> str | None:

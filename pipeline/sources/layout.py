@@ -54,10 +54,12 @@ class Layout:
 def expect_folders(names: Iterable[str], title: str) -> None:
     """Raise PipelineError if files of these names cannot be pictures in class folders, whatever the params."""
     names = sorted(names)
+    if not names:
+        raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
     archives = [name for name in names if is_archive(name)]
     if archives and not any(map(_may_be_picture, names)):
         cure = "unpack them into one folder and name that in download.source"
-        raise PipelineError(f"{title}: contains the archives {_listed(archives)} and no pictures; {cure}")
+        raise PipelineError(f"{title}: contains archives and no pictures: {_listed(archives)}; {cure}")
     if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
 

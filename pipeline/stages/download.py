@@ -10,7 +10,6 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file, sha256_of_file, write_json
 from pipeline.core.params import Section
 from pipeline.sources.archives import pack
-from pipeline.sources.layout import expect_folders
 from pipeline.sources.members import Limits, Members
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
 
@@ -39,9 +38,6 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
     with open_source(source, mirrors, params.digest, params.limits) as members:
-        if not members:
-            raise PipelineError(f"{source.title}: contains no files; name a folder or an archive of pictures")
-        expect_folders(members, source.title)
         with atomic_file(raw) as partial:
             content_digest = pack(members, partial)
             if source.pinned_by_content:

@@ -105,7 +105,11 @@ def test_split_folders_that_leave_a_doubt_are_refused(folders, val, test, fault)
     assert str(caught.value) == fault
 
 
-@pytest.mark.parametrize("names", [(), ("1.png",), ("1.png", "2.png")])
+def test_no_files_at_all_are_refused():
+    assert message_of() == "pics: contains no files; name a folder or an archive of pictures"
+
+
+@pytest.mark.parametrize("names", [("1.png",), ("1.png", "2.png")])
 def test_pictures_without_folders_are_refused(names):
     assert message_of(*names) == "pics: contains no folders of pictures; make one folder for each class"
 
@@ -264,5 +268,5 @@ def test_a_folder_in_the_params_that_is_not_one_folder_is_refused(key, fault):
 def test_archives_in_the_archive_are_named(names):
     first, second, _ = names.split()
     assert message_of(*names.split()) == (
-        f"pics: contains the archives {second!r}, {first!r} and no pictures; unpack them into one folder and name that in download.source"
+        f"pics: contains archives and no pictures: {second!r}, {first!r}; unpack them into one folder and name that in download.source"
     )
