@@ -11,6 +11,7 @@ import struct
 import sys
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
+from pipeline.sources.names import expect_encoding, zip_names
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
@@ -52,18 +54,20 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
+def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = None) -> Iterator[Members]:
     """The regular files of a zip or tar by name, without the files that operating systems add (`.DS_Store` and the like).
 
-    `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged and beyond the limits, at
-    once or when a member is read.
+    `title` names the archive in messages. `encoding`: of names in a zip that does not state it; None: guessed.
+    Raises PipelineError on anything unsafe or damaged and beyond the limits, at once or when a member is read.
     """
+    if encoding is not None:
+        expect_encoding(encoding)
     with path.open("rb") as file, tempfile.TemporaryFile() as plain:
         with damage_named(title):
             budget = Budget(title, limits, path.stat().st_size)
             start = file.read(_PAGE_BYTES)
             if start[:4] in _ZIP_STARTS:
-                entries = zip_entries(file, budget)
+                entries = zip_entries(file, budget, encoding)
             elif page := _page_in(start):
                 raise PipelineError(f"{title}: is {page}, not an archive; give the address or path of the file itself")
             else:
@@ -83,9 +87,11 @@ def folder_members(folder: Path, limits: Limits) -> Members:
     budget, waiting = Budget(str(folder), limits), [folder]
     while waiting:
         for path in sorted(waiting.pop().iterdir()):
-            name = path.relative_to(folder).as_posix()
+            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
             if is_junk(name):
                 continue
+            if name in members:
+                raise PipelineError(f"{folder}: contains {shown(name)} twice, in two Unicode forms; rename one")
             budget.add_file()
             status = path.lstat()
             if fault := _folder_fault(path, name, status.st_mode):
@@ -121,7 +127,7 @@ def digest_of(members: Members) -> str:
     return sha256_of("".join(lines).encode())
 
 
-def zip_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
+def zip_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> Iterator[ArchiveEntry]:
     """The members of a zip. Raises PipelineError on links and the like, and zipfile's errors on a damaged zip."""
     # The directory is checked before zipfile reads it: zipfile takes all of it into memory, and does not mind members
     # that overlap.
@@ -130,10 +136,10 @@ def zip_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
     archive = zipfile.ZipFile(file)
     infos = archive.infolist()
     _expect_apart(infos, start)
-    for info in infos:
+    for info, name in zip(infos, zip_names(infos, encoding, budget.title), strict=True):
         if fault := _zip_fault(info):
-            raise PipelineError(f"{budget.title}: member {shown(info.orig_filename)} {fault}")
-        yield ArchiveEntry(info.orig_filename, info.orig_filename.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
+            raise PipelineError(f"{budget.title}: member {shown(name)} {fault}")
+        yield ArchiveEntry(name, name.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
 
 
 def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:

@@ -177,8 +177,12 @@ def find_source(text: str) -> Source:
 
 
 @contextmanager
-def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Iterator[Members]:
+def open_source(
+    source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits, encoding: str | None = None
+) -> Iterator[Members]:
     """The files of a source. `digest`: the one that params.yaml pins; what it finds in the store is not downloaded again.
+
+    `encoding`: of names in a zip that does not state it; None: guessed.
 
     A mirror of a URL is another address of the same archive. A mirror of a named dataset is a folder with files of the
     published names. A file with another digest or published checksum is refused unread. Raises PipelineError.
@@ -192,7 +196,7 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, li
             expect_folders(members, source.title)
             yield members
         else:
-            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits) as members:
+            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
                 expect_folders(members, source.title)
                 yield members
     except PipelineError:
@@ -201,14 +205,14 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, li
         raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> str:
+def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None) -> str:
     """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of pictures in folders.
 
     A file with a published checksum is taken from the store if it is there, since no other file would be accepted.
     """
     if not source.pinned_by_content:
         path = _find_archive(source, mirrors, None, limits)
-        with open_archive(path, source.title, limits) as members:
+        with open_archive(path, source.title, limits, encoding) as members:
             expect_folders(members, source.title)
         return sha256_of_file(path)
     if source.named is None:

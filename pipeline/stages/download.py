@@ -18,6 +18,7 @@ class Params(Section):  # section `download` of params.yaml
     source: Annotated[str, StringConstraints(min_length=1)]  # a dataset's name, a folder, an archive, or a URL
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
     url_mirrors: list[str] = Field(strict=True)  # tried in order if the source's own URL does not provide what is pinned
+    encoding: Annotated[str, StringConstraints(min_length=1)] | None  # of names in a zip that does not state it; null: guess
     limits: Limits  # a source that exceeds them is refused
 
 
@@ -37,7 +38,7 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     source, mirrors = find_source(params.source), tuple(params.url_mirrors)
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
-    with open_source(source, mirrors, params.digest, params.limits) as members:
+    with open_source(source, mirrors, params.digest, params.limits, params.encoding) as members:
         with atomic_file(raw) as partial:
             content_digest = pack(members, partial)
             if source.pinned_by_content:

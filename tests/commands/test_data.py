@@ -96,6 +96,11 @@ def test_a_changed_source_is_pinned_anew(root):
     assert refresh() == (digest_of(PICTURES), digest_of(OTHER_PICTURES))
 
 
+def test_an_encoding_of_the_params_that_is_none_is_refused(root):
+    write_params(root, "download: {source: pictures.zip, encoding: 932, digest: null}\n")
+    assert refusal() == "params.yaml: download.encoding: 932 is not an encoding of names; write one, as cp932, or null"
+
+
 def test_a_folder_is_pinned_by_its_content(root):
     for name in ("ants", "bees"):
         (root / "pictures" / name).mkdir(parents=True)

@@ -239,7 +239,7 @@ def test_a_fault_in_a_table_that_may_also_be_a_text_is_named_where_it_is(group, 
 
 def test_a_misspelt_key_of_an_inner_section_is_named_with_its_neighbours():
     limits = "{fetch_gigabytes: 1, fetch_hours: 1, file: 1, gigabytes: 1, ratio: 1}"
-    write(f"download: {{source: a, digest: null, url_mirrors: [], limits: {limits}}}\n")
+    write(f"download: {{source: a, digest: null, url_mirrors: [], encoding: null, limits: {limits}}}\n")
     assert message_of("download", Download) == "params.yaml: download.limits.file: unknown key; did you mean 'files'?"
 
 

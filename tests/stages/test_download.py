@@ -12,6 +12,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.sources.archives import digest_of, folder_members
 from pipeline.sources.members import Limits
 from pipeline.stages.download import Params, run
+from tests.archives import ZipMember, zip_bytes
 
 WRONG = "0" * 64
 LIMITS = Limits(fetch_gigabytes=1, fetch_hours=1, files=1000, gigabytes=1, ratio=1000)
@@ -49,7 +50,11 @@ def make_tar(root):
 
 
 def download(root, source, digest, limits=LIMITS):
-    run(Params(source=source, digest=digest, url_mirrors=[], limits=limits), root / "data" / "raw.zip", root / "data" / "source.json")
+    run(
+        Params(source=source, digest=digest, url_mirrors=[], encoding=None, limits=limits),
+        root / "data" / "raw.zip",
+        root / "data" / "source.json",
+    )
 
 
 def message_of(root, source, digest, limits=LIMITS):
@@ -89,6 +94,15 @@ def test_a_tar_is_repacked_to_the_same_zip_as_its_folder(root, folder):
     from_folder = (root / "data" / "raw.zip").read_bytes()
     download(root, "pics.tar.gz", make_tar(root))
     assert (root / "data" / "raw.zip").read_bytes() == from_folder
+
+
+def test_names_are_read_in_the_encoding_of_the_params(root):
+    content = zip_bytes(*(ZipMember(f"{label}/1.png".encode("koi8-r")) for label in ("кот", "пёс")))
+    (root / "pics.zip").write_bytes(content)
+    params = Params(source="pics.zip", digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], encoding="koi8-r", limits=LIMITS)
+    run(params, root / "raw.zip", root / "source.json")
+    with zipfile.ZipFile(root / "raw.zip") as archive:
+        assert archive.namelist() == ["кот/1.png", "пёс/1.png"]
 
 
 def test_the_same_source_gives_the_same_bytes_twice(root, folder):

@@ -263,7 +263,9 @@ def root(tmp_path, monkeypatch):
 
 def download(root, name, content, **limits):
     (root / name).write_bytes(content)
-    params = Params(source=name, digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], limits=Limits(**LIMITS | limits))
+    params = Params(
+        source=name, digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], encoding=None, limits=Limits(**LIMITS | limits)
+    )
     run(params, root / "data" / "raw.zip", root / "data" / "source.json")
 
 
