@@ -27,10 +27,10 @@ PARAMS = {
     "seed": 3,
     "threads": 1,
     "download": {
-        "source": "pictures", "digest": None, "url_mirrors": [],
+        "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
     },
-    "split": {"val": 0.2, "test": 0.3, "group": None, "similarity": 0.99, "leak": "repair"},
+    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair"},
     "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},

@@ -47,7 +47,7 @@ def refresh() -> tuple[str | None, str]:
     before = section["digest"]
     source = find_source(section["source"])
     limits = read_section("download.limits", Limits, PARAMS)
-    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits)
+    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits, section.get("encoding"))
     if source.known_digest not in (None, after):
         print(f"{source.title}: differs from its known digest {source.known_digest}; check the pictures before you train", file=sys.stderr)
     if before != after:

@@ -178,6 +178,7 @@ def _fault(error: Mapping[str, Any]) -> str:
         "string_type": "a text",
         "bool_type": "true or false",
         "list_type": "a list",
+        "dict_type": "a mapping",
     }
     return f"is not {words[kind].format(**context)}" if kind in words else f"is refused: {error['msg']}"
 
@@ -189,7 +190,7 @@ def _as_yaml(value: Any) -> str:
 
 def _path(keys: list[str]) -> list[str]:
     """The keys of params.yaml in pydantic's location of an error, which also names the members of unions."""
-    return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|function-.*|[A-Z]\w*)", key)]
+    return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|dict\[.*|function-.*|[A-Z]\w*)", key)]
 
 
 def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:

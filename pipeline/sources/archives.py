@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import html
 import lzma
 import os
 import re
@@ -10,6 +11,7 @@ import struct
 import sys
 import tarfile
 import tempfile
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +24,11 @@ from tqdm import tqdm
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
+from pipeline.sources.names import expect_encoding, zip_names
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
+_PAGE_BYTES = 1 << 16  # of what may be a web page: its title stands near its start
 _NEITHER = "it does not begin like a zip or a tar"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of a zip
 
@@ -50,17 +54,22 @@ def is_archive(name: str) -> bool:
 
 
 @contextmanager
-def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
+def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = None) -> Iterator[Members]:
     """The regular files of a zip or tar by name, without the files that operating systems add (`.DS_Store` and the like).
 
-    `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged and beyond the limits, at
-    once or when a member is read.
+    `title` names the archive in messages. `encoding`: of names in a zip that does not state it; None: guessed.
+    Raises PipelineError on anything unsafe or damaged and beyond the limits, at once or when a member is read.
     """
+    if encoding is not None:
+        expect_encoding(encoding)
     with path.open("rb") as file, tempfile.TemporaryFile() as plain:
         with damage_named(title):
             budget = Budget(title, limits, path.stat().st_size)
-            if file.read(4) in _ZIP_STARTS:
-                entries = zip_entries(file, budget)
+            start = file.read(_PAGE_BYTES)
+            if start[:4] in _ZIP_STARTS:
+                entries = zip_entries(file, budget, encoding)
+            elif page := _page_in(start):
+                raise PipelineError(f"{title}: is {page}, not an archive; give the address or path of the file itself")
             else:
                 tar = unpack(file, plain, budget)
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
@@ -78,9 +87,11 @@ def folder_members(folder: Path, limits: Limits) -> Members:
     budget, waiting = Budget(str(folder), limits), [folder]
     while waiting:
         for path in sorted(waiting.pop().iterdir()):
-            name = path.relative_to(folder).as_posix()
+            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
             if is_junk(name):
                 continue
+            if name in members:
+                raise PipelineError(f"{folder}: contains {shown(name)} twice, in two Unicode forms; rename one")
             budget.add_file()
             status = path.lstat()
             if fault := _folder_fault(path, name, status.st_mode):
@@ -116,7 +127,7 @@ def digest_of(members: Members) -> str:
     return sha256_of("".join(lines).encode())
 
 
-def zip_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
+def zip_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> Iterator[ArchiveEntry]:
     """The members of a zip. Raises PipelineError on links and the like, and zipfile's errors on a damaged zip."""
     # The directory is checked before zipfile reads it: zipfile takes all of it into memory, and does not mind members
     # that overlap.
@@ -125,10 +136,10 @@ def zip_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
     archive = zipfile.ZipFile(file)
     infos = archive.infolist()
     _expect_apart(infos, start)
-    for info in infos:
+    for info, name in zip(infos, zip_names(infos, encoding, budget.title), strict=True):
         if fault := _zip_fault(info):
-            raise PipelineError(f"{budget.title}: member {shown(info.orig_filename)} {fault}")
-        yield ArchiveEntry(info.orig_filename, info.orig_filename.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
+            raise PipelineError(f"{budget.title}: member {shown(name)} {fault}")
+        yield ArchiveEntry(name, name.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
 
 
 def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:
@@ -156,6 +167,18 @@ def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
         if fault := _tar_fault(header):
             raise PipelineError(f"{budget.title}: member {shown(header.name)} {fault}")
         yield ArchiveEntry(header.name, header.isdir(), partial(_tar_blocks, file, header.offset_data, header.size))
+
+
+def _page_in(start: bytes) -> str | None:
+    """What a server sent in place of an archive: a page, as of a share or a login, or an error in XML or JSON; None if none of them."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text[:1] == b"<" and re.search(rb"<(!doctype\s+html|html|head|body)\b", text, re.IGNORECASE):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+        words = " ".join(html.unescape(title[1].decode(errors="replace")).split()) if title else ""
+        return "an HTML page" + f" with the title {shown(words)}" * bool(words)
+    if text.startswith(b"<?xml"):
+        return "an XML document"
+    return "a JSON document" if re.match(rb'\{\s*"|\[\s*[{"]', text) else None
 
 
 def _folder_fault(path: Path, name: str, mode: int) -> str | None:

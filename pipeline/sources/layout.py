@@ -1,16 +1,30 @@
 """Where the class folders begin in a set of files, and which splits the files are already in."""
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.params import spell
+from pipeline.sources.archives import is_archive
 
-_SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+# `split.folders`: recognised by their names, none, or what each folder is.
+Folders = Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "unlabelled"]]
+
+_SPLIT_WORDS = {
+    "train": "train", "training": "train", "trainval": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test", "holdout": "test",
+    "pred": "test", "predict": "test", "prediction": "test",
 }  # fmt: skip
+_CONTENT = "sets?|data|datasets?|folder|splits?|images?|imgs?|pictures?|pics?|photos?"
+_CONTENT_WORD = re.compile(_CONTENT)
+_SPLIT_WORD = re.compile(rf"({'|'.join(_SPLIT_WORDS)})(?:{_CONTENT})?")  # also `trainset`
+_WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])")  # also those of `TestImages`
+_NO_PICTURE = re.compile(r"\.(txt|csv|tsv|json|xml|ya?ml|md|html?|pdf|docx?|xlsx?|py|ipynb|mat|npy|npz|h5|pth?|db|log)$", re.IGNORECASE)
+_NAMED_FOLDERS = 8  # in one sentence
 
 
 @dataclass(frozen=True)
@@ -25,35 +39,51 @@ class ClassFile:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files in class folders, and the names of the others. `folders`: the names of the split folders."""
+    """The files in class folders, and the names of the others.
+
+    `folders`: the split folders, each with its split. `unlabelled`: the split folders without class folders, and how many files
+    each has; these are outside, too.
+    """
 
     entries: list[ClassFile]
     outside: list[str]
-    folders: list[str] = field(default_factory=list)
+    folders: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
 
-def find_layout(names: Iterable[str], title: str) -> Layout:
-    """Find the class folders: below any number of single folders, with or without split folders above them.
-
-    `title` names the files in messages. Raises PipelineError if there are no folders, or if the apparent classes are splits.
-    """
-    root, below, outside = _descend(sorted(names))
-    if not below:
+def expect_folders(names: Iterable[str], title: str) -> None:
+    """Raise PipelineError if files of these names cannot be pictures in class folders, whatever the params."""
+    names = sorted(names)
+    if not names:
+        raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
+    archives = [name for name in names if is_archive(name)]
+    if archives and not any(map(_may_be_picture, names)):
+        cure = "unpack them into one folder and name that in download.source"
+        raise PipelineError(f"{title}: contains archives and no pictures: {_listed(archives)}; {cure}")
+    if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
-    split_like = [name for name in below if name.lower() in _SPLIT_NAMES]
-    if not split_like:
-        return Layout(_entries(root, below, None), outside)
-    others = sorted(set(below) - set(split_like))
-    flat = [name for name in split_like if not any("/" in inner for inner in below[name])]
-    if others or flat:
-        classes = f"the classes would be {', '.join(map(repr, sorted(below)))}"
-        raise PipelineError(f"{title}: {root or 'its root'}: {classes}, which are splits; name the folder of the classes")
-    entries = []
-    for folder in split_like:
-        outside += [f"{root}{folder}/{inner}" for inner in below[folder] if "/" not in inner]
-        classes_below = _group([inner for inner in below[folder] if "/" in inner])
-        entries += _entries(f"{root}{folder}/", classes_below, folder)
-    return Layout(entries, outside, split_like)
+
+
+def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> Layout:
+    """Find the class folders: below any number of single folders, with or without split folders above or below them.
+
+    `title` names the files in messages. Raises PipelineError if there are no folders, or if it is unclear which ones are splits.
+    """
+    names = sorted(names)
+    expect_folders(names, title)
+    told = {} if isinstance(folders, str) else {_find_folder(name, names, title): split for name, split in folders.items()}
+    unlabelled = {path: [name for name in names if name.startswith(f"{path}/")] for path, split in told.items() if split == "unlabelled"}
+    omitted = [name for of_folder in unlabelled.values() for name in of_folder]
+    names = sorted(set(names) - set(omitted))
+    splits = {path: split for path, split in told.items() if split != "unlabelled"}
+    if splits:
+        inside = {path: [name.removeprefix(f"{path}/") for name in names if name.startswith(f"{path}/")] for path in splits}
+        outside = [name for name in names if not name.startswith(tuple(f"{path}/" for path in splits))]
+        layout = _below_splits("", inside, splits, outside, title)
+    else:
+        layout = _recognise(*_descend(names), title, by_name=folders != "none")
+    counts = {path: len(of_folder) for path, of_folder in unlabelled.items()}
+    return Layout(layout.entries, layout.outside + omitted, layout.folders, layout.unlabelled | counts)
 
 
 def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple[str | None, str | None]:
@@ -68,10 +98,9 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple
     if val == test and isinstance(val, str):
         raise PipelineError(f"params.yaml: split: val and test both name the folder {val!r}; name different ones")
     by_split: dict[str, str] = {}
-    for folder in layout.folders:
+    for folder, split in layout.folders.items():
         if folder in (val, test):
             continue
-        split = _SPLIT_NAMES[folder.lower()]
         if split in by_split and split != "train":
             raise PipelineError(f"data/raw.zip: contains {by_split[split]!r} and {folder!r}; name one of them in params.yaml: split")
         by_split[split] = folder
@@ -84,18 +113,162 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple
     return test_folder, val_folder
 
 
+def _find_folder(wanted: str, names: list[str], title: str) -> str:
+    """The path of the one folder that a key of `split.folders` names, by its whole path or the end of it."""
+    paths = {name[: match.start()] for name in names for match in re.finditer("/", name)}
+    key = wanted.strip("/")
+    found = [key] if key in paths else sorted(path for path in paths if path.endswith(f"/{key}"))
+    # Of folders inside a folder of the same name, the outer one contains all.
+    found = [path for path in found if not any(path.startswith(f"{other}/") for other in found)]
+    if len(found) != 1:
+        fault = f"names several folders of {title}: {_listed(found)}; write a whole path" if found else f"is no folder of {title}"
+        raise PipelineError(f"params.yaml: split.folders: {wanted!r} {fault}" + "; write its path there" * (not found))
+    return found[0]
+
+
+def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title: str, by_name: bool) -> Layout:
+    """Tell whether the folders at `root` are splits or classes. Raises PipelineError if both are possible."""
+    if not by_name:
+        return Layout(_entries(root, below, None), outside)
+    folders = _of_pictures(below)
+    splits = _named_like_splits(folders)
+    labelled = [folder for folder in splits if any("/" in inner for inner in _within(folder, below[folder])[1])]
+    if splits and set(splits) == set(folders) and labelled:
+        outside = outside + [f"{root}{folder}/{inner}" for folder in below.keys() - set(folders) for inner in below[folder]]
+        return _below_splits(root, {folder: below[folder] for folder in splits}, splits, outside, title)
+    if splits and set(splits) == set(folders):
+        raise _unclear(title, root, list(below), splits, "make one folder for each class in each of them")
+    # One flat folder beside flat classes, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
+    if labelled or set(splits.values()) not in (set(), {"train"}, {"val"}):
+        raise _unclear(title, root, list(below), splits)
+    mentions = {folder: _split_in(folder)[0] for folder in folders}
+    if all(mentions.values()) and len(set(mentions.values())) > 1:
+        raise _unclear(title, root, list(below), mentions)
+    return _by_class_first(root, below, outside, title) or Layout(_entries(root, below, None), outside)
+
+
+def _by_class_first(root: str, below: dict[str, list[str]], outside: list[str], title: str) -> Layout | None:
+    """The layout `<class>/<split>/…`, or None. Raises PipelineError where only some of the folders have splits in them."""
+    parts = {folder: _group([inner for inner in below[folder] if "/" in inner]) for folder in _of_pictures(below)}
+    splits = {folder: _named_like_splits(inner) for folder, inner in parts.items()}
+    whole = {folder for folder in parts if all("/" in inner for inner in filter(_may_be_picture, below[folder]))}
+    divided = [folder for folder in parts if folder in whole and len(splits[folder]) == len(parts[folder])]
+    found = {name: split for folder in divided for name, split in splits[folder].items()}
+    if len(set(found.values())) < 2:
+        return None
+    if len(divided) < len(parts) or any("/" in path for folder in divided for paths in parts[folder].values() for path in paths):
+        paths = {f"{folder}/{name}": split for folder in divided for name, split in splits[folder].items()}
+        raise _unclear(title, root, list(paths), paths)
+    entries = [
+        entry for folder in divided for name in parts[folder] for entry in _entries(f"{root}{folder}/", {name: parts[folder][name]}, name)
+    ]
+    inside = [ClassFile(entry.name, entry.name.removeprefix(root).partition("/")[0], entry.inner_path, entry.folder) for entry in entries]
+    rest = {f"{root}{folder}/{inner}" for folder, inners in below.items() for inner in inners} - {entry.name for entry in inside}
+    return Layout(inside, outside + sorted(rest), found)
+
+
+def _below_splits(root: str, inside: dict[str, list[str]], splits: Mapping[str, str], outside: list[str], title: str) -> Layout:
+    """The classes below split folders. `inside`: the paths in each. A folder without class folders is unlabelled."""
+    entries: list[ClassFile] = []
+    outside, unlabelled = list(outside), dict[str, int]()
+    reached = {folder: _within(folder, inside[folder]) for folder in splits}
+    labelled = {folder: reach for folder, reach in reached.items() if any("/" in inner for inner in reach[1])}
+    labelled = _descend_together(labelled)
+    for folder, split in splits.items():
+        if folder not in labelled:
+            unlabelled[f"{root}{folder}"] = len(inside[folder])
+            if split == "train":
+                raise PipelineError(f"{title}: {root}{folder}: contains no folders of pictures; make one folder for each class in it")
+            outside += [f"{root}{folder}/{inner}" for inner in inside[folder]]
+            continue
+        prefix, paths = labelled[folder]
+        found = _entries(f"{root}{folder}/{prefix}", _group([path for path in paths if "/" in path]), folder)
+        outside += sorted({f"{root}{folder}/{inner}" for inner in inside[folder]} - {entry.name for entry in found})
+        entries += found
+    if not labelled:
+        raise PipelineError(f"{title}: {root}{next(iter(splits))}: contains no folders of pictures; make one folder for each class in it")
+    return Layout(entries, outside, {folder: splits[folder] for folder in labelled}, unlabelled)
+
+
+def _within(folder: str, names: list[str]) -> tuple[str, list[str]]:
+    """Descend in a split folder through single folders of a split's name or of none in particular, as `train/train` or `test/images`."""
+    prefix = ""
+    while True:
+        below = _of_pictures(_group([name for name in names if "/" in name]))
+        if len(below) != 1 or not (_is_passed(lone := below[0]) or lone == folder.rpartition("/")[2]):
+            return prefix, names
+        prefix, names = f"{prefix}{lone}/", [name.removeprefix(f"{lone}/") for name in names if name.startswith(f"{lone}/")]
+
+
+def _descend_together(reached: dict[str, tuple[str, list[str]]]) -> dict[str, tuple[str, list[str]]]:
+    """Descend through a folder that is the only one in every split and has folders in every one."""
+    while reached:
+        groups = {folder: _group([name for name in names if "/" in name]) for folder, (_, names) in reached.items()}
+        lone = {name for below in groups.values() for name in _of_pictures(below)}
+        if len(lone) != 1 or not all(any("/" in inner for inner in below[next(iter(lone))]) for below in groups.values()):
+            break
+        name = next(iter(lone))
+        reached = {folder: (f"{prefix}{name}/", groups[folder][name]) for folder, (prefix, _) in reached.items()}
+    return reached
+
+
 def _descend(names: list[str]) -> tuple[str, dict[str, list[str]], list[str]]:
-    """Descend through single folders until there are several, or none below: the path, its contents, the files passed."""
+    """Descend through single folders of pictures until there are several, or none below: the path, its contents, the files passed."""
     root, outside = "", []
     while True:
         outside += [root + name for name in names if "/" not in name]
         below = _group([name for name in names if "/" in name])
-        if len(below) != 1:
+        folders = _of_pictures(below)
+        if len(folders) != 1 or not any("/" in name for name in below[folders[0]]):
             return root, below, outside
-        folder, inner = next(iter(below.items()))
-        if not any("/" in name for name in inner):
-            return root, below, outside
-        root, names = f"{root}{folder}/", inner
+        outside += [f"{root}{folder}/{inner}" for folder in below.keys() - set(folders) for inner in below[folder]]
+        root, names = f"{root}{folders[0]}/", below[folders[0]]
+
+
+def _split_in(folder: str) -> tuple[str, str]:
+    """The split that a folder's name mentions ("" if none, or several), and the words beside it that say more than «set» or «images»."""
+    words = [word.lower() for word in _WORD.findall(folder)]
+    found = [match[1] for word in words if (match := _SPLIT_WORD.fullmatch(word))]
+    rest = [word for word in words if not _SPLIT_WORD.fullmatch(word) and not _CONTENT_WORD.fullmatch(word)]
+    mentioned = {_SPLIT_WORDS[word] for word in found}
+    return mentioned.pop() if len(mentioned) == 1 else "", " ".join(rest)
+
+
+def _named_like_splits(folders: Iterable[str]) -> dict[str, str]:
+    """`folder: split` of `test_set` and the like, and of `seg_train` beside `seg_test`, but not of `steam_train`."""
+    mentions = {folder: _split_in(folder) for folder in folders}
+    splits_by_rest = defaultdict[str, set[str]](set)
+    for split, rest in mentions.values():
+        if split:
+            splits_by_rest[rest].add(split)
+    return {folder: split for folder, (split, rest) in mentions.items() if split and (not rest or len(splits_by_rest[rest]) > 1)}
+
+
+def _is_passed(folder: str) -> bool:
+    split, rest = _split_in(folder)
+    return bool(split) or (not rest and _WORD.search(folder) is not None)
+
+
+def _of_pictures(below: dict[str, list[str]]) -> list[str]:
+    """The folders in which a file may be a picture by its name; all if none has one."""
+    return [folder for folder, inner in below.items() if any(map(_may_be_picture, inner))] or list(below)
+
+
+def _may_be_picture(name: str) -> bool:
+    return not (_NO_PICTURE.search(name) or is_archive(name))
+
+
+def _unclear(title: str, root: str, folders: list[str], splits: Mapping[str, str], cure: str = "") -> PipelineError:
+    told = ", ".join(f"{spell(root + folder)}: {split}" for folder, split in list(splits.items())[:_NAMED_FOLDERS])
+    return PipelineError(
+        f"{title}: {root or 'its root'}: the folders {_listed(sorted(folders))} may be classes or splits; if all are classes, "
+        f"set split.folders: none in params.yaml; else {cure or f'set there what each is, as {{{told}}}'}"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED_FOLDERS
+    return ", ".join(map(repr, names[:_NAMED_FOLDERS])) + f" and {more} more" * (more > 0)
 
 
 def _group(names: list[str]) -> dict[str, list[str]]:
@@ -106,5 +279,5 @@ def _group(names: list[str]) -> dict[str, list[str]]:
     return dict(groups)
 
 
-def _entries(root: str, classes: dict[str, list[str]], folder: str | None) -> list[ClassFile]:
+def _entries(root: str, classes: Mapping[str, list[str]], folder: str | None) -> list[ClassFile]:
     return [ClassFile(f"{root}{label}/{inner}", label, inner, folder) for label, paths in classes.items() for inner in sorted(paths)]

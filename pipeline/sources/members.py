@@ -94,7 +94,7 @@ class Budget:
 
 
 def choose_members(entries: Iterable[ArchiveEntry], budget: Budget) -> Members:
-    """The files of an archive by name, without the files that operating systems add.
+    """The files of an archive by name in Unicode's form NFC, without the files that operating systems add.
 
     Raises PipelineError on an unsafe name, and on two names that some file system takes for equal.
     """
@@ -103,14 +103,15 @@ def choose_members(entries: Iterable[ArchiveEntry], budget: Budget) -> Members:
     for entry in entries:
         if entry.is_folder and entry.name in (".", "./"):  # the first member of many tars
             continue
-        name = entry.name.removeprefix("./")
+        spelt = entry.name.removeprefix("./")
         if entry.is_folder:
-            name = name.removesuffix("/")
+            spelt = spelt.removesuffix("/")
+        name = unicodedata.normalize("NFC", spelt)
         if fault := name_fault(name):
             raise PipelineError(f"{budget.title}: member {shown(entry.name)} {fault}; pack the archive again without it")
         if is_junk(name):
             continue
-        if fault := _clash(name, entry.is_folder, paths):
+        if fault := _clash(spelt, entry.is_folder, paths):
             raise PipelineError(f"{budget.title}: {fault}")
         if not entry.is_folder:
             members[name] = partial(_read, name, entry, budget)

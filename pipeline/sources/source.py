@@ -26,6 +26,7 @@ from pipeline.sources.formats import (
     open_published,
     pet_members,
 )
+from pipeline.sources.layout import expect_folders
 from pipeline.sources.members import Limits, Members
 
 
@@ -176,8 +177,12 @@ def find_source(text: str) -> Source:
 
 
 @contextmanager
-def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Iterator[Members]:
+def open_source(
+    source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits, encoding: str | None = None
+) -> Iterator[Members]:
     """The files of a source. `digest`: the one that params.yaml pins; what it finds in the store is not downloaded again.
+
+    `encoding`: of names in a zip that does not state it; None: guessed.
 
     A mirror of a URL is another address of the same archive. A mirror of a named dataset is a folder with files of the
     published names. A file with another digest or published checksum is refused unread. Raises PipelineError.
@@ -187,9 +192,12 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, li
             with open_published(source.title, _fetch_files(source.named, mirrors, digest, limits), limits) as published:
                 yield source.named.read(published)
         elif source.path is not None and source.path.is_dir():
-            yield folder_members(source.path, limits)
+            members = folder_members(source.path, limits)
+            expect_folders(members, source.title)
+            yield members
         else:
-            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits) as members:
+            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
+                expect_folders(members, source.title)
                 yield members
     except PipelineError:
         if digest is not None:
@@ -197,13 +205,16 @@ def open_source(source: Source, mirrors: tuple[str, ...], digest: str | None, li
         raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits) -> str:
-    """Download the source as it is now and return its digest. Raises PipelineError.
+def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None) -> str:
+    """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of pictures in folders.
 
     A file with a published checksum is taken from the store if it is there, since no other file would be accepted.
     """
     if not source.pinned_by_content:
-        return sha256_of_file(_find_archive(source, mirrors, None, limits))
+        path = _find_archive(source, mirrors, None, limits)
+        with open_archive(path, source.title, limits, encoding) as members:
+            expect_folders(members, source.title)
+        return sha256_of_file(path)
     if source.named is None:
         with open_source(source, mirrors, None, limits) as members:
             return digest_of(members)

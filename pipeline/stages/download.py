@@ -10,7 +10,6 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file, sha256_of_file, write_json
 from pipeline.core.params import Section
 from pipeline.sources.archives import pack
-from pipeline.sources.layout import find_layout
 from pipeline.sources.members import Limits, Members
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
 
@@ -19,19 +18,18 @@ class Params(Section):  # section `download` of params.yaml
     source: Annotated[str, StringConstraints(min_length=1)]  # a dataset's name, a folder, an archive, or a URL
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
     url_mirrors: list[str] = Field(strict=True)  # tried in order if the source's own URL does not provide what is pinned
+    encoding: Annotated[str, StringConstraints(min_length=1)] | None  # of names in a zip that does not state it; null: guess
     limits: Limits  # a source that exceeds them is refused
 
 
 def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
-    """The content of `data/source.json`: where the pictures are from, their licence and layout, and the digest of the zip."""
-    layout = find_layout(members, source.title)
+    """The content of `data/source.json`: where the pictures are from, their licence and number, and the digest of the zip."""
     return {
         "source": source.title,
         "licence": source.licence,
         "digest": digest,
         "raw_sha256": sha256_of_file(raw),
         "files": len(members),
-        "layout": {"classes": sorted({entry.label for entry in layout.entries}), "folders": layout.folders},
     }
 
 
@@ -40,9 +38,7 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     source, mirrors = find_source(params.source), tuple(params.url_mirrors)
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
-    with open_source(source, mirrors, params.digest, params.limits) as members:
-        if not members:
-            raise PipelineError(f"{source.title}: contains no files; name a folder or an archive of pictures")
+    with open_source(source, mirrors, params.digest, params.limits, params.encoding) as members:
         with atomic_file(raw) as partial:
             content_digest = pack(members, partial)
             if source.pinned_by_content:

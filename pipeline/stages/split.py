@@ -16,7 +16,7 @@ from pipeline.pictures.audit import Finding, check_classes, check_every_class_ev
 from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, inspect_all, near_duplicates
 from pipeline.pictures.manifest import write_manifest
 from pipeline.pictures.splits import GroupTable, deal, place, read_groups, write_trees
-from pipeline.sources.layout import ClassFile, Layout, choose_folders, find_layout
+from pipeline.sources.layout import ClassFile, Folders, Layout, choose_folders, find_layout
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -27,6 +27,7 @@ class Params(Section):  # section `split` of params.yaml
     seed: NonNegativeInt  # null: the top-level seed
     val: Fraction | str  # a share of the pictures that the archive assigns to no split, or the name of a folder in the archive
     test: Fraction | str  # the same; an archive's own test folder comes first
+    folders: Folders  # which folders of the archive are splits: auto (by their names), none, or what each is
     group: str | GroupTable | None  # the part of a path that names a group, or a table; groups stay together
     similarity: Annotated[float, Field(gt=0, le=1)] | None  # correlation of two thumbnails from which the pictures stay together
     leak: Literal["repair", "fail"]  # what to do if labels conflict, or if given splits share pictures
@@ -97,7 +98,9 @@ def assign(
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:
     """Inspect every picture, leave out the unusable ones, deal the rest, and write the trees and tables."""
     with zipfile.ZipFile(raw) as archive:
-        layout = find_layout(archive.namelist(), "data/raw.zip")
+        layout = find_layout(archive.namelist(), "data/raw.zip", params.folders)
+        for folder, count in layout.unlabelled.items():
+            print(f"{folder}: {count} file{'s' * (count != 1)} without a label (no class folders) left out")
         given = given_splits(layout, params)
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
         infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}

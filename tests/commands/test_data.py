@@ -8,8 +8,10 @@ from pipeline.commands.upkeep import refresh
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import parse_yaml
 from pipeline.sources.source import find_source
+from tests.archives import ZipMember, zip_bytes
 
 OLD = "ab" * 32
+PICTURES, OTHER_PICTURES = (zip_bytes(ZipMember(f"{label}/1.png".encode())) for label in ("ants", "bees"))
 LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, ratio: 10}"
 
 FORMS = [
@@ -29,7 +31,7 @@ def root(tmp_path, monkeypatch):
     """A project whose source is one archive."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    (tmp_path / "pictures.zip").write_bytes(b"pictures")
+    (tmp_path / "pictures.zip").write_bytes(PICTURES)
     return tmp_path
 
 
@@ -56,17 +58,17 @@ def refusal():
 def test_no_other_byte_changes(form, before, root):
     write_params(root, form.format(before))
     refresh()
-    assert (root / "params.yaml").read_bytes() == with_limits(form.format(digest_of(b"pictures"))).encode()
+    assert (root / "params.yaml").read_bytes() == with_limits(form.format(digest_of(PICTURES))).encode()
 
 
 def test_the_digest_before_and_after_is_returned(root):
     write_params(root, f"download: {{source: pictures.zip, digest: {OLD}}}\n")
-    assert refresh() == (OLD, digest_of(b"pictures"))
+    assert refresh() == (OLD, digest_of(PICTURES))
 
 
 def test_a_digest_that_was_not_set_is_none(root):
     write_params(root, "download: {source: pictures.zip, digest: null}\n")
-    assert refresh() == (None, digest_of(b"pictures"))
+    assert refresh() == (None, digest_of(PICTURES))
 
 
 @pytest.mark.parametrize("line", ["digest:", "digest: ", "digest:  # not yet", "digest:\n  url_mirrors: []"])
@@ -74,7 +76,7 @@ def test_a_digest_left_empty_is_written(line, root):
     write_params(root, f"download:\n  source: pictures.zip\n  {line}\nseed: 0\n")
     refresh()
     params = parse_yaml((root / "params.yaml").read_text())
-    assert params["download"]["digest"] == digest_of(b"pictures")
+    assert params["download"]["digest"] == digest_of(PICTURES)
     assert params["seed"] == 0
 
 
@@ -82,7 +84,7 @@ def test_refreshing_twice_changes_nothing(root):
     write_params(root, "download: {source: pictures.zip, digest: null}\n")
     refresh()
     content, changed = (root / "params.yaml").read_bytes(), (root / "params.yaml").stat().st_mtime_ns
-    assert refresh() == (digest_of(b"pictures"),) * 2
+    assert refresh() == (digest_of(PICTURES),) * 2
     assert (root / "params.yaml").read_bytes() == content
     assert (root / "params.yaml").stat().st_mtime_ns == changed
 
@@ -90,8 +92,13 @@ def test_refreshing_twice_changes_nothing(root):
 def test_a_changed_source_is_pinned_anew(root):
     write_params(root, "download: {source: pictures.zip, digest: null}\n")
     refresh()
-    (root / "pictures.zip").write_bytes(b"other pictures")
-    assert refresh() == (digest_of(b"pictures"), digest_of(b"other pictures"))
+    (root / "pictures.zip").write_bytes(OTHER_PICTURES)
+    assert refresh() == (digest_of(PICTURES), digest_of(OTHER_PICTURES))
+
+
+def test_an_encoding_of_the_params_that_is_none_is_refused(root):
+    write_params(root, "download: {source: pictures.zip, encoding: 932, digest: null}\n")
+    assert refusal() == "params.yaml: download.encoding: 932 is not an encoding of names; write one, as cp932, or null"
 
 
 def test_a_folder_is_pinned_by_its_content(root):
@@ -105,8 +112,10 @@ def test_a_folder_is_pinned_by_its_content(root):
     assert refresh() == (first, first)
 
 
-def test_a_fault_leaves_params_yaml_alone(root):
-    write_params(root, f"download: {{source: absent.zip, digest: {OLD}}}\n")
+@pytest.mark.parametrize("name", ["absent.zip", "page.zip"])
+def test_a_fault_leaves_params_yaml_alone(name, root):
+    (root / "page.zip").write_bytes(b"<html>")
+    write_params(root, f"download: {{source: {name}, digest: {OLD}}}\n")
     before = (root / "params.yaml").read_bytes()
     refusal()
     assert (root / "params.yaml").read_bytes() == before

@@ -17,6 +17,7 @@ from pipeline.core import dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
+from tests.archives import ZipMember, zip_bytes
 from tests.checkout import ROOT
 from tests.stored import write_classifier, write_model
 
@@ -158,7 +159,9 @@ def data(root, monkeypatch):
     yield "data refresh"
     (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
     yield "data refresh"
-    (root / "pictures.zip").write_bytes(b"pictures")
+    (root / "pictures.zip").write_bytes(b"<html><title>Sign in</title>")
+    yield "data refresh"
+    (root / "pictures.zip").write_bytes(zip_bytes(ZipMember(b"ants/1.png")))
     yield "data refresh"
     yield "data refresh"
 
@@ -189,7 +192,7 @@ def unreachable():
 
 
 def retrain(root, monkeypatch):
-    (root / "pictures.zip").write_bytes(b"pictures")
+    (root / "pictures.zip").write_bytes(zip_bytes(ZipMember(b"ants/1.png")))
     (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
     outputs = {
         "status": json.dumps({"split": []}),

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pipeline.__main__ import main
+from tests.archives import ZipMember, zip_bytes
 from tests.checkout import ROOT
 
 LIMITS = "{fetch_gigabytes: 1, fetch_hours: 1, files: 9, gigabytes: 1, ratio: 9}"
@@ -26,10 +27,10 @@ def root(tmp_path, monkeypatch):
 
 
 def test_a_command_runs_in_the_projects_root(root, capsys):
-    (root / "pictures.zip").write_bytes(b"")
+    (root / "pictures.zip").write_bytes(zip_bytes(ZipMember(b"ants/1.png")))
     (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, limits: {LIMITS}}}\n")
     main(["data", "refresh"])
-    assert capsys.readouterr().out.startswith("download.digest None -> e3b0c442")
+    assert capsys.readouterr().out.startswith("download.digest None -> ")
 
 
 def test_the_root_that_dvc_names_comes_first(tmp_path, monkeypatch, capsys):

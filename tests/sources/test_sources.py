@@ -231,13 +231,36 @@ def test_the_digest_of_a_folder_is_that_of_its_content(root):
 
 
 def test_the_digest_of_an_archive_is_that_of_its_bytes(root):
-    (root / "pics.zip").write_bytes(b"abc")
-    assert measure_digest(find_source("pics.zip"), (), LIMITS) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    (root / "pics.zip").write_bytes(zipped(cats=b"one"))
+    assert measure_digest(find_source("pics.zip"), (), LIMITS) == hashlib.sha256(zipped(cats=b"one")).hexdigest()
 
 
 def test_the_digest_of_a_url_is_that_of_its_bytes(root, server):
-    server.answers["/a"] = [(200, {}, b"abc")]
-    assert measure_digest(find_source(f"{server.url}/a"), (), LIMITS) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    server.answers["/a"] = [(200, {}, zipped(cats=b"one"))]
+    assert measure_digest(find_source(f"{server.url}/a"), (), LIMITS) == hashlib.sha256(zipped(cats=b"one")).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("body", "page"),
+    [
+        (b"<!DOCTYPE html>\n<HTML><head><title>\n Shared &amp; free\n</title>", "an HTML page with the title 'Shared & free'"),
+        (b"\xef\xbb\xbf <!-- x --><html lang='en'>", "an HTML page"),
+        (b"<html><title>\x1b[31m</title>", r"an HTML page with the title '\x1b[31m'"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
+        (b'{"error": "expired"}', "a JSON document"),
+    ],
+)
+def test_an_answer_that_is_no_archive_has_no_digest(root, server, body, page):
+    server.answers["/a"] = [(200, {}, body)]
+    url = f"{server.url}/a"
+    cure = "not an archive; give the address or path of the file itself"
+    assert message_of(measure_digest, find_source(url), (), LIMITS) == f"{url}: is {page}, {cure}"
+
+
+def test_an_archive_without_folders_has_no_digest(root):
+    (root / "pics.zip").write_bytes(zipped(cats=b"one").replace(b"/1.png", b"-1.png"))
+    found = message_of(measure_digest, find_source("pics.zip"), (), LIMITS)
+    assert found == "pics.zip: contains no folders of pictures; make one folder for each class"
 
 
 def test_an_archive_of_another_digest_is_not_opened(root, monkeypatch):

@@ -12,6 +12,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.sources.archives import digest_of, folder_members
 from pipeline.sources.members import Limits
 from pipeline.stages.download import Params, run
+from tests.archives import ZipMember, zip_bytes
 
 WRONG = "0" * 64
 LIMITS = Limits(fetch_gigabytes=1, fetch_hours=1, files=1000, gigabytes=1, ratio=1000)
@@ -49,7 +50,11 @@ def make_tar(root):
 
 
 def download(root, source, digest, limits=LIMITS):
-    run(Params(source=source, digest=digest, url_mirrors=[], limits=limits), root / "data" / "raw.zip", root / "data" / "source.json")
+    run(
+        Params(source=source, digest=digest, url_mirrors=[], encoding=None, limits=limits),
+        root / "data" / "raw.zip",
+        root / "data" / "source.json",
+    )
 
 
 def message_of(root, source, digest, limits=LIMITS):
@@ -76,7 +81,6 @@ def test_the_source_is_described(root, folder):
         "digest": digest_by_hand(NAMES),
         "raw_sha256": hashlib.sha256((root / "data" / "raw.zip").read_bytes()).hexdigest(),
         "files": 4,
-        "layout": {"classes": ["cats", "dogs"], "folders": []},
     }
 
 
@@ -85,20 +89,20 @@ def test_no_path_of_this_machine_is_written(root, folder):
     assert str(root) not in (root / "data" / "source.json").read_text()
 
 
-def test_split_folders_are_described(root):
-    for name in ("train/cats/1.png", "val/cats/2.png", "train/dogs/3.png"):
-        (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "pics" / name).touch()
-    download(root, "pics", digest_of(folder_members(root / "pics", LIMITS)))
-    layout = json.loads((root / "data" / "source.json").read_text())["layout"]
-    assert layout == {"classes": ["cats", "dogs"], "folders": ["train", "val"]}
-
-
 def test_a_tar_is_repacked_to_the_same_zip_as_its_folder(root, folder):
     download(root, "pics", digest_by_hand(NAMES))
     from_folder = (root / "data" / "raw.zip").read_bytes()
     download(root, "pics.tar.gz", make_tar(root))
     assert (root / "data" / "raw.zip").read_bytes() == from_folder
+
+
+def test_names_are_read_in_the_encoding_of_the_params(root):
+    content = zip_bytes(*(ZipMember(f"{label}/1.png".encode("koi8-r")) for label in ("кот", "пёс")))
+    (root / "pics.zip").write_bytes(content)
+    params = Params(source="pics.zip", digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], encoding="koi8-r", limits=LIMITS)
+    run(params, root / "raw.zip", root / "source.json")
+    with zipfile.ZipFile(root / "raw.zip") as archive:
+        assert archive.namelist() == ["кот/1.png", "пёс/1.png"]
 
 
 def test_the_same_source_gives_the_same_bytes_twice(root, folder):
@@ -151,15 +155,6 @@ def test_pictures_without_folders_are_refused(root):
     (root / "pics" / "1.png").touch()
     digest = digest_of(folder_members(root / "pics", LIMITS))
     assert message_of(root, "pics", digest) == "pics: contains no folders of pictures; make one folder for each class"
-
-
-def test_a_folder_one_level_too_high_is_refused(root):
-    for name in ("train/1.png", "val/2.png"):
-        (root / "pics" / name).parent.mkdir(parents=True)
-        (root / "pics" / name).touch()
-    assert message_of(root, "pics", digest_of(folder_members(root / "pics", LIMITS))) == (
-        "pics: its root: the classes would be 'train', 'val', which are splits; name the folder of the classes"
-    )
 
 
 def test_nothing_is_written_where_the_layout_is_refused(root):

@@ -68,19 +68,19 @@ def md5_of(content):
 
 def pin(root, name):
     """Write params.yaml as a user does, and let the command pin the pictures."""
-    params = {"download": {"source": name, "digest": None, "url_mirrors": [], "limits": LIMITS}}
+    params = {"download": {"source": name, "digest": None, "url_mirrors": [], "encoding": None, "limits": LIMITS}}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     return refresh()[1]
 
 
 def run_download(root, name, digest, mirrors=()):
-    params = download.Params(source=name, digest=digest, url_mirrors=[*mirrors], limits=Limits(**LIMITS))
+    params = download.Params(source=name, digest=digest, url_mirrors=[*mirrors], encoding=None, limits=Limits(**LIMITS))
     download.run(params, root / "raw.zip", root / "source.json")
 
 
 def run_split(root):
     """Run the stage; the rows of the manifest."""
-    params = split.Params(seed=0, val=0.2, test=0.2, group=None, similarity=0.99, leak="fail")
+    params = split.Params(seed=0, val=0.2, test=0.2, folders="auto", group=None, similarity=0.99, leak="fail")
     split.run(params, root / "raw.zip", root / "splits", *(root / name for name in ("manifest.csv", "quarantine.csv", "audit.json")))
     with (root / "manifest.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -221,7 +221,7 @@ def test_the_same_files_give_the_same_bytes_twice(root, publish):
 
 def test_more_pictures_than_the_limits_allow_are_refused(root, publish):
     publish("mnist")
-    params = download.Params(source="mnist", digest="0" * 64, url_mirrors=[], limits=Limits(**LIMITS | {"files": 29}))
+    params = download.Params(source="mnist", digest="0" * 64, url_mirrors=[], encoding=None, limits=Limits(**LIMITS | {"files": 29}))
     assert message_of(download.run, params, root / "raw.zip", root / "source.json") == (
         "mnist: contains more than 29 files; raise download.limits.files if this is intended"
     )

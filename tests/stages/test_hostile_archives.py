@@ -174,9 +174,9 @@ ZIPS = {
     "truncated-directory": (zip_bytes(GOOD, size=3, start=len(zip_bytes(GOOD)) - 25), DAMAGED("Truncated central directory")),
     "only-in-another": (
         zip_bytes(ZipMember(b"inner.zip", zip_of(b"cats/1"))),
-        "contains no folders of pictures; make one folder for each class",
+        "contains archives and no pictures: 'inner.zip'; unpack them",
     ),
-    "web-page": (b"<!DOCTYPE html>" * 100, NEITHER),
+    "web-page": (b"<!DOCTYPE html>" * 100, "is an HTML page, not an archive; "),
     "empty": (b"", NEITHER),
 }
 
@@ -263,7 +263,9 @@ def root(tmp_path, monkeypatch):
 
 def download(root, name, content, **limits):
     (root / name).write_bytes(content)
-    params = Params(source=name, digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], limits=Limits(**LIMITS | limits))
+    params = Params(
+        source=name, digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], encoding=None, limits=Limits(**LIMITS | limits)
+    )
     run(params, root / "data" / "raw.zip", root / "data" / "source.json")
 
 

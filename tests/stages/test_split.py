@@ -64,7 +64,7 @@ def split(tmp_path, contents, **changed):
             archive.writestr(name, content)
     data = tmp_path / "data"
     tables = (data / name for name in ("manifest.csv", "quarantine.csv", "audit.json"))
-    params = {"seed": 0, "val": 0.2, "test": 0.2, "group": None, "similarity": 0.99, "leak": "repair", **changed}
+    params = {"seed": 0, "val": 0.2, "test": 0.2, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair", **changed}
     run(Params(**params), tmp_path / "raw.zip", data / "splits", *tables)
     return data
 
@@ -368,10 +368,18 @@ def test_pictures_without_folders_are_refused(tmp_path):
     assert message_of(tmp_path, {"1.png": picture()}) == "data/raw.zip: contains no folders of pictures; make one folder for each class"
 
 
-def test_classes_called_like_splits_are_refused(tmp_path):
-    assert message_of(tmp_path, {**of_class("train", 4), **of_class("val", 4, 9)}) == (
-        "data/raw.zip: its root: the classes would be 'train', 'val', which are splits; name the folder of the classes"
-    )
+def test_classes_may_be_called_like_splits_if_the_params_say_so(tmp_path):
+    contents = {**of_class("train", 4), **of_class("val", 4, 9)}
+    assert message_of(tmp_path, contents).startswith("data/raw.zip: its root: the folders 'train', 'val' may be classes or splits; ")
+    assert list(audit_of(split(tmp_path, contents, folders="none"))["classes"]) == ["train", "val"]
+
+
+def test_pictures_without_a_label_are_counted_and_left_out_by_name(tmp_path, capsys):
+    contents = {f"train/{name}": content for name, content in TWO_CLASSES.items()} | of_class("test", 2, 200)
+    data = split(tmp_path, contents)
+    assert capsys.readouterr().out.startswith("test: 2 files without a label (no class folders) left out\n")
+    assert reasons(data) == dict.fromkeys(["test/200.png", "test/201.png"], "not in a class folder")
+    assert audit_of(data)["pictures"] == 20
 
 
 @pytest.mark.parametrize(
@@ -394,7 +402,7 @@ def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
 
 
 def write_params(tmp_path, **changed):
-    lines = {"val": "0.2", "test": "0.2", "group": "null", "similarity": "0.99", "leak": "repair", **changed}
+    lines = {"val": "0.2", "test": "0.2", "folders": "auto", "group": "null", "similarity": "0.99", "leak": "repair", **changed}
     (tmp_path / "params.yaml").write_text("seed: 0\nsplit:\n" + "".join(f"  {key}: {value}\n" for key, value in lines.items()))
 
 
@@ -406,6 +414,7 @@ def write_params(tmp_path, **changed):
         ("similarity", "high", "'high' is not a number"),
         ("leak", "ignore", "'ignore' is not 'repair' or 'fail'"),
         ("leak", "null", "null is not 'repair' or 'fail'"),
+        ("folders", "all", "'all' is not 'auto' or 'none' and is not a mapping"),
     ],
 )
 def test_a_param_out_of_bounds_is_refused(tmp_path, key, value, fault):
@@ -415,11 +424,20 @@ def test_a_param_out_of_bounds_is_refused(tmp_path, key, value, fault):
     assert str(caught.value) == f"params.yaml: split.{key}: {fault}"
 
 
+def test_a_folder_of_a_split_that_there_is_not_is_named(tmp_path):
+    write_params(tmp_path, folders="{exam: tset}")
+    with pytest.raises(PipelineError) as caught:
+        read_section("split", Params)
+    assert str(caught.value) == "params.yaml: split.folders.exam: 'tset' is not 'train', 'val', 'test' or 'unlabelled'"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
         ("similarity", "null", None),
         ("similarity", "1", 1),
+        ("folders", "none", "none"),
+        ("folders", "{exam: test}", {"exam": "test"}),
         ("group", "'p(.)'", "p(.)"),
         ("group", "{csv: a.csv, digest: null}", GroupTable(csv="a.csv", digest=None)),
     ],
