@@ -7,10 +7,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.transforms import InterpolationMode, v2
 
-from pipeline.pictures.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
+from pipeline.pictures.images import BrokenPicture, Preprocessing, Traits, decode, decode_with_traits, read_square, to_square
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -67,14 +67,19 @@ def fault_of(source):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000"])
 def test_an_rgb_picture_keeps_its_pixels(kind):
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options = {"WEBP": {"lossless": True}, "JPEG2000": {"mct": 0}}.get(kind, {})
     assert pixels(encoded(row_of(RED, (1, 2, 3)), kind, **options)) == [[RED, (1, 2, 3)]]
 
 
 def test_a_jpeg_of_one_colour_keeps_it_to_a_level_or_two():
     found = np.asarray(decode(encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "JPEG", quality=100)), dtype=int)
+    assert np.abs(found - (200, 100, 50)).max() <= 2
+
+
+def test_an_avif_of_one_colour_keeps_it_to_a_level_or_two():
+    found = np.asarray(decode(encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "AVIF", quality=100)), dtype=int)
     assert np.abs(found - (200, 100, 50)).max() <= 2
 
 
@@ -245,6 +250,111 @@ def test_a_format_that_is_not_listed_is_no_picture():
     assert fault_of(encoded(Image.new("RGB", (2, 2)), "TGA")) == "not a picture"
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_a_modern_picture_that_ends_early_is_refused(kind):
+    with pytest.raises(BrokenPicture):
+        decode(encoded(noise(32, 32), kind)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1miafheix", "HEIC"),
+        (b"\0\0\0\x14ftyphevc\0\0\0\0msf1", "HEIC"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    ],
+)
+def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_format(content, name):
+    assert fault_of(content + bytes(80)) == f"a picture in the format {name}, which is not read; convert it to JPEG or PNG"
+
+
+def test_a_video_is_no_picture():
+    assert fault_of(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(80)) == "not a picture"
+
+
+def test_a_missing_file_is_broken(tmp_path):
+    with pytest.raises(BrokenPicture, match="No such file"):
+        decode(tmp_path / "a.jpg")
+
+
+def long_text(megabytes, **options):
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(megabytes << 20)), **options)
+    return {"pnginfo": info}
+
+
+def jpeg_with(marker, body, **options):
+    content = encoded(noise(24, 16), "JPEG", **options)
+    return content[:2] + b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(body)) + body + content[2:]
+
+
+def exif_with(*entries, rest=b""):
+    """EXIF data of entries (tag, type, value): little-endian, one value each, `rest` behind them."""
+    packed = b"".join(struct.pack("<HHI", tag, kind, 1) + struct.pack("<I", value) for tag, kind, value in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4) + rest
+
+
+PNG_WITH_ODD_METADATA = {
+    "a long text": encoded(noise(24, 16), "PNG", **long_text(3)),
+    "a long text after the pixels": encoded(noise(24, 16), "PNG", **long_text(5, after_idat=True)),
+    "a long profile": encoded(noise(24, 16), "PNG", icc_profile=bytes(3 << 20)),
+    "EXIF in no order": encoded(noise(24, 16), "PNG", exif=b"Exif\0\0neither II nor MM"),
+    "a text with a wrong sum": encoded(noise(24, 16), "PNG", dpi=(72, 72)).replace(b"pHYs\0", b"pHYs\1"),
+}
+JPEG_WITH_ODD_METADATA = {
+    "a short profile": jpeg_with(0xE2, b"ICC_PROFILE\0\1"),
+    "a short JFIF": jpeg_with(0xE0, b"JFIF\0"),
+    "a short Adobe": jpeg_with(0xEE, b"Adobe"),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(content, "PNG") for content in PNG_WITH_ODD_METADATA.values()] + [(content, "JPEG") for content in JPEG_WITH_ODD_METADATA.values()],
+    ids=[*PNG_WITH_ODD_METADATA, *JPEG_WITH_ODD_METADATA],
+)
+def test_metadata_that_cannot_be_read_are_dropped_and_named(content, kind):
+    assert pixels(content) == pixels(encoded(noise(24, 16), kind))
+    assert (traits_of(content).plain, traits_of(content).changes) == (False, ("stripped of metadata that cannot be read",))
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP"])
+def test_exif_data_that_cannot_be_read_are_dropped_and_named(kind):
+    good = encoded(noise(24, 16), kind, exif=exif_with())
+    odd = good.replace(b"II*\0\x08", b"XX*\0\x08")
+    assert pixels(odd) == pixels(good)
+    assert traits_of(odd).changes == ("stripped of metadata that cannot be read",)
+
+
+@pytest.mark.parametrize("rational", [(-1, 0), (0, 0), (7, -3)])
+def test_a_picture_is_turned_upright_beside_an_odd_rational(rational):
+    exif = exif_with((0x112, 3, 8), (0x11B, 10, 38), rest=struct.pack("<ii", *rational))
+    found = traits_of(jpeg_with(0xE1, exif)), decode(jpeg_with(0xE1, exif)).size
+    assert found == (Traits("JPEG", True, ("rotated upright by its EXIF orientation",)), (16, 24))
+
+
+TURNED = exif_with((0x112, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(encoded(noise(24, 16), "PNG", exif=TURNED, **long_text(2)), "PNG"), (jpeg_with(0xE2, b"ICC_PROFILE\0\1", exif=TURNED), "JPEG")],
+    ids=["PNG", "JPEG"],
+)
+def test_the_orientation_stays_where_other_metadata_are_dropped(content, kind):
+    assert pixels(content) == pixels(encoded(noise(24, 16), kind, exif=TURNED))
+
+
+def test_the_transparent_colour_stays_where_metadata_are_dropped():
+    assert pixels(encoded(row_of(RED, BLUE), "PNG", transparency=RED, **long_text(2))) == [[WHITE, BLUE]]
+
+
+def test_a_truncated_picture_with_odd_metadata_is_refused():
+    assert fault_of(PNG_WITH_ODD_METADATA["a long profile"][:-40])
+
+
 def test_a_huge_picture_is_refused_before_it_is_decoded():
     assert fault_of(png(10_000, 8_500, 8, 2, b"")) == "10000 x 8500 pixels are more than 80,000,000"
 
@@ -274,13 +384,14 @@ def exif_of(orientation):
         (grey_16(0, 65535), "TIFF", False),
         (Image.new("F", (2, 2)), "TIFF", False),
         (Image.new("I", (2, 2)), "TIFF", False),
+        (Image.new("RGB", (2, 2)), "AVIF", True),
     ],
 )
 def test_a_picture_is_plain_unless_it_has_more_than_8_bits(image, kind, expected):
     assert traits_of(encoded(image, kind)).plain is expected
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
 def test_a_format_is_called_as_pillow_calls_it(kind):
     options = {"append_images": [noise(8, 8)], "save_all": True} if kind == "MPO" else {}
     assert traits_of(encoded(noise(8, 8), kind, **options)).format == kind
