@@ -154,6 +154,7 @@ def _traits(image: Image.Image, orientation: int | None) -> Traits:
     changes = {
         "rotated upright by its EXIF orientation": orientation in _TURNS,
         "scaled from 16 bits or more to 8": deep,
+        "clipped where darker than black or brighter than white": deep and _exceeds_white(image),
         "converted from CMYK to RGB": image.mode == "CMYK",
         "transparent pixels made white": _has_transparent_pixels(image),
         "reduced to its first frame": _has_more_frames(image),
@@ -189,17 +190,34 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale to 0..255 by the smallest usual range that contains all values: 0 to 1, 255 or 65535, or up to the largest."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    largest = pixels.max(initial=0)
-    top = 65535 if image.mode.startswith("I;16") else next((t for t in (1, 255, 65535) if largest <= t), largest)
-    if image.mode != "F" and top == 1:
-        top = 255
-    levels = np.clip(np.rint(pixels * (255 / top)), 0, 255)
+    """Scale from 0 to white to 0..255, and clip what is outside."""
+    pixels, white = _deep_pixels(image)
+    levels = np.clip(np.rint(pixels * (255 / white)), 0, 255)
     # A level may stand for transparency. It is replaced here, since it is not the same level after scaling.
     levels[pixels == image.info.get("transparency", np.nan)] = BACKGROUND[0]
     return Image.fromarray(levels.astype(np.uint8))
+
+
+def _exceeds_white(image: Image.Image) -> bool:
+    pixels, white = _deep_pixels(image)
+    return bool(np.any((pixels < 0) | (pixels > white)))
+
+
+def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
+    """The values of the pixels, float64, and the one that is white, which no pixel decides.
+
+    White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: it is 65535 for whole numbers
+    and 1 for floats.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    signed = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
+    pixels = np.asarray(image)
+    if image.mode == "I" and bits == 32 and not signed:
+        pixels = pixels.view(np.uint32)  # Pillow has no mode for them
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = np.nan_to_num(pixels.astype(np.float64))
+    return values, 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
 
 
 def _without_metadata(source: bytes | Path) -> bytes:

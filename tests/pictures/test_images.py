@@ -41,6 +41,20 @@ def grey_16(*values):
     return Image.fromarray(np.array([values], dtype=np.uint16))
 
 
+def grey_tiff(width, bits, sample_format, raw):
+    """A TIFF of one row, put together by hand."""
+    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(raw)), (339, sample_format)]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    raw += bytes(len(raw) % 2)
+    return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def whole_numbers(kind, *values):
+    """A grey TIFF whose row has these values, as numpy's `kind` (floats too)."""
+    row = np.array(values).astype(kind)
+    return grey_tiff(len(row), row.itemsize * 8, {"u": 1, "i": 2, "f": 3}[row.dtype.kind], row.tobytes())
+
+
 def png(width, height, depth, colour_type, raw, *chunks):
     """A PNG file put together by hand; `raw`: its scan lines with their filter bytes."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)), *chunks]
@@ -143,19 +157,42 @@ def test_a_deep_pgm_is_scaled_from_its_own_largest_value():
     ("values", "expected"),
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),  # 127.5 rounds to the even 128
-        ([0.0, 51.0, 255.0], [0, 51, 255]),
-        ([0.0, 257.0, 65535.0], [0, 1, 255]),
-        ([-1.0, 0.0, 1.0], [0, 0, 255]),
+        ([0.0, 0.25, 0.5], [0, 64, 128]),
+        ([-1.0, 1.0, 7.5], [0, 255, 255]),
         ([0.0, 0.0, 0.0], [0, 0, 0]),
         ([0.0, float("nan"), 1.0], [0, 0, 255]),
     ],
 )
-def test_float_pixels_are_scaled_by_the_range_that_they_announce(values, expected):
+def test_float_pixels_are_scaled_from_0_to_1_and_clipped(values, expected):
     assert grey_row(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")) == expected
 
 
-def test_32_bit_whole_numbers_up_to_255_stay():
-    assert grey_row(encoded(Image.fromarray(np.array([[0, 1, 200]], dtype=np.int32)), "TIFF")) == [0, 1, 200]
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+def test_32_bit_whole_numbers_are_scaled_from_0_to_65535_and_clipped(kind):
+    assert grey_row(whole_numbers(kind, 0, 128, 129, 32896, 70_000, 2**31 - 1)) == [0, 0, 1, 128, 255, 255]
+
+
+def test_the_largest_unsigned_numbers_of_32_bits_are_white():
+    assert grey_row(whole_numbers(np.uint32, 0, 2**31, 2**32 - 1)) == [0, 255, 255]
+
+
+def test_signed_16_bits_are_scaled_from_0_to_32767():
+    assert grey_row(whole_numbers(np.int16, -32768, 0, 16383, 16448, 32767)) == [0, 0, 127, 128, 255]
+
+
+def test_12_bits_are_scaled_from_0_to_4095():
+    # 16 * 255 / 4095 = 1.0; two values in three bytes
+    content = grey_tiff(2, 12, 1, struct.pack(">I", 0x010FFF << 8)[:3])
+    assert grey_row(content) == [1, 255]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32, np.float32])
+@pytest.mark.parametrize("brightest", [0.002, 0.01, 0.2])  # of white
+def test_a_scene_exposed_four_times_longer_comes_out_brighter(kind, brightest):
+    white = {np.float32: 1, np.int16: 32767}.get(kind, 65535)
+    scene = np.random.default_rng(3).random(400) * brightest * white
+    short, long = (np.mean(grey_row(whole_numbers(kind, *(scene * exposure)))) for exposure in (1, 4))
+    assert long > 2 * short
 
 
 @pytest.mark.parametrize(
@@ -419,6 +456,22 @@ def test_an_orientation_that_turns_nothing_is_not_named(orientation):
 @pytest.mark.parametrize("image", [grey_16(0, 1), Image.new("I", (2, 2)), Image.new("F", (2, 2))], ids=lambda image: image.mode)
 def test_deep_pixels_are_named(image):
     assert changes_of(image, "TIFF") == ("scaled from 16 bits or more to 8",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (whole_numbers(np.float32, 0, 1), False),
+        (whole_numbers(np.float32, 0, 1.5), True),
+        (whole_numbers(np.float32, -0.5, 1), True),
+        (whole_numbers(np.int32, 0, 65535), False),
+        (whole_numbers(np.int32, 0, 65536), True),
+        (whole_numbers(np.int16, -1, 5), True),
+        (whole_numbers(np.uint16, 0, 65535), False),
+    ],
+)
+def test_clipped_pixels_are_named(content, expected):
+    assert ("clipped where darker than black or brighter than white" in traits_of(content).changes) is expected
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
