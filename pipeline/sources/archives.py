@@ -51,7 +51,7 @@ def is_archive(name: str) -> bool:
 
 @contextmanager
 def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
-    """The regular files of a zip or tar by name, without the files that operating systems add (`.DS_Store` and the like).
+    """The regular files of a zip or tar by name, without the files that systems add (`.DS_Store` and the like).
 
     `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged and beyond the limits, at
     once or when a member is read.
@@ -70,7 +70,7 @@ def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
 
 
 def folder_members(folder: Path, limits: Limits) -> Members:
-    """The regular files below a folder, by their path in it, sorted, without hidden files and those of operating systems.
+    """The regular files below a folder, by their path in it, sorted, without hidden files and those that systems add.
 
     Raises PipelineError on links, special files and unsafe names, and beyond the limits.
     """
