@@ -9,10 +9,9 @@ import stat
 import struct
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
+from pipeline.net import store
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -56,13 +56,13 @@ def open_archive(path: Path, title: str, limits: Limits) -> Iterator[Members]:
     `title` names the archive in messages. Raises PipelineError on anything unsafe or damaged and beyond the limits, at
     once or when a member is read.
     """
-    with path.open("rb") as file, tempfile.TemporaryFile() as plain:
+    with path.open("rb") as file, ExitStack() as stack:
         with damage_named(title):
             budget = Budget(title, limits, path.stat().st_size)
             if file.read(4) in _ZIP_STARTS:
                 entries = zip_entries(file, budget)
             else:
-                tar = unpack(file, plain, budget)
+                tar = stack.enter_context(plain_tar(file, budget))
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
                 entries = tar_entries(tar, budget)
             members = choose_members(entries, budget)
@@ -131,8 +131,9 @@ def zip_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
         yield ArchiveEntry(info.orig_filename, info.orig_filename.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
 
 
-def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:
-    """Decompress a tar into `plain` and return that; return the file itself if it is not compressed.
+@contextmanager
+def plain_tar(file: BinaryIO, budget: Budget) -> Iterator[BinaryIO]:
+    """Decompress a tar into a temporary file beside the store; a tar that is not compressed stays as it is.
 
     Members are read by name, in any order, and in a compressed file each step back would decompress it from the start.
     """
@@ -141,12 +142,14 @@ def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:
     file.seek(0)
     decompressed = next((open_file for pattern, open_file in _COMPRESSIONS.items() if re.match(pattern, start)), None)
     if decompressed is None:
-        return file
-    with decompressed(file) as source:
-        while block := source.read(BLOCK):
-            budget.add_bytes(len(block))
-            plain.write(block)
-    return plain
+        yield file
+        return
+    with store.temporary_file() as plain:
+        with decompressed(file) as source:
+            while block := source.read(BLOCK):
+                budget.add_bytes(len(block))
+                plain.write(block)
+        yield plain
 
 
 def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
