@@ -48,6 +48,8 @@ _PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 # Segments that decide no pixel, except JFIF's and Adobe's, which name the colours from these lengths on.
 _JPEG_METADATA = {bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)}
 _JPEG_COLOURS = {b"\xe0": 16, b"\xee": 14}
+# Description, camera, resolution, software, date, author, XMP, copyright, IPTC, Photoshop, EXIF, profile, GPS
+_TIFF_METADATA = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34675, 34853}
 _AVIF_METADATA = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOTALL)  # an item's entry, up to its type
 _IGNORED_WARNINGS = ("ignore", None, Warning, re.compile("PIL"), 0)  # as `warnings.filters` lists it
 
@@ -107,7 +109,7 @@ def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tup
     except BrokenPicture as fault:
         try:
             image, traits = _read(_without_metadata(source), at_least)
-        except (OSError, BrokenPicture):
+        except (BrokenPicture, *_DAMAGE):
             raise fault from None
         return image, replace(traits, plain=False, changes=(*traits.changes, _METADATA_DROPPED))
 
@@ -207,7 +209,7 @@ def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
     """The values of the pixels, float64, and the one that is white, which no pixel decides.
 
     White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: it is 65535 for whole numbers
-    and 1 for floats.
+    and 1 for floats. In a TIFF, 0 may be declared to be white; then the values are inverted.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
@@ -217,11 +219,13 @@ def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
         pixels = pixels.view(np.uint32)  # Pillow has no mode for them
     with np.errstate(invalid="ignore"):  # a signalling NaN
         values = np.nan_to_num(pixels.astype(np.float64))
-    return values, 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
+    white = 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts only 8 bits
+    return white - values if inverted else values, white
 
 
 def _without_metadata(source: bytes | Path) -> bytes:
-    """A PNG, JPEG or AVIF without what is not its pixels, except its orientation. Raises BrokenPicture if that is all of it."""
+    """A PNG, JPEG, AVIF or TIFF without what is not its pixels, except its orientation. Raises BrokenPicture if that is all of it."""
     content = source if isinstance(source, bytes) else source.read_bytes()
     bare = content
     if content.startswith(_PNG):
@@ -230,6 +234,8 @@ def _without_metadata(source: bytes | Path) -> bytes:
         bare = _bare_jpeg(content)
     elif content[4:12] in (b"ftypavif", b"ftypavis"):
         bare = _AVIF_METADATA.sub(rb"\1skip", content)  # an item of an unknown type is ignored
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        bare = _bare_tiff(content, "<" if content.startswith(b"II") else ">")
     if bare == content:
         raise BrokenPicture("contains no metadata")
     return bare
@@ -266,6 +272,16 @@ def _bare_jpeg(content: bytes) -> bytes:
     if exif := _orientation_alone(exif):
         kept.insert(1, b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif)
     return b"".join((*kept, content[at:]))
+
+
+def _bare_tiff(content: bytes, order: str) -> bytes:
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
+    end = start + 2 + 12 * count
+    entries = [content[at : at + 12] for at in range(start + 2, end, 12)]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] not in _TIFF_METADATA]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + content[end : end + 4]  # the next directory comes last
+    return content[:start] + directory + content[start + len(directory) :]
 
 
 def _orientation_alone(exif: bytes) -> bytes:

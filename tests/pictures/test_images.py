@@ -41,9 +41,20 @@ def grey_16(*values):
     return Image.fromarray(np.array([values], dtype=np.uint16))
 
 
-def grey_tiff(width, bits, sample_format, raw):
-    """A TIFF of one row, put together by hand."""
-    tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(raw)), (339, sample_format)]
+def grey_tiff(width, bits, sample_format, raw, black=1):
+    """A TIFF of one row, put together by hand. `black`: 1 if 0 is black, 0 if 0 is white."""
+    tags = [
+        (256, width),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, black),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(raw)),
+        (339, sample_format),
+    ]
     entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
     raw += bytes(len(raw) % 2)
     return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -184,6 +195,14 @@ def test_12_bits_are_scaled_from_0_to_4095():
     # 16 * 255 / 4095 = 1.0; two values in three bytes
     content = grey_tiff(2, 12, 1, struct.pack(">I", 0x010FFF << 8)[:3])
     assert grey_row(content) == [1, 255]
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "raw"),
+    [(8, 1, bytes([0, 128, 255])), (16, 1, struct.pack("<HHH", 0, 32896, 65535)), (32, 3, struct.pack("<fff", 0, 128 / 255, 1))],
+)
+def test_a_tiff_whose_0_is_white_is_inverted_at_every_depth(bits, sample_format, raw):
+    assert grey_row(grey_tiff(3, bits, sample_format, raw, black=0)) == [255, 127, 0]
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32, np.float32])
@@ -340,6 +359,15 @@ PNG_WITH_ODD_METADATA = {
     "EXIF in no order": encoded(noise(24, 16), "PNG", exif=b"Exif\0\0neither II nor MM"),
     "a text with a wrong sum": encoded(noise(24, 16), "PNG", dpi=(72, 72)).replace(b"pHYs\0", b"pHYs\1"),
 }
+
+
+def tiff_with(tag, kind, count, value):
+    """A TIFF with one entry, by hand, in place of its description."""
+    content = encoded(noise(24, 16), "TIFF", description="text")
+    at = content.index(struct.pack("<HH", 270, 2))
+    return content[:at] + struct.pack("<HHII", tag, kind, count, value) + content[at + 12 :]
+
+
 JPEG_WITH_ODD_METADATA = {
     "a short profile": jpeg_with(0xE2, b"ICC_PROFILE\0\1"),
     "a short JFIF": jpeg_with(0xE0, b"JFIF\0"),
@@ -355,6 +383,13 @@ JPEG_WITH_ODD_METADATA = {
 def test_metadata_that_cannot_be_read_are_dropped_and_named(content, kind):
     assert pixels(content) == pixels(encoded(noise(24, 16), kind))
     assert (traits_of(content).plain, traits_of(content).changes) == (False, ("stripped of metadata that cannot be read",))
+
+
+@pytest.mark.parametrize("tag", [282, 283])
+def test_a_tiff_without_the_resolution_that_it_names_is_read(tag):
+    content = tiff_with(tag, 5, 1, 1 << 30)
+    assert pixels(content) == pixels(encoded(noise(24, 16), "PNG"))
+    assert traits_of(content).changes == ("stripped of metadata that cannot be read",)
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "WEBP"])
