@@ -2,9 +2,10 @@
 
 import hashlib
 import re
+import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from pipeline.core.files import atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, write_json
 
@@ -31,6 +32,11 @@ def keep(path: Path, sha256: str) -> Path:
     with atomic_file(target) as partial:
         path.replace(partial)
     return target
+
+
+def temporary_file() -> BinaryIO:
+    """A file on the store's file system, which is deleted when it is closed. The system's own temporary folder may be in memory."""
+    return tempfile.TemporaryFile(dir=_store())
 
 
 def checksum(path: Path, algorithm: str) -> str:

@@ -4,6 +4,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from posixpath import splitext
 from statistics import median
 
 from pipeline.core.errors import PipelineError
@@ -22,6 +23,7 @@ KINDS = {
     "near_label_conflict": ("Near duplicates with different labels", "kept in one split; check their labels"),
     "near_duplicate": ("Near duplicates", "kept in one split"),
     "ungrouped": ("Pictures without a group", "kept, each as its own group"),
+    "mirror": ("Folders that mirror the files beside them", "kept; check them"),
     "one_colour": ("Single-colour pictures", "kept; check them"),
     "wrong_suffix": ("Wrong file suffixes", "kept"),
     "converted": ("Pictures converted when decoded", "kept"),
@@ -57,6 +59,26 @@ def unusable(outside: Iterable[str], inspected: Mapping[str, Inspection]) -> Ite
     for name in sorted(inspected):
         if fault := inspected[name].fault:
             yield Finding("broken", (name,), fault, (name,))
+
+
+def mirrors(names: Iterable[str]) -> Iterator[Finding]:
+    """Folders most of whose pictures have the paths of others, but for the folder: thumbnails or masks, rather than pictures.
+
+    The folder of a thumbnail may have the picture's name: `cat/thumbs/1.jpg/small.jpg` mirrors `cat/1.jpg`. Suffixes may differ.
+    """
+    ordered = sorted(names)
+    stems = {splitext(name)[0] for name in ordered}
+    below, mirrored = defaultdict[str, list[str]](list), Counter[str]()
+    for name in ordered:
+        parts = name.split("/")
+        for depth in range(len(parts) - 1):
+            folder, rest = "/".join(parts[: depth + 1]), parts[:depth] + parts[depth + 1 :]
+            below[folder].append(name)
+            mirrored[folder] += any(splitext("/".join(path))[0] in stems for path in (rest, rest[:-1]))
+    for folder, inner in below.items():
+        if mirrored[folder] > max(1, len(inner) / 2):
+            detail = f"folder {folder!r} contains {len(inner)} pictures with the names of others; remove it if a program added it"
+            yield Finding("mirror", tuple(inner), detail)
 
 
 def oddities(infos: Mapping[str, PictureInfo]) -> Iterator[Finding]:

@@ -9,26 +9,48 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import AvifImagePlugin, ExifTags, Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tqdm import tqdm
 
 # Pillow has a parser for some forty formats; untrusted bytes reach only these. It registers the first five by itself.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+_PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", *(plugin.format for plugin in _PLUGINS))
 IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo")
+JPEG_2000_SUFFIXES = (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
+PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo", ".avif", *JPEG_2000_SUFFIXES, ".heic", ".heif", ".jxl")
+_UNREAD = {  # formats of pictures without a decoder here: how their files begin
+    "HEIC": re.compile(rb".{4}ftyp(.{4})*?(hei[cmsx]|hev[cmsx])", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n"),
+}
 MAX_PIXELS = 80_000_000  # below the number from which Pillow warns
 BACKGROUND = (255, 255, 255)
 _DEEP_MODES = ("I", "F")  # more than 8 bits
-_ROTATED = range(2, 9)  # EXIF orientations; 1 is upright, and some cameras write 0
+_TURNS = {  # by EXIF orientation; 1 is upright, and some cameras write 0
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_METADATA_DROPPED = "stripped of metadata that cannot be read"
 _THUMBNAIL_SIDE = 96
 
 # The exceptions of Pillow's readers on a damaged file.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, struct.error, zlib.error)
+_PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
+# Segments that decide no pixel, except JFIF's and Adobe's, which name the colours from these lengths on.
+_JPEG_METADATA = {bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)}
+_JPEG_COLOURS = {b"\xe0": 16, b"\xee": 14}
+# Description, camera, resolution, software, date, author, XMP, copyright, IPTC, Photoshop, EXIF, profile, GPS
+_TIFF_METADATA = {270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 700, 33432, 33723, 34377, 34665, 34675, 34853}
+_AVIF_METADATA = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOTALL)  # an item's entry, up to its type
 _IGNORED_WARNINGS = ("ignore", None, Warning, re.compile("PIL"), 0)  # as `warnings.filters` lists it
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -61,7 +83,8 @@ class Preprocessing:
 class Traits:
     """A file before it was decoded: its format in Pillow's words, and what decoding changed, in plain words.
 
-    `plain`: whether its pixels have 8 bits. Other readers clip deeper pixels, so such a file is written anew.
+    `plain`: whether other readers show the same picture: its pixels have 8 bits, and its metadata can be read. Otherwise the
+    file is written anew.
     """
 
     format: str
@@ -72,9 +95,9 @@ class Traits:
 def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     """Decode a picture to its last byte, as 8-bit RGB, upright. Raises BrokenPicture.
 
-    EXIF orientation is applied; 16-bit and float pixels are scaled to 8 bits; transparent pixels become white; CMYK and
-    palettes are converted; an animation is its first frame. `at_least`: a JPEG may be decoded at a half, a quarter or an
-    eighth of its size, as long as its shorter side keeps that many pixels.
+    Pixels decide: metadata that cannot be read are dropped. EXIF orientation is applied; deeper pixels are scaled to 8 bits;
+    transparent pixels become white; CMYK and palettes are converted; an animation is its first frame. `at_least`: a JPEG may
+    be decoded at a half, a quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
     """
     return decode_with_traits(source, at_least)[0]
 
@@ -86,31 +109,65 @@ def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tup
     if _IGNORED_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module="PIL")
     try:
+        return _read(source, at_least)
+    except BrokenPicture as fault:
+        try:
+            image, traits = _read(_without_metadata(source), at_least)
+        except (BrokenPicture, *_DAMAGE):
+            raise fault from None
+        return image, replace(traits, plain=False, changes=(*traits.changes, _METADATA_DROPPED))
+
+
+def _read(source: bytes | Path, at_least: int | None) -> tuple[Image.Image, Traits]:
+    try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenPicture(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image)), _traits(image)
+            orientation = _orientation(image)
+            upright = _to_rgb(image)
+            if orientation in _TURNS:
+                upright = upright.transpose(_TURNS[orientation])
+            return upright, _traits(image, orientation)
     except UnidentifiedImageError:
-        raise BrokenPicture("not a picture") from None
+        raise BrokenPicture(_unidentified(source)) from None
     except Image.DecompressionBombError:
         raise BrokenPicture(f"more than {MAX_PIXELS:,} pixels") from None
     except _DAMAGE as error:
         raise BrokenPicture(" ".join(str(error).split()) or "damaged") from None
 
 
-def _traits(image: Image.Image) -> Traits:
+def _unidentified(source: bytes | Path) -> str:
+    """The fault of a file in no format of `FORMATS`."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        head = file.read(64)
+    name = next((name for name, begins in _UNREAD.items() if begins.match(head)), None)
+    return f"a picture in the format {name}, which is not read; convert it to JPEG or PNG" if name else "not a picture"
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """EXIF's number, 1 by default; None if the EXIF data cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except _DAMAGE:
+        return None
+
+
+def _traits(image: Image.Image, orientation: int | None) -> Traits:
     deep = image.mode.startswith(_DEEP_MODES)
     changes = {
-        "rotated upright by its EXIF orientation": image.getexif().get(ExifTags.Base.Orientation) in _ROTATED,
+        "rotated upright by its EXIF orientation": orientation in _TURNS,
         "scaled from 16 bits or more to 8": deep,
+        "clipped where darker than black or brighter than white": deep and _exceeds_white(image),
         "converted from CMYK to RGB": image.mode == "CMYK",
         "transparent pixels made white": _has_transparent_pixels(image),
         "reduced to its first frame": _has_more_frames(image),
+        _METADATA_DROPPED: orientation is None,
     }
-    return Traits(image.format or "", not deep, tuple(change for change, is_so in changes.items() if is_so))
+    plain = not deep and orientation is not None
+    return Traits(image.format or "", plain, tuple(change for change, is_so in changes.items() if is_so))
 
 
 def _has_transparent_pixels(image: Image.Image) -> bool:
@@ -139,17 +196,107 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale to 0..255 by the smallest usual range that contains all values: 0 to 1, 255 or 65535, or up to the largest."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        pixels = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    largest = pixels.max(initial=0)
-    top = 65535 if image.mode.startswith("I;16") else next((t for t in (1, 255, 65535) if largest <= t), largest)
-    if image.mode != "F" and top == 1:
-        top = 255
-    levels = np.clip(np.rint(pixels * (255 / top)), 0, 255)
+    """Scale from 0 to white to 0..255, and clip what is outside."""
+    pixels, white = _deep_pixels(image)
+    levels = np.clip(np.rint(pixels * (255 / white)), 0, 255)
     # A level may stand for transparency. It is replaced here, since it is not the same level after scaling.
     levels[pixels == image.info.get("transparency", np.nan)] = BACKGROUND[0]
     return Image.fromarray(levels.astype(np.uint8))
+
+
+def _exceeds_white(image: Image.Image) -> bool:
+    pixels, white = _deep_pixels(image)
+    return bool(np.any((pixels < 0) | (pixels > white)))
+
+
+def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
+    """The values of the pixels, float64, and the one that is white, which no pixel decides.
+
+    White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: it is 65535 for whole numbers
+    and 1 for floats. In a TIFF, 0 may be declared to be white; then the values are inverted.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+    signed = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
+    pixels = np.asarray(image)
+    if image.mode == "I" and bits == 32 and not signed:
+        pixels = pixels.view(np.uint32)  # Pillow has no mode for them
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = np.nan_to_num(pixels.astype(np.float64))
+    white = 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts only 8 bits
+    return white - values if inverted else values, white
+
+
+def _without_metadata(source: bytes | Path) -> bytes:
+    """A PNG, JPEG, AVIF or TIFF without what is not its pixels, except its orientation. Raises BrokenPicture if that is all of it."""
+    content = source if isinstance(source, bytes) else source.read_bytes()
+    bare = content
+    if content.startswith(_PNG):
+        bare = _bare_png(content)
+    elif content.startswith(b"\xff\xd8\xff"):
+        bare = _bare_jpeg(content)
+    elif content[4:12] in (b"ftypavif", b"ftypavis"):
+        bare = _AVIF_METADATA.sub(rb"\1skip", content)  # an item of an unknown type is ignored
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        bare = _bare_tiff(content, "<" if content.startswith(b"II") else ">")
+    if bare == content:
+        raise BrokenPicture("contains no metadata")
+    return bare
+
+
+def _bare_png(content: bytes) -> bytes:
+    kept, exif, at = [content[: len(_PNG)]], b"", len(_PNG)
+    while at < len(content):
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        if kind == b"eXIf":
+            exif = content[at + 8 : at + 8 + length]
+        elif kind[:1].isupper() or kind == b"tRNS":  # a capital: the picture cannot be shown without this chunk
+            kept.append(content[at : at + 12 + length])
+        at += 12 + length
+    if exif := _orientation_alone(exif):
+        chunk = b"eXIf" + exif
+        kept.insert(2, struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)))
+    return b"".join(kept)
+
+
+def _bare_jpeg(content: bytes) -> bytes:
+    kept, exif, at = [content[:2]], b"", 2
+    while content[at : at + 1] == b"\xff" and (marker := content[at + 1 : at + 2]) not in (b"", b"\xda"):
+        if marker == b"\xff":  # filling
+            at += 1
+            continue
+        length = 2 + int.from_bytes(content[at + 2 : at + 4])
+        segment = content[at : at + length]
+        if marker == b"\xe1" and segment[4:].startswith(_EXIF):
+            exif = exif or segment[4:]
+        elif marker not in _JPEG_METADATA or length >= _JPEG_COLOURS.get(marker, math.inf):
+            kept.append(segment)
+        at += length
+    if exif := _orientation_alone(exif):
+        kept.insert(1, b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif)
+    return b"".join((*kept, content[at:]))
+
+
+def _bare_tiff(content: bytes, order: str) -> bytes:
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
+    end = start + 2 + 12 * count
+    entries = [content[at : at + 12] for at in range(start + 2, end, 12)]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] not in _TIFF_METADATA]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + content[end : end + 4]  # the next directory comes last
+    return content[:start] + directory + content[start + len(directory) :]
+
+
+def _orientation_alone(exif: bytes) -> bytes:
+    """EXIF data with the orientation of these, and nothing else; empty if they have none or cannot be read."""
+    found, alone = Image.Exif(), Image.Exif()
+    try:
+        found.load(exif)
+        alone[ExifTags.Base.Orientation] = int(found[ExifTags.Base.Orientation])
+        return alone.tobytes()
+    except _DAMAGE:
+        return b""
 
 
 def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:

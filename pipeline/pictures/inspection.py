@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.core.files import sha256_of
 from pipeline.core.hardware import usable_cpus
-from pipeline.pictures.images import BrokenPicture, Traits, decode_with_traits
+from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits
 
 _BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
 _THUMBNAIL = 32  # side in pixels
@@ -29,6 +29,8 @@ _SUFFIXES = {
     "GIF": (".gif",),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": JPEG_2000_SUFFIXES,
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
 Thumbnail = np.ndarray[Any, np.dtype[np.uint8]]

@@ -89,8 +89,8 @@ def read_list(content: bytes, separator: bytes) -> list[str]:
 def find_pictures(names: Iterable[str], here: Path) -> Iterator[PictureFile]:
     """Each named file, and in place of each named folder the pictures below it, sorted by name. Names are relative to `here`.
 
-    Files in a folder are pictures by their suffix. Hidden files, files that operating systems leave behind and links to
-    folders are skipped.
+    Files in a folder are pictures by their suffix. Hidden files, files that systems add and links to folders are
+    skipped.
     """
     for name in names:
         if name and os.path.isdir(here / name):  # noqa: PTH112 - Path.is_dir raises if a name is too long

@@ -10,11 +10,10 @@ import stat
 import struct
 import sys
 import tarfile
-import tempfile
 import unicodedata
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
+from pipeline.net import store
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
 from pipeline.sources.names import expect_encoding, zip_names
 
@@ -55,14 +55,14 @@ def is_archive(name: str) -> bool:
 
 @contextmanager
 def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = None) -> Iterator[Members]:
-    """The regular files of a zip or tar by name, without the files that operating systems add (`.DS_Store` and the like).
+    """The regular files of a zip or tar by name, without the files that systems add (`.DS_Store` and the like).
 
     `title` names the archive in messages. `encoding`: of names in a zip that does not state it; None: guessed.
     Raises PipelineError on anything unsafe or damaged and beyond the limits, at once or when a member is read.
     """
     if encoding is not None:
         expect_encoding(encoding)
-    with path.open("rb") as file, tempfile.TemporaryFile() as plain:
+    with path.open("rb") as file, ExitStack() as stack:
         with damage_named(title):
             budget = Budget(title, limits, path.stat().st_size)
             start = file.read(_PAGE_BYTES)
@@ -71,7 +71,7 @@ def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = 
             elif page := _page_in(start):
                 raise PipelineError(f"{title}: is {page}, not an archive; give the address or path of the file itself")
             else:
-                tar = unpack(file, plain, budget)
+                tar = stack.enter_context(plain_tar(file, budget))
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
                 entries = tar_entries(tar, budget)
             members = choose_members(entries, budget)
@@ -79,7 +79,7 @@ def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = 
 
 
 def folder_members(folder: Path, limits: Limits) -> Members:
-    """The regular files below a folder, by their path in it, sorted, without hidden files and those of operating systems.
+    """The regular files below a folder, by their path in it, sorted, without hidden files and those that systems add.
 
     Raises PipelineError on links, special files and unsafe names, and beyond the limits.
     """
@@ -142,8 +142,9 @@ def zip_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> 
         yield ArchiveEntry(name, name.endswith("/"), partial(_zip_blocks, archive, info, info.file_size))
 
 
-def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:
-    """Decompress a tar into `plain` and return that; return the file itself if it is not compressed.
+@contextmanager
+def plain_tar(file: BinaryIO, budget: Budget) -> Iterator[BinaryIO]:
+    """Decompress a tar into a temporary file beside the store; a tar that is not compressed stays as it is.
 
     Members are read by name, in any order, and in a compressed file each step back would decompress it from the start.
     """
@@ -152,12 +153,14 @@ def unpack(file: BinaryIO, plain: BinaryIO, budget: Budget) -> BinaryIO:
     file.seek(0)
     decompressed = next((open_file for pattern, open_file in _COMPRESSIONS.items() if re.match(pattern, start)), None)
     if decompressed is None:
-        return file
-    with decompressed(file) as source:
-        while block := source.read(BLOCK):
-            budget.add_bytes(len(block))
-            plain.write(block)
-    return plain
+        yield file
+        return
+    with store.temporary_file() as plain:
+        with decompressed(file) as source:
+            while block := source.read(BLOCK):
+                budget.add_bytes(len(block))
+                plain.write(block)
+        yield plain
 
 
 def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:

@@ -22,7 +22,14 @@ BLOCK = 1 << 20  # bytes that are read at once, before the limits are checked
 _FILE_BYTES = 1 << 30  # of one file; a picture is far smaller
 _RATIO_FROM = 10_000_000  # bytes; below, small pictures of few colours may be compressed without a bound
 _NAME_BYTES, _PART_BYTES = 1000, 255  # what file systems accept
-_JUNK = re.compile(r"(^|/)(\.[^/]*|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
+_SYSTEM_NAMES = {  # folders and files that systems add, in lower case; hidden ones need no entry
+    *("__macosx", "network trash folder", "temporary items", "thevolumesettingsfolder", "icon\r"),  # macOS
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "$recycle.bin", "system volume information"),  # Windows
+    *("@eadir", "#recycle", "#snapshot", "@sharebin", "@tmp"),  # Synology
+    *("@recycle", "@recently-snapshot", "@__thumb"),  # QNAP
+    *("~snapshot", "lost+found"),  # NetApp, ext4
+}
+_SYSTEM_ENDINGS = (":zone.identifier", "@synoeastream", "@synoresource")  # of files beside a picture: Windows in WSL, Synology
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 Members = dict[str, Callable[[], bytes]]  # a file's name, and how to read it
@@ -94,7 +101,7 @@ class Budget:
 
 
 def choose_members(entries: Iterable[ArchiveEntry], budget: Budget) -> Members:
-    """The files of an archive by name in Unicode's form NFC, without the files that operating systems add.
+    """The files of an archive by name in Unicode's form NFC, without the files that systems add.
 
     Raises PipelineError on an unsafe name, and on two names that some file system takes for equal.
     """
@@ -119,8 +126,9 @@ def choose_members(entries: Iterable[ArchiveEntry], budget: Budget) -> Members:
 
 
 def is_junk(name: str) -> bool:
-    """Whether a path is hidden, in a hidden folder, or added by an operating system (`__MACOSX` and the like)."""
-    return bool(_JUNK.search(name))
+    """Whether a path is hidden, or added by an operating or storage system, or in such a folder (`__MACOSX`, `@eaDir`)."""
+    parts = [part.casefold() for part in name.split("/")]
+    return any(part.startswith(".") or part in _SYSTEM_NAMES or part.endswith(_SYSTEM_ENDINGS) for part in parts)
 
 
 def name_fault(name: str) -> str | None:

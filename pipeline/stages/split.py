@@ -107,7 +107,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
         if params.leak == "fail":
             refuse_leaks(relations)
-        findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.oddities(infos)]
+        findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
         unused = left_out(findings)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
@@ -115,6 +115,9 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         check_every_class_everywhere(pictures)
         write_trees(archive, pictures, infos, splits)
         thumbnails = draw_thumbnails(archive, findings)
+    for finding in findings:
+        if finding.kind == "mirror":
+            print(f"warning: data/raw.zip: {finding.detail}")
     rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], rows)

@@ -18,6 +18,7 @@ from pipeline.pictures.audit import (
     duplicates,
     label_conflicts,
     leaks,
+    mirrors,
     quarantine_rows,
     summarise_audit,
     ungrouped,
@@ -43,6 +44,39 @@ def test_of_many_equal_pictures_the_first_are_named(count, ending):
     labels = {name: "cats" if name == "00" else "dogs" for name in names}
     (found,) = label_conflicts([names], labels)
     assert found.detail == f"one picture with the labels cats, dogs: '00', '01', '02', {ending}"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "folder"),
+    [
+        ("cat/thumbs/{}.jpg", "cat/thumbs"),
+        ("cat/thumbs/{}.webp", "cat/thumbs"),
+        ("cat/@x/{}.jpg/small.jpg", "cat/@x"),
+        ("@x/cat/{}.jpg", "@x"),
+        ("@x/cat/{}.jpg/small.jpg", "@x"),
+        ("cat/cat/{}.jpg", "cat/cat"),
+    ],
+)
+def test_a_folder_that_mirrors_pictures_is_found(pattern, folder):
+    pictures = [f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(5)]
+    mirror = [pattern.format(number) for number in range(3)]
+    (found,) = mirrors([*mirror, *pictures])
+    detail = f"folder {folder!r} contains 3 pictures with the names of others; remove it if a program added it"
+    assert found == Finding("mirror", tuple(mirror), detail)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat/left/1.jpg", "cat/left/2.jpg", "cat/right/1.jpg", "cat/right/2.jpg"],
+        ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/2.jpg"],
+        ["train/cat/1.jpg", "train/cat/2.jpg", "val/cat/1.jpg", "val/cat/2.jpg"],
+        ["cat/1.jpg", "cat/2.jpg", "cat/old/1.jpg", "cat/old/2.jpg", "cat/old/3.jpg", "cat/old/4.jpg"],  # two of four
+        ["cat/1.jpg", "cat/old/1.jpg"],
+    ],
+)
+def test_other_folders_mirror_nothing(names):
+    assert list(mirrors(names)) == []
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
 
-from pipeline.pictures.images import BrokenPicture, Preprocessing, decode, decode_with_traits, read_square, to_square
+from pipeline.pictures.images import BrokenPicture, Preprocessing, Traits, decode, decode_with_traits, read_square, to_square
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -43,6 +43,31 @@ def grey_16(*values):
     return Image.fromarray(np.array([values], dtype=np.uint16))
 
 
+def grey_tiff(width, bits, sample_format, raw, black=1):
+    """A TIFF of one row, put together by hand. `black`: 1 if 0 is black, 0 if 0 is white."""
+    tags = [
+        (256, width),
+        (257, 1),
+        (258, bits),
+        (259, 1),
+        (262, black),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, len(raw)),
+        (339, sample_format),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in (273, 279) else 3, 1, value) for tag, value in tags)
+    raw += bytes(len(raw) % 2)
+    return b"II*\0" + struct.pack("<I", 8 + len(raw)) + raw + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def whole_numbers(kind, *values):
+    """A grey TIFF whose row has these values, as numpy's `kind` (floats too)."""
+    row = np.array(values).astype(kind)
+    return grey_tiff(len(row), row.itemsize * 8, {"u": 1, "i": 2, "f": 3}[row.dtype.kind], row.tobytes())
+
+
 def png(width, height, depth, colour_type, raw, *chunks):
     """A PNG file put together by hand; `raw`: its scan lines with their filter bytes."""
     parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)), *chunks]
@@ -69,14 +94,19 @@ def fault_of(source):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF", "WEBP", "JPEG2000"])
 def test_an_rgb_picture_keeps_its_pixels(kind):
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options = {"WEBP": {"lossless": True}, "JPEG2000": {"mct": 0}}.get(kind, {})
     assert pixels(encoded(row_of(RED, (1, 2, 3)), kind, **options)) == [[RED, (1, 2, 3)]]
 
 
 def test_a_jpeg_of_one_colour_keeps_it_to_a_level_or_two():
     found = np.asarray(decode(encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "JPEG", quality=100)), dtype=int)
+    assert np.abs(found - (200, 100, 50)).max() <= 2
+
+
+def test_an_avif_of_one_colour_keeps_it_to_a_level_or_two():
+    found = np.asarray(decode(encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "AVIF", quality=100)), dtype=int)
     assert np.abs(found - (200, 100, 50)).max() <= 2
 
 
@@ -140,19 +170,50 @@ def test_a_deep_pgm_is_scaled_from_its_own_largest_value():
     ("values", "expected"),
     [
         ([0.0, 0.5, 1.0], [0, 128, 255]),  # 127.5 rounds to the even 128
-        ([0.0, 51.0, 255.0], [0, 51, 255]),
-        ([0.0, 257.0, 65535.0], [0, 1, 255]),
-        ([-1.0, 0.0, 1.0], [0, 0, 255]),
+        ([0.0, 0.25, 0.5], [0, 64, 128]),
+        ([-1.0, 1.0, 7.5], [0, 255, 255]),
         ([0.0, 0.0, 0.0], [0, 0, 0]),
         ([0.0, float("nan"), 1.0], [0, 0, 255]),
     ],
 )
-def test_float_pixels_are_scaled_by_the_range_that_they_announce(values, expected):
+def test_float_pixels_are_scaled_from_0_to_1_and_clipped(values, expected):
     assert grey_row(encoded(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")) == expected
 
 
-def test_32_bit_whole_numbers_up_to_255_stay():
-    assert grey_row(encoded(Image.fromarray(np.array([[0, 1, 200]], dtype=np.int32)), "TIFF")) == [0, 1, 200]
+@pytest.mark.parametrize("kind", [np.int32, np.uint32])
+def test_32_bit_whole_numbers_are_scaled_from_0_to_65535_and_clipped(kind):
+    assert grey_row(whole_numbers(kind, 0, 128, 129, 32896, 70_000, 2**31 - 1)) == [0, 0, 1, 128, 255, 255]
+
+
+def test_the_largest_unsigned_numbers_of_32_bits_are_white():
+    assert grey_row(whole_numbers(np.uint32, 0, 2**31, 2**32 - 1)) == [0, 255, 255]
+
+
+def test_signed_16_bits_are_scaled_from_0_to_32767():
+    assert grey_row(whole_numbers(np.int16, -32768, 0, 16383, 16448, 32767)) == [0, 0, 127, 128, 255]
+
+
+def test_12_bits_are_scaled_from_0_to_4095():
+    # 16 * 255 / 4095 = 1.0; two values in three bytes
+    content = grey_tiff(2, 12, 1, struct.pack(">I", 0x010FFF << 8)[:3])
+    assert grey_row(content) == [1, 255]
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "raw"),
+    [(8, 1, bytes([0, 128, 255])), (16, 1, struct.pack("<HHH", 0, 32896, 65535)), (32, 3, struct.pack("<fff", 0, 128 / 255, 1))],
+)
+def test_a_tiff_whose_0_is_white_is_inverted_at_every_depth(bits, sample_format, raw):
+    assert grey_row(grey_tiff(3, bits, sample_format, raw, black=0)) == [255, 127, 0]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32, np.float32])
+@pytest.mark.parametrize("brightest", [0.002, 0.01, 0.2])  # of white
+def test_a_scene_exposed_four_times_longer_comes_out_brighter(kind, brightest):
+    white = {np.float32: 1, np.int16: 32767}.get(kind, 65535)
+    scene = np.random.default_rng(3).random(400) * brightest * white
+    short, long = (np.mean(grey_row(whole_numbers(kind, *(scene * exposure)))) for exposure in (1, 4))
+    assert long > 2 * short
 
 
 @pytest.mark.parametrize(
@@ -247,6 +308,127 @@ def test_a_format_that_is_not_listed_is_no_picture():
     assert fault_of(encoded(Image.new("RGB", (2, 2)), "TGA")) == "not a picture"
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_a_modern_picture_that_ends_early_is_refused(kind):
+    with pytest.raises(BrokenPicture):
+        decode(encoded(noise(32, 32), kind)[:-1])
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1miafheix", "HEIC"),
+        (b"\0\0\0\x14ftyphevc\0\0\0\0msf1", "HEIC"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    ],
+)
+def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_format(content, name):
+    assert fault_of(content + bytes(80)) == f"a picture in the format {name}, which is not read; convert it to JPEG or PNG"
+
+
+def test_a_video_is_no_picture():
+    assert fault_of(b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + bytes(80)) == "not a picture"
+
+
+def test_a_missing_file_is_broken(tmp_path):
+    with pytest.raises(BrokenPicture, match="No such file"):
+        decode(tmp_path / "a.jpg")
+
+
+def long_text(megabytes, **options):
+    info = PngImagePlugin.PngInfo()
+    info.add(b"zTXt", b"prompt\0\0" + zlib.compress(bytes(megabytes << 20)), **options)
+    return {"pnginfo": info}
+
+
+def jpeg_with(marker, body, **options):
+    content = encoded(noise(24, 16), "JPEG", **options)
+    return content[:2] + b"\xff" + bytes([marker]) + struct.pack(">H", 2 + len(body)) + body + content[2:]
+
+
+def exif_with(*entries, rest=b""):
+    """EXIF data of entries (tag, type, value): little-endian, one value each, `rest` behind them."""
+    packed = b"".join(struct.pack("<HHI", tag, kind, 1) + struct.pack("<I", value) for tag, kind, value in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + packed + bytes(4) + rest
+
+
+PNG_WITH_ODD_METADATA = {
+    "a long text": encoded(noise(24, 16), "PNG", **long_text(3)),
+    "a long text after the pixels": encoded(noise(24, 16), "PNG", **long_text(5, after_idat=True)),
+    "a long profile": encoded(noise(24, 16), "PNG", icc_profile=bytes(3 << 20)),
+    "EXIF in no order": encoded(noise(24, 16), "PNG", exif=b"Exif\0\0neither II nor MM"),
+    "a text with a wrong sum": encoded(noise(24, 16), "PNG", dpi=(72, 72)).replace(b"pHYs\0", b"pHYs\1"),
+}
+
+
+def tiff_with(tag, kind, count, value):
+    """A TIFF with one entry, by hand, in place of its description."""
+    content = encoded(noise(24, 16), "TIFF", description="text")
+    at = content.index(struct.pack("<HH", 270, 2))
+    return content[:at] + struct.pack("<HHII", tag, kind, count, value) + content[at + 12 :]
+
+
+JPEG_WITH_ODD_METADATA = {
+    "a short profile": jpeg_with(0xE2, b"ICC_PROFILE\0\1"),
+    "a short JFIF": jpeg_with(0xE0, b"JFIF\0"),
+    "a short Adobe": jpeg_with(0xEE, b"Adobe"),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(content, "PNG") for content in PNG_WITH_ODD_METADATA.values()] + [(content, "JPEG") for content in JPEG_WITH_ODD_METADATA.values()],
+    ids=[*PNG_WITH_ODD_METADATA, *JPEG_WITH_ODD_METADATA],
+)
+def test_metadata_that_cannot_be_read_are_dropped_and_named(content, kind):
+    assert pixels(content) == pixels(encoded(noise(24, 16), kind))
+    assert (traits_of(content).plain, traits_of(content).changes) == (False, ("stripped of metadata that cannot be read",))
+
+
+@pytest.mark.parametrize("tag", [282, 283])
+def test_a_tiff_without_the_resolution_that_it_names_is_read(tag):
+    content = tiff_with(tag, 5, 1, 1 << 30)
+    assert pixels(content) == pixels(encoded(noise(24, 16), "PNG"))
+    assert traits_of(content).changes == ("stripped of metadata that cannot be read",)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP"])
+def test_exif_data_that_cannot_be_read_are_dropped_and_named(kind):
+    good = encoded(noise(24, 16), kind, exif=exif_with())
+    odd = good.replace(b"II*\0\x08", b"XX*\0\x08")
+    assert pixels(odd) == pixels(good)
+    assert traits_of(odd).changes == ("stripped of metadata that cannot be read",)
+
+
+@pytest.mark.parametrize("rational", [(-1, 0), (0, 0), (7, -3)])
+def test_a_picture_is_turned_upright_beside_an_odd_rational(rational):
+    exif = exif_with((0x112, 3, 8), (0x11B, 10, 38), rest=struct.pack("<ii", *rational))
+    found = traits_of(jpeg_with(0xE1, exif)), decode(jpeg_with(0xE1, exif)).size
+    assert found == (Traits("JPEG", True, ("rotated upright by its EXIF orientation",)), (16, 24))
+
+
+TURNED = exif_with((0x112, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [(encoded(noise(24, 16), "PNG", exif=TURNED, **long_text(2)), "PNG"), (jpeg_with(0xE2, b"ICC_PROFILE\0\1", exif=TURNED), "JPEG")],
+    ids=["PNG", "JPEG"],
+)
+def test_the_orientation_stays_where_other_metadata_are_dropped(content, kind):
+    assert pixels(content) == pixels(encoded(noise(24, 16), kind, exif=TURNED))
+
+
+def test_the_transparent_colour_stays_where_metadata_are_dropped():
+    assert pixels(encoded(row_of(RED, BLUE), "PNG", transparency=RED, **long_text(2))) == [[WHITE, BLUE]]
+
+
+def test_a_truncated_picture_with_odd_metadata_is_refused():
+    assert fault_of(PNG_WITH_ODD_METADATA["a long profile"][:-40])
+
+
 def test_a_huge_picture_is_refused_before_it_is_decoded():
     assert fault_of(png(10_000, 8_500, 8, 2, b"")) == "10000 x 8500 pixels are more than 80,000,000"
 
@@ -276,13 +458,14 @@ def exif_of(orientation):
         (grey_16(0, 65535), "TIFF", False),
         (Image.new("F", (2, 2)), "TIFF", False),
         (Image.new("I", (2, 2)), "TIFF", False),
+        (Image.new("RGB", (2, 2)), "AVIF", True),
     ],
 )
 def test_a_picture_is_plain_unless_it_has_more_than_8_bits(image, kind, expected):
     assert traits_of(encoded(image, kind)).plain is expected
 
 
-@pytest.mark.parametrize("kind", ["BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
 def test_a_format_is_called_as_pillow_calls_it(kind):
     options = {"append_images": [noise(8, 8)], "save_all": True} if kind == "MPO" else {}
     assert traits_of(encoded(noise(8, 8), kind, **options)).format == kind
@@ -310,6 +493,22 @@ def test_an_orientation_that_turns_nothing_is_not_named(orientation):
 @pytest.mark.parametrize("image", [grey_16(0, 1), Image.new("I", (2, 2)), Image.new("F", (2, 2))], ids=lambda image: image.mode)
 def test_deep_pixels_are_named(image):
     assert changes_of(image, "TIFF") == ("scaled from 16 bits or more to 8",)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (whole_numbers(np.float32, 0, 1), False),
+        (whole_numbers(np.float32, 0, 1.5), True),
+        (whole_numbers(np.float32, -0.5, 1), True),
+        (whole_numbers(np.int32, 0, 65535), False),
+        (whole_numbers(np.int32, 0, 65536), True),
+        (whole_numbers(np.int16, -1, 5), True),
+        (whole_numbers(np.uint16, 0, 65535), False),
+    ],
+)
+def test_clipped_pixels_are_named(content, expected):
+    assert ("clipped where darker than black or brighter than white" in traits_of(content).changes) is expected
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

@@ -27,6 +27,12 @@ def test_a_folder_becomes_its_pictures_sorted_by_name(here):
     assert found(here, "in") == ["in/a.JPG", "in/b.png", "in/c/a.gif"]
 
 
+@pytest.mark.parametrize("suffix", [".avif", ".JP2", ".jpx", ".heic", ".jxl"])
+def test_modern_formats_in_a_folder_are_not_passed_over(here, suffix):
+    (here / f"empty/a{suffix}").touch()
+    assert found(here, "empty") == [f"empty/a{suffix}"]
+
+
 @pytest.mark.parametrize(
     ("named", "first"), [("in/", "in/a.JPG"), ("./in", "./in/a.JPG"), ("in/../in", "in/../in/a.JPG"), (".", "./-x.png")]
 )

@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import tarfile
+import tempfile
 import tracemalloc
 import unicodedata
 import zipfile
@@ -108,6 +109,15 @@ def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path):
     assert contents_of(tmp_path / "a") == {"inner.zip": inner}
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_is_unpacked_beside_the_store(tmp_path, monkeypatch, mode):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no such folder"))
+    with open_archive(make_tar(tmp_path / "a", "1", "2", mode=mode), "pics", limits()) as members:
+        assert [*members] == ["1", "2"]
+    assert list((tmp_path / ".cache" / "store").iterdir()) == []
+
+
 def test_a_fault_of_the_one_who_reads_is_not_taken_for_damage(tmp_path):
     with pytest.raises(EOFError), open_archive(make_zip(tmp_path / "a", "1"), "pics", limits()):
         raise EOFError
@@ -193,7 +203,7 @@ def test_a_full_disk_is_no_damage(tmp_path, make, monkeypatch):
 def test_a_disk_that_is_full_of_an_unpacked_tar_is_no_damage(tmp_path, monkeypatch):
     path = make_tar(tmp_path / "a", "1", mode="w:gz")
     with open("/dev/full", "wb", buffering=0) as full:
-        monkeypatch.setattr(archive_module.tempfile, "TemporaryFile", lambda: full)
+        monkeypatch.setattr(archive_module.store, "temporary_file", lambda: full)
         with pytest.raises(OSError, match="No space left on device"):
             contents_of(path)
 

@@ -72,7 +72,23 @@ def test_junk_that_is_there_twice_is_left_out():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [(".a/b", True), ("a/.b", True), ("a/Thumbs.db", True), ("__MACOSX/a", True), ("a.b", False)]
+    ("name", "expected"),
+    [
+        (".a/b", True),
+        ("a/.b", True),
+        ("a/Thumbs.db", True),
+        ("a/thumbs.DB", True),
+        ("__MACOSX/a", True),
+        ("cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", True),
+        ("#recycle/cat/1.jpg", True),
+        ("@Recycle/1.jpg", True),
+        ("$RECYCLE.BIN/$R1.jpg", True),
+        ("cat/1.jpg:Zone.Identifier", True),
+        ("a.b", False),
+        ("eaDir/1.jpg", False),
+        ("recycle/@1.jpg", False),
+        ("recycled/1.jpg", False),
+    ],
 )
 def test_junk_is_known_by_its_name(name, expected):
     assert is_junk(name) is expected

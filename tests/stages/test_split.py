@@ -695,6 +695,13 @@ def test_what_is_odd_is_kept_and_named(tmp_path, name, content, kind, detail):
     assert ([f"cats/{name}"], detail) in found_in(data, kind)
 
 
+def test_a_folder_that_mirrors_its_class_is_kept_and_warned_of(tmp_path, capsys):
+    data = split(tmp_path, {**TWO_CLASSES, **{f"cats/small/{number:02d}.png": picture(number + 70) for number in range(4)}})
+    detail = "folder 'cats/small' contains 4 pictures with the names of others; remove it if a program added it"
+    assert found_in(data, "mirror") == [([f"cats/small/{number:02d}.png" for number in range(4)], detail)]
+    assert f"warning: data/raw.zip: {detail}" in capsys.readouterr().out
+
+
 # Names
 
 
