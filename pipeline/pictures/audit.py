@@ -27,7 +27,7 @@ KINDS = {
     "converted": ("Pictures converted when decoded", "kept"),
 }
 _NAMED_PICTURES = 4  # in one sentence; the quarantine repeats it for each of them
-_RELATIONS = ("the same picture as", "in the same group as", "looks like")  # the strongest first
+_SAME, _SAME_GROUP, _ALIKE = "the same picture as", "in the same group as", "looks like"
 _DRAWN_FINDINGS = 8  # of each kind; the report shows as many
 _DRAWN_PICTURES = 4  # of each finding
 _LEAST_PICTURES = 3  # per class: one for each split
@@ -106,16 +106,21 @@ def leaks(given: Mapping[str, str], together: Groups, groups: Mapping[str, str],
 
     `given`: `image_id: split`, where pictures that are still to be dealt count as train. `groups`: the user's groups.
     """
-    members: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(given):
-        members[together.of(name)].append(name)
-    for name, split in sorted(given.items()):
+    names = sorted(given)
+    ties = {name: _ties(name, together, groups, infos) for name in names}
+    first: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # tie: split: its first picture with the tie
+    for name in names:
+        for tie in ties[name]:
+            first[tie].setdefault(given[name], name)
+    for name in names:
         # The earlier split loses the picture, so that test keeps all that its publisher put there.
-        partners = [other for other in members[together.of(name)] if SPLITS.index(given[other]) > SPLITS.index(split)]
-        if partners:
-            relations = {other: _relation(name, other, groups, infos) for other in partners}
-            partner = min(partners, key=lambda other: (_RELATIONS.index(relations[other]), other))
-            yield Finding("leak", (name, partner), f"{relations[partner]} {partner!r} in {given[partner]}", (name,))
+        later = SPLITS[SPLITS.index(given[name]) + 1 :]
+        for tie in ties[name]:
+            partners = [first[tie][split] for split in later if split in first[tie]]
+            if partners:
+                partner = min(partners)
+                yield Finding("leak", (name, partner), f"{tie[0]} {partner!r} in {given[partner]}", (name,))
+                break
 
 
 def check_classes(entries: list[ClassFile], inspected: Mapping[str, Inspection], left_out: set[str]) -> None:
@@ -187,10 +192,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_NAMED_PICTURES])) + f" and {more} more" * (more > 0)
 
 
-def _relation(name: str, other: str, groups: Mapping[str, str], infos: Mapping[str, PictureInfo]) -> str:
-    if infos[name].pixels_sha256 == infos[other].pixels_sha256:
-        return _RELATIONS[0]
-    return _RELATIONS[1] if name in groups and groups[name] == groups.get(other) else _RELATIONS[2]
+def _ties(name: str, together: Groups, groups: Mapping[str, str], infos: Mapping[str, PictureInfo]) -> list[tuple[str, ...]]:
+    """What the picture shares with others of its group in `together`, the strongest first. A tie begins with its name."""
+    group = together.of(name)
+    ties = [(_SAME, group, infos[name].pixels_sha256), (_SAME_GROUP, group, groups.get(name, "")), (_ALIKE, group)]
+    return ties if name in groups else [ties[0], ties[2]]
 
 
 def _first_of(broken: list[ClassFile], inspected: Mapping[str, Inspection]) -> str:

@@ -24,14 +24,16 @@ from pipeline.pictures.audit import (
 )
 from pipeline.pictures.images import Traits, thumbnail_url
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
+from pipeline.pictures.likeness import likeness_of
 from pipeline.pictures.manifest import Picture
 from pipeline.sources.layout import ClassFile
 
+LIKENESS = likeness_of(Image.new("RGB", (8, 6)))
 LABELS = {"a": "cats", "b": "cats", "c": "dogs"}
 
 
 def info(pixels):
-    return PictureInfo(8, 6, Traits("PNG", True, ()), pixels, 0, np.zeros((32, 32, 3), np.uint8), False)
+    return PictureInfo(8, 6, Traits("PNG", True, ()), pixels, LIKENESS, False)
 
 
 # Findings
@@ -114,6 +116,12 @@ def test_a_group_is_a_stronger_relation_than_likeness_and_of_equal_ones_the_firs
 def test_a_picture_leaks_through_others_that_are_like_it():
     splits = {"a": "train", "b": "train", "c": "train", "d": "test"}
     assert [finding.left_out for finding in found_leaks(splits, ["ab", "bc", "cd"])] == [("a",), ("b",), ("c",)]
+
+
+def test_half_of_a_large_group_leaks_into_the_other_half():
+    names = [f"{number:05d}" for number in range(40_000)]  # comparing all pairs would take minutes
+    found = found_leaks({name: ("train", "test")[number % 2] for number, name in enumerate(names)}, [names])
+    assert {finding.image_ids for finding in found} == {(name, "00001") for name in names[::2]}
 
 
 def test_train_and_val_both_lose_what_test_has():
