@@ -5,6 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.pictures.images import PICTURE_SUFFIXES, thumbnail_url
@@ -12,6 +15,10 @@ from pipeline.pictures.inspection import Groups, Inspection, Pair, PictureInfo, 
 from pipeline.pictures.manifest import SPLITS, Picture
 from pipeline.sources.layout import ClassFile
 
+_OUTLIER, _LISTED_OUTLIERS = 5, 20  # robust z-score from which a picture is unusual; findings per trait
+_LEAST_SAMPLE = 20  # pictures; fewer do not show what is usual
+_UNUSUAL = f"kept; check them (at most {_LISTED_OUTLIERS} are listed)"
+Array = np.ndarray[Any, np.dtype[Any]]
 # Kind of finding: its title, and what happens to its pictures. Readers of audit.json show the kinds in this order.
 KINDS = {
     "misplaced": ("Files outside the class folders", "left out"),
@@ -23,6 +30,10 @@ KINDS = {
     "near_duplicate": ("Near duplicates", "kept in one split"),
     "ungrouped": ("Pictures without a group", "kept, each as its own group"),
     "one_colour": ("Single-colour pictures", "kept; check them"),
+    "unusual_brightness": ("Unusually dark or bright pictures", _UNUSUAL),
+    "unusual_sharpness": ("Unusually blurred or sharp pictures", _UNUSUAL),
+    "unusual_aspect": ("Pictures of an unusual shape", _UNUSUAL),
+    "unusual_size": ("Pictures of an unusual size", _UNUSUAL),
     "wrong_suffix": ("Wrong file suffixes", "kept"),
     "converted": ("Pictures converted when decoded", "kept"),
 }
@@ -68,6 +79,51 @@ def oddities(infos: Mapping[str, PictureInfo]) -> Iterator[Finding]:
             yield Finding("wrong_suffix", (name,), f"is {info.traits.format}, despite its suffix")
         for change in info.traits.changes:
             yield Finding("converted", (name,), change)
+
+
+def trait_values(infos: Mapping[str, PictureInfo]) -> dict[str, Array]:
+    """The brightness, sharpness, aspect (width / height) and size (pixels) of the pictures, each in the order of the infos."""
+    return {
+        "brightness": np.array([info.brightness for info in infos.values()]),
+        "sharpness": np.array([info.sharpness for info in infos.values()]),
+        "aspect": np.array([info.width / info.height for info in infos.values()]),
+        "size": np.array([info.width * info.height for info in infos.values()], dtype=float),
+    }
+
+
+def robust_scores(values: Array) -> Array:
+    """Modified z-scores: 0.6745 (x - median) / MAD, after Iglewicz and Hoaglin, «How to detect and handle outliers» (1993).
+
+    If more than half of the values are equal, their mean absolute deviation replaces the MAD; 0 if all are equal.
+    """
+    deviations = values - np.median(values)
+    scale = np.median(np.abs(deviations)) / 0.6745 or np.abs(deviations).mean() * (np.pi / 2) ** 0.5
+    return np.asarray(deviations / scale if scale else np.zeros_like(deviations))
+
+
+def outliers(infos: Mapping[str, PictureInfo]) -> Iterator[Finding]:
+    """The pictures whose brightness, sharpness, aspect or size is farthest from the others', at most 20 for each of the four."""
+    names = list(infos)
+    for trait, values in trait_values(infos).items():
+        if len(names) < _LEAST_SAMPLE:
+            return
+        scores = robust_scores(values if trait == "brightness" else np.log2(values + (trait == "sharpness")))
+        unusual = sorted(np.flatnonzero(np.abs(scores) >= _OUTLIER).tolist(), key=lambda at: (-abs(scores[at]), names[at]))
+        for at in unusual[:_LISTED_OUTLIERS]:
+            value, usual = (f"{number:,.0f}" if number >= 100 else f"{number:.3g}" for number in (values[at], np.median(values)))
+            yield Finding(f"unusual_{trait}", (names[at],), f"{trait} {value}; the median is {usual} (robust z-score {scores[at]:+.1f})")
+
+
+def summarise_traits(infos: Mapping[str, PictureInfo]) -> dict[str, dict[str, object]]:
+    """The median, the median absolute deviation and the deciles, from the least to the greatest value, of each trait."""
+    return {
+        trait: {
+            "median": round(float(np.median(values)), 4),
+            "mad": round(float(np.median(np.abs(values - np.median(values)))), 4),
+            "deciles": np.quantile(values, np.linspace(0, 1, 11)).round(4).tolist(),
+        }
+        for trait, values in trait_values(infos).items()
+    }
 
 
 def label_conflicts(exact: Iterable[Sequence[str]], labels: Mapping[str, str]) -> Iterator[Finding]:
@@ -162,8 +218,10 @@ def quarantine_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: row["image_id"])
 
 
-def summarise_audit(pictures: list[Picture], findings: Sequence[Finding], thumbnails: Mapping[str, str]) -> dict[str, object]:
-    """The content of audit.json: counts per class and split, median sizes, each kind with its count, and every finding."""
+def summarise_audit(
+    pictures: list[Picture], infos: Mapping[str, PictureInfo], findings: Sequence[Finding], thumbnails: Mapping[str, str]
+) -> dict[str, object]:
+    """The content of audit.json: counts per class and split, traits of the pictures, each kind with its count, and every finding."""
     counts = Counter((picture.label, picture.split) for picture in pictures)
     per_kind = Counter(finding.kind for finding in findings)
     return {
@@ -171,6 +229,7 @@ def summarise_audit(pictures: list[Picture], findings: Sequence[Finding], thumbn
         "quarantined": sum(len(finding.left_out) for finding in findings),
         "median_width": median(picture.width for picture in pictures),
         "median_height": median(picture.height for picture in pictures),
+        "traits": summarise_traits({picture.image_id: infos[picture.image_id] for picture in pictures}),
         "classes": {label: {split: counts[label, split] for split in SPLITS} for label in sorted({label for label, _ in counts})},
         "kinds": {kind: {"title": title, "fate": fate, "count": per_kind[kind]} for kind, (title, fate) in KINDS.items()},
         "findings": [{**asdict(finding), "sentence": finding.sentence} for finding in findings],

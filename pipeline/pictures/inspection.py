@@ -8,12 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import numpy as np
+from PIL import Image
+from scipy.ndimage import laplace
 from tqdm import tqdm
 
 from pipeline.core.files import sha256_of
 from pipeline.pictures.images import BrokenPicture, Traits, decode_with_traits
 from pipeline.pictures.likeness import Likeness, likeness_of, near_pairs
 
+_SHARPNESS_SIDE = 256  # pixels of the longer side at most, so that pictures of all sizes compare
 _BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
 _ONE_COLOUR = 4  # levels of 255 that a JPEG of a single colour may span
 _SUFFIXES = {
@@ -33,7 +37,8 @@ class PictureInfo:
     """The facts about a picture that decodes.
 
     `width`, `height`: pixels, upright; `pixels_sha256`: of the decoded pixels and their size, equal for the same picture
-    in another file; `likeness`: what finds its near duplicates; `is_one_colour`: no channel varies by more than 4 levels of 255.
+    in another file; `likeness`: what finds its near duplicates; `is_one_colour`: no channel varies by more than 4 levels of 255;
+    `brightness`: mean level of grey, 0 to 255; `sharpness`: standard deviation of the Laplacian of the grey levels.
     """
 
     width: int
@@ -42,6 +47,8 @@ class PictureInfo:
     pixels_sha256: str
     likeness: Likeness
     is_one_colour: bool
+    brightness: float
+    sharpness: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def inspect(content: bytes) -> Inspection:
         sha256_of(f"{image.size}".encode() + image.tobytes()),
         likeness_of(image),
         all(high - low <= _ONE_COLOUR for low, high in image.getextrema()),  # type: ignore[misc]
+        *_brightness_and_sharpness(image),
     )
     return Inspection(sha256_of(content), info)
 
@@ -130,6 +138,13 @@ def near_duplicates(infos: Mapping[str, PictureInfo], similarity: float) -> list
             groups.join(pair)
             pairs.append(pair)
     return sorted(pairs)
+
+
+def _brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
+    grey = image.convert("L")
+    grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
+    levels = np.asarray(grey, dtype=np.float64)
+    return float(levels.mean()), float(laplace(levels).std())
 
 
 def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:

@@ -48,6 +48,23 @@ def test_a_jpeg_of_one_colour_is_of_one_colour():
     assert look_at(Image.new("RGB", (40, 40), (200, 100, 50)), "JPEG").is_one_colour
 
 
+def test_brightness_is_the_mean_of_the_grey_levels():
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, :5] = 200  # a quarter
+    assert look_at(Image.fromarray(pixels)).brightness == 50
+
+
+def test_sharpness_is_the_deviation_of_the_laplacian():
+    pixels = np.full((3, 3, 3), 100, np.uint8)
+    pixels[1, 1] = 110  # Laplacian: -40 in the middle, 10 at its four neighbours; mean 0
+    assert look_at(Image.fromarray(pixels)).sharpness == pytest.approx(((40**2 + 4 * 10**2) / 9) ** 0.5)
+
+
+def test_the_same_blur_is_as_sharp_in_a_larger_picture():
+    large = noise(256, 256).resize((1024, 1024), Image.Resampling.NEAREST)
+    assert look_at(large).sharpness == pytest.approx(look_at(noise(256, 256)).sharpness)
+
+
 def test_all_members_are_inspected_whatever_the_batches(monkeypatch):
     monkeypatch.setattr(inspection, "_BATCH", 2)
     contents = {f"{number}.png": encoded(noise(4, 4, number)) for number in range(5)} | {"notes": b"hello"}
