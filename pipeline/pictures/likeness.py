@@ -28,7 +28,7 @@ _COLOURS = 4  # fields per side in which colours are compared
 _FAINT, _SAME_COLOURS = 3.0, 0.7  # levels below which a picture is grey; the least cosine of the colours of two that are not
 _NEAR_BITS = 6  # of 64: of changed copies of photographs, 1 % differed in more; of different photographs, none in fewer than 10
 _ORDERS, _NEIGHBOURS = 16, 8  # orders in which the hashes are sorted; neighbours in each direction that are compared
-_BLOCK = 4096  # pairs whose correlations are calculated at once
+_BLOCK = 512  # pairs whose correlations are calculated at once, in the cache of a core
 _FAILURES = 64  # candidates per picture that may fail; then its hash is too common to tell anything
 # The 64 lowest frequencies but the mean brightness: without it, a brighter copy has the same hash.
 _FREQUENCIES = sorted(((row, column) for row in range(11) for column in range(11) if row + column), key=lambda at: (sum(at), at))[:64]
@@ -77,13 +77,12 @@ def near_pairs(likenesses: Sequence[Likeness], similarity: float) -> list[tuple[
         is_open = (groups[first] != groups[second]) & (failures[first] < _FAILURES)
         if view:
             is_open &= ~(is_tiny[first] | is_tiny[second])
-        for block in np.split(np.flatnonzero(is_open), range(_BLOCK, is_open.sum(), _BLOCK)):
-            one, other = first[block], second[block]
-            needed = np.where(is_tiny[one] | is_tiny[other], max(similarity, _TINY_SIMILARITY), similarity)
-            is_near = (_correlations(greys[one], greys[other], view) >= needed) & _agree(colours[one], colours[other], view)
-            failures += np.bincount(one[~is_near], minlength=len(groups))
-            links.extend(zip(one[is_near].tolist(), other[is_near].tolist(), strict=True))
-            groups = _merged(groups, one[is_near], other[is_near])
+        one, other = first[is_open], second[is_open]
+        needed = np.where(is_tiny[one] | is_tiny[other], max(similarity, _TINY_SIMILARITY), similarity)
+        is_near = (_correlations(greys[one], greys[other], view) >= needed) & _agree(colours[one], colours[other], view)
+        failures[one[~is_near]] += 1  # a step contains each first picture once
+        links.extend(zip(one[is_near].tolist(), other[is_near].tolist(), strict=True))
+        groups = _merged(groups, one[is_near], other[is_near])
     return links
 
 
@@ -125,7 +124,7 @@ def _colours(thumbnail: Array) -> Array:
 
 
 def _candidates(hashes: Array) -> Iterator[tuple[int, Array, Array]]:
-    """A view, positions of pictures, and positions of others whose first hash is near that view of the former."""
+    """Steps: a view, positions of pictures, each once, and of others whose first hash is near that view of the former."""
     places = np.arange(len(hashes))
     for order in tqdm(range(_ORDERS), "compare", disable=None, leave=False):
         bits = np.uint64(order * 64 // _ORDERS)
@@ -146,10 +145,14 @@ def _candidates(hashes: Array) -> Iterator[tuple[int, Array, Array]]:
 
 def _correlations(greys: Array, others: Array, view: int) -> Array:
     """Pearson's correlations of a view of some thumbnails with the first view of others, row by row; 0 without contrast."""
-    one, other = _sampler(view) @ greys.T.astype(float), _sampler(0) @ others.T.astype(float)
-    one -= one.mean(axis=0)
-    other -= other.mean(axis=0)
-    return np.asarray((one * other).sum(axis=0) / np.maximum(np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0), 1e-9))
+    found = np.empty(len(greys))
+    for start in range(0, len(greys), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        one, other = _sampler(view) @ greys[block].T.astype(float), _sampler(0) @ others[block].T.astype(float)
+        one -= one.mean(axis=0)
+        other -= other.mean(axis=0)
+        found[block] = (one * other).sum(axis=0) / np.maximum(np.linalg.norm(one, axis=0) * np.linalg.norm(other, axis=0), 1e-9)
+    return found
 
 
 def _agree(colours: Array, others: Array, view: int) -> Array:
