@@ -29,6 +29,7 @@ from pipeline.core.params import read_params
 from pipeline.pictures.audit import leaks
 from pipeline.pictures.images import PICTURE_SUFFIXES, BrokenPicture, decode
 from pipeline.pictures.inspection import Groups, PictureInfo, inspect, near_duplicates
+from pipeline.pictures.likeness import likeness_of
 
 ROOT = Path(__file__).parent.parent
 LOGO = (0.22, 0.12)  # shares of the width and the height
@@ -158,9 +159,12 @@ def synthetic(originals: list[tuple[str, Image.Image]], count: int) -> Iterator[
 
 def costs(originals: list[tuple[str, Image.Image]], count: int, similarity: float) -> dict[str, dict[str, float]]:
     """The seconds, the memory added and the links found per set of synthetic pictures."""
-    results = {}
+    results, info = {}, facts_of(originals[0][1])
     for title, images in synthetic(originals, count):
-        infos = {f"{number:07d}": facts_of(image) for number, image in enumerate(tqdm(images, title, count))}
+        infos = {
+            f"{number:07d}": replace(info, pixels_sha256=str(number), likeness=likeness_of(image))
+            for number, image in enumerate(tqdm(images, title, count))
+        }
         before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         links = near_duplicates(infos, similarity)
         seconds = time.process_time() - begun

@@ -126,6 +126,7 @@ def _colours(thumbnail: Array) -> Array:
 def _candidates(hashes: Array) -> Iterator[tuple[int, Array, Array]]:
     """Steps: a view, positions of pictures, each once, and of others whose first hash is near that view of the former."""
     places = np.arange(len(hashes))
+    reach = min(_NEIGHBOURS, len(hashes))
     for order in tqdm(range(_ORDERS), "compare", disable=None, leave=False):
         bits = np.uint64(order * 64 // _ORDERS)
         rotated = hashes if order == 0 else (hashes << bits) | (hashes >> (np.uint64(64) - bits))
@@ -135,12 +136,13 @@ def _candidates(hashes: Array) -> Iterator[tuple[int, Array, Array]]:
             ranks = np.empty_like(places)
             ranks[ranked] = places
             nearest = np.searchsorted(keys, rotated[:, view]) if view else ranks
-            for offset in range(-_NEIGHBOURS if view else 1, _NEIGHBOURS + 1):
+            for offset in range(-reach if view else 1, reach + 1):
                 at = nearest + offset
                 inside = np.flatnonzero((at >= 0) & (at < len(places)))
                 near = inside[np.bitwise_count(rotated[inside, view] ^ keys[at[inside]]) <= _NEAR_BITS]
                 second = ranked[at[near]]
-                yield view, near[near != second], second[near != second]
+                if (is_other := near != second).any():
+                    yield view, near[is_other], second[is_other]
 
 
 def _correlations(greys: Array, others: Array, view: int) -> Array:
