@@ -1,5 +1,6 @@
 """README and docs: the README is short, and every link, command, param and room that they name exists."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,12 @@ def test_the_page_on_training_explains_every_key_of_the_recipe():
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (`.+?) \|", text.partition("## Recipe")[2], re.MULTILINE)
     assert {key for row in rows for key in SPAN.findall(row)} == set(PARAMS["recipe"])
+
+
+def test_the_page_on_data_quotes_the_measured_recall_of_near_duplicates():
+    measured = json.loads((ROOT / "bench/duplicates.json").read_text(encoding="utf-8"))
+    rows = [f"| {change} | {100 * share:.1f} % |" for change, share in measured["recall"].items()]
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert [row for row in rows if row not in text] == []
+    assert f"Of {measured['pairs_of_different_photographs']:,} pairs of different photographs, none" in text
+    assert measured["linked_photographs"] == {}

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from posixpath import splitext
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.pictures.images import PICTURE_SUFFIXES, thumbnail_url
@@ -13,6 +16,10 @@ from pipeline.pictures.inspection import Groups, Inspection, Pair, PictureInfo, 
 from pipeline.pictures.manifest import SPLITS, Picture
 from pipeline.sources.layout import ClassFile
 
+_OUTLIER, _LISTED_OUTLIERS = 5, 20  # robust z-score from which a picture is unusual; findings per trait
+_LEAST_SAMPLE = 20  # pictures; fewer do not show what is usual
+_UNUSUAL = f"kept; check them (at most {_LISTED_OUTLIERS} are listed)"
+Array = np.ndarray[Any, np.dtype[Any]]
 # Kind of finding: its title, and what happens to its pictures. Readers of audit.json show the kinds in this order.
 KINDS = {
     "misplaced": ("Files outside the class folders", "left out"),
@@ -25,11 +32,15 @@ KINDS = {
     "ungrouped": ("Pictures without a group", "kept, each as its own group"),
     "mirror": ("Folders that mirror the files beside them", "kept; check them"),
     "one_colour": ("Single-colour pictures", "kept; check them"),
+    "unusual_brightness": ("Unusually dark or bright pictures", _UNUSUAL),
+    "unusual_sharpness": ("Unusually blurred or sharp pictures", _UNUSUAL),
+    "unusual_aspect": ("Pictures of an unusual shape", _UNUSUAL),
+    "unusual_size": ("Pictures of an unusual size", _UNUSUAL),
     "wrong_suffix": ("Wrong file suffixes", "kept"),
     "converted": ("Pictures converted when decoded", "kept"),
 }
 _NAMED_PICTURES = 4  # in one sentence; the quarantine repeats it for each of them
-_RELATIONS = ("the same picture as", "in the same group as", "looks like")  # the strongest first
+_SAME, _SAME_GROUP, _ALIKE = "the same picture as", "in the same group as", "looks like"
 _DRAWN_FINDINGS = 8  # of each kind; the report shows as many
 _DRAWN_PICTURES = 4  # of each finding
 _LEAST_PICTURES = 3  # per class: one for each split
@@ -92,6 +103,51 @@ def oddities(infos: Mapping[str, PictureInfo]) -> Iterator[Finding]:
             yield Finding("converted", (name,), change)
 
 
+def trait_values(infos: Mapping[str, PictureInfo]) -> dict[str, Array]:
+    """The brightness, sharpness, aspect (width / height) and size (pixels) of the pictures, each in the order of the infos."""
+    return {
+        "brightness": np.array([info.brightness for info in infos.values()]),
+        "sharpness": np.array([info.sharpness for info in infos.values()]),
+        "aspect": np.array([info.width / info.height for info in infos.values()]),
+        "size": np.array([info.width * info.height for info in infos.values()], dtype=float),
+    }
+
+
+def robust_scores(values: Array) -> Array:
+    """Modified z-scores: 0.6745 (x - median) / MAD, after Iglewicz and Hoaglin, «How to detect and handle outliers» (1993).
+
+    If more than half of the values are equal, their mean absolute deviation replaces the MAD; 0 if all are equal.
+    """
+    deviations = values - np.median(values)
+    scale = np.median(np.abs(deviations)) / 0.6745 or np.abs(deviations).mean() * (np.pi / 2) ** 0.5
+    return np.asarray(deviations / scale if scale else np.zeros_like(deviations))
+
+
+def outliers(infos: Mapping[str, PictureInfo]) -> Iterator[Finding]:
+    """The pictures whose brightness, sharpness, aspect or size is farthest from the others', at most 20 for each of the four."""
+    names = list(infos)
+    for trait, values in trait_values(infos).items():
+        if len(names) < _LEAST_SAMPLE:
+            return
+        scores = robust_scores(values if trait == "brightness" else np.log2(values + (trait == "sharpness")))
+        unusual = sorted(np.flatnonzero(np.abs(scores) >= _OUTLIER).tolist(), key=lambda at: (-abs(scores[at]), names[at]))
+        for at in unusual[:_LISTED_OUTLIERS]:
+            value, usual = (f"{number:,.0f}" if number >= 100 else f"{number:.3g}" for number in (values[at], np.median(values)))
+            yield Finding(f"unusual_{trait}", (names[at],), f"{trait} {value}; the median is {usual} (robust z-score {scores[at]:+.1f})")
+
+
+def summarise_traits(infos: Mapping[str, PictureInfo]) -> dict[str, dict[str, object]]:
+    """The median, the median absolute deviation and the deciles, from the least to the greatest value, of each trait."""
+    return {
+        trait: {
+            "median": round(float(np.median(values)), 4),
+            "mad": round(float(np.median(np.abs(values - np.median(values)))), 4),
+            "deciles": np.quantile(values, np.linspace(0, 1, 11)).round(4).tolist(),
+        }
+        for trait, values in trait_values(infos).items()
+    }
+
+
 def label_conflicts(exact: Iterable[Sequence[str]], labels: Mapping[str, str]) -> Iterator[Finding]:
     """Equal pictures with different labels. All are left out, since no label is known to be right."""
     for names in exact:
@@ -128,16 +184,21 @@ def leaks(given: Mapping[str, str], together: Groups, groups: Mapping[str, str],
 
     `given`: `image_id: split`, where pictures that are still to be dealt count as train. `groups`: the user's groups.
     """
-    members: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(given):
-        members[together.of(name)].append(name)
-    for name, split in sorted(given.items()):
+    names = sorted(given)
+    ties = {name: _ties(name, together, groups, infos) for name in names}
+    first: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # tie: split: its first picture with the tie
+    for name in names:
+        for tie in ties[name]:
+            first[tie].setdefault(given[name], name)
+    for name in names:
         # The earlier split loses the picture, so that test keeps all that its publisher put there.
-        partners = [other for other in members[together.of(name)] if SPLITS.index(given[other]) > SPLITS.index(split)]
-        if partners:
-            relations = {other: _relation(name, other, groups, infos) for other in partners}
-            partner = min(partners, key=lambda other: (_RELATIONS.index(relations[other]), other))
-            yield Finding("leak", (name, partner), f"{relations[partner]} {partner!r} in {given[partner]}", (name,))
+        later = SPLITS[SPLITS.index(given[name]) + 1 :]
+        for tie in ties[name]:
+            partners = [first[tie][split] for split in later if split in first[tie]]
+            if partners:
+                partner = min(partners)
+                yield Finding("leak", (name, partner), f"{tie[0]} {partner!r} in {given[partner]}", (name,))
+                break
 
 
 def check_classes(entries: list[ClassFile], inspected: Mapping[str, Inspection], left_out: set[str]) -> None:
@@ -179,8 +240,10 @@ def quarantine_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
     return sorted(rows, key=lambda row: row["image_id"])
 
 
-def summarise_audit(pictures: list[Picture], findings: Sequence[Finding], thumbnails: Mapping[str, str]) -> dict[str, object]:
-    """The content of audit.json: counts per class and split, median sizes, each kind with its count, and every finding."""
+def summarise_audit(
+    pictures: list[Picture], infos: Mapping[str, PictureInfo], findings: Sequence[Finding], thumbnails: Mapping[str, str]
+) -> dict[str, object]:
+    """The content of audit.json: counts per class and split, traits of the pictures, each kind with its count, and every finding."""
     counts = Counter((picture.label, picture.split) for picture in pictures)
     per_kind = Counter(finding.kind for finding in findings)
     return {
@@ -188,6 +251,7 @@ def summarise_audit(pictures: list[Picture], findings: Sequence[Finding], thumbn
         "quarantined": sum(len(finding.left_out) for finding in findings),
         "median_width": median(picture.width for picture in pictures),
         "median_height": median(picture.height for picture in pictures),
+        "traits": summarise_traits({picture.image_id: infos[picture.image_id] for picture in pictures}),
         "classes": {label: {split: counts[label, split] for split in SPLITS} for label in sorted({label for label, _ in counts})},
         "kinds": {kind: {"title": title, "fate": fate, "count": per_kind[kind]} for kind, (title, fate) in KINDS.items()},
         "findings": [{**asdict(finding), "sentence": finding.sentence} for finding in findings],
@@ -209,10 +273,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_NAMED_PICTURES])) + f" and {more} more" * (more > 0)
 
 
-def _relation(name: str, other: str, groups: Mapping[str, str], infos: Mapping[str, PictureInfo]) -> str:
-    if infos[name].pixels_sha256 == infos[other].pixels_sha256:
-        return _RELATIONS[0]
-    return _RELATIONS[1] if name in groups and groups[name] == groups.get(other) else _RELATIONS[2]
+def _ties(name: str, together: Groups, groups: Mapping[str, str], infos: Mapping[str, PictureInfo]) -> list[tuple[str, ...]]:
+    """What the picture shares with others of its group in `together`, the strongest first. A tie begins with its name."""
+    group = together.of(name)
+    ties = [(_SAME, group, infos[name].pixels_sha256), (_SAME_GROUP, group, groups.get(name, "")), (_ALIKE, group)]
+    return ties if name in groups else [ties[0], ties[2]]
 
 
 def _first_of(broken: list[ClassFile], inspected: Mapping[str, Inspection]) -> str:

