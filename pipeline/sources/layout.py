@@ -149,22 +149,28 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
 
 def _by_class_first(root: str, below: dict[str, list[str]], outside: list[str], title: str) -> Layout | None:
     """The layout `<class>/<split>/…`, or None. Raises PipelineError where only some of the folders have splits in them."""
-    parts = {folder: _group([inner for inner in below[folder] if "/" in inner]) for folder in _of_pictures(below)}
-    splits = {folder: _named_like_splits(inner) for folder, inner in parts.items()}
-    whole = {folder for folder in parts if all("/" in inner for inner in filter(_may_be_picture, below[folder]))}
-    divided = [folder for folder in parts if folder in whole and len(splits[folder]) == len(parts[folder])]
-    found = {name: split for folder in divided for name, split in splits[folder].items()}
+    parts = {label: _group([inner for inner in below[label] if "/" in inner]) for label in _of_pictures(below)}
+    # Of the folders that contain nothing but folders named like splits.
+    splits = {
+        label: named
+        for label, folders in parts.items()
+        if len(named := _named_like_splits(folders)) == len(folders)
+        and all("/" in inner for inner in filter(_may_be_picture, below[label]))
+    }
+    found = {folder: split for named in splits.values() for folder, split in named.items()}
     if len(set(found.values())) < 2:
         return None
-    if len(divided) < len(parts) or any("/" in path for folder in divided for paths in parts[folder].values() for path in paths):
-        paths = {f"{folder}/{name}": split for folder in divided for name, split in splits[folder].items()}
-        raise _unclear(title, root, list(paths), paths)
+    if len(splits) < len(parts) or any("/" in path for label in splits for paths in parts[label].values() for path in paths):
+        told = {f"{label}/{folder}": split for label, named in splits.items() for folder, split in named.items()}
+        raise _unclear(title, root, list(told), told)
     entries = [
-        entry for folder in divided for name in parts[folder] for entry in _entries(f"{root}{folder}/", {name: parts[folder][name]}, name)
+        ClassFile(f"{root}{label}/{folder}/{path}", label, path, folder)
+        for label, folders in parts.items()
+        for folder, paths in folders.items()
+        for path in sorted(paths)
     ]
-    inside = [ClassFile(entry.name, entry.name.removeprefix(root).partition("/")[0], entry.inner_path, entry.folder) for entry in entries]
-    rest = {f"{root}{folder}/{inner}" for folder, inners in below.items() for inner in inners} - {entry.name for entry in inside}
-    return Layout(inside, outside + sorted(rest), found)
+    rest = {f"{root}{label}/{inner}" for label, inners in below.items() for inner in inners} - {entry.name for entry in entries}
+    return Layout(entries, outside + sorted(rest), found)
 
 
 def _below_splits(root: str, inside: dict[str, list[str]], splits: Mapping[str, str], outside: list[str], title: str) -> Layout:
