@@ -71,9 +71,9 @@ def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> 
     """
     names = sorted(names)
     expect_folders(names, title)
-    told = {} if isinstance(folders, str) else {_find_folder(name, names, title): split for name, split in folders.items()}
+    told = {} if isinstance(folders, str) else _find_folders(folders, names, title)
     unlabelled = {path: [name for name in names if name.startswith(f"{path}/")] for path, split in told.items() if split == "unlabelled"}
-    omitted = [name for of_folder in unlabelled.values() for name in of_folder]
+    omitted = sorted({name for of_folder in unlabelled.values() for name in of_folder})
     names = sorted(set(names) - set(omitted))
     splits = {path: split for path, split in told.items() if split != "unlabelled"}
     if splits:
@@ -111,6 +111,16 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple
     if layout.folders and not set(layout.folders) - {test_folder, val_folder}:
         raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
     return test_folder, val_folder
+
+
+def _find_folders(folders: Mapping[str, str], names: list[str], title: str) -> dict[str, str]:
+    """`path: split` of the keys of `split.folders`. Raises PipelineError if a split would be in another, or is told twice."""
+    keys = {key: _find_folder(key, names, title) for key in folders}
+    for key, path in keys.items():
+        for other, above in keys.items():
+            if key != other and (path == above or (path.startswith(f"{above}/") and folders[key] != "unlabelled")):
+                raise PipelineError(f"params.yaml: split.folders: {key!r} is {path!r}, which {other!r} contains; write only one of them")
+    return {path: folders[key] for key, path in keys.items()}
 
 
 def _find_folder(wanted: str, names: list[str], title: str) -> str:
