@@ -148,8 +148,9 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
         return _below_splits(root, {folder: below[folder] for folder in splits}, splits, outside, title)
     if splits and set(splits) == set(folders):
         raise _unclear(title, root, list(below), splits, "make one folder for each class in each of them")
-    # One flat folder beside flat classes, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
-    if labelled or set(splits.values()) not in (set(), {"train"}, {"val"}):
+    # A flat folder beside flat ones, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
+    is_flat = not any("/" in inner for folder in folders for inner in below[folder])
+    if splits and not (is_flat and set(splits.values()) in ({"train"}, {"val"})):
         raise _unclear(title, root, list(below), splits)
     mentions = {folder: _split_in(folder)[0] for folder in folders}
     if all(mentions.values()) and len(set(mentions.values())) > 1:

@@ -126,6 +126,7 @@ def test_folders_that_are_all_called_like_splits_without_classes_are_refused():
         ("cats/1.png Test/dogs/1.png train/dogs/2.png", "Test cats train", "{Test: test, train: train}"),
         ("holdback/cats/1.png train/cats/2.png train/dogs/2.png", "holdback train", "{train: train}"),
         ("cats/1.png dogs/1.png test/1.png", "cats dogs test", "{test: test}"),
+        ("archive/cats/1.png archive/dogs/1.png train/1.png", "archive train", "{train: train}"),
         ("cats/1.png train/1.png val/1.png", "cats train val", "{train: train, val: val}"),
         ("first_train/cats/1.png other_test/cats/2.png", "first_train other_test", "{first_train: train, other_test: test}"),
         ("cats/train/1.png cats/test/1.png dogs/1.png", "cats/test cats/train", '{"cats/test": test, "cats/train": train}'),
