@@ -97,7 +97,7 @@ def verify_all() -> list[str]:
 
     if strays := stray_folders(Path("models")):
         names = ", ".join(map(str, strays))
-        raise PipelineError(f"{names}: no entry of `models` in params.yaml; add it, or run `pipeline mend --strays` to remove it")
+        raise PipelineError(f"{names}: params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays` to remove it")
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
     if not folders:
         raise PipelineError("models: contains no model; run `dvc repro`")
