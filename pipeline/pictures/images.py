@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +43,10 @@ _METADATA_DROPPED = "stripped of metadata that cannot be read"
 _THUMBNAIL_SIDE = 96
 
 # The exceptions of Pillow's readers on a damaged file.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, struct.error, zlib.error)
+_DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 _PNG, _EXIF = b"\x89PNG\r\n\x1a\n", b"Exif\0\0"
 # Segments that decide no pixel, except JFIF's and Adobe's, which name the colours from these lengths on.
 _JPEG_METADATA = {bytes([marker]) for marker in (*range(0xE0, 0xF0), 0xFE)}
@@ -198,34 +201,39 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bits(image: Image.Image) -> Image.Image:
     """Scale from 0 to white to 0..255, and clip what is outside."""
     pixels, white = _deep_pixels(image)
-    levels = np.clip(np.rint(pixels * (255 / white)), 0, 255)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        values = np.nan_to_num(pixels.astype(np.float64))
+    if _tiff_tags(image).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow inverts only 8 bits
+        values = white - values
+    levels = np.clip(np.rint(values * (255 / white)), 0, 255)
     # A level may stand for transparency. It is replaced here, since it is not the same level after scaling.
-    levels[pixels == image.info.get("transparency", np.nan)] = BACKGROUND[0]
+    levels[values == image.info.get("transparency", np.nan)] = BACKGROUND[0]
     return Image.fromarray(levels.astype(np.uint8))
 
 
 def _exceeds_white(image: Image.Image) -> bool:
     pixels, white = _deep_pixels(image)
-    return bool(np.any((pixels < 0) | (pixels > white)))
+    with np.errstate(invalid="ignore"):
+        return bool(np.any((pixels < 0) | (pixels > white)))
 
 
 def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
-    """The values of the pixels, float64, and the one that is white, which no pixel decides.
+    """The values of the pixels, and the one that is white, which no pixel decides.
 
     White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: it is 65535 for whole numbers
-    and 1 for floats. In a TIFF, 0 may be declared to be white; then the values are inverted.
+    and 1 for floats.
     """
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    tags = _tiff_tags(image)
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
     signed = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
     pixels = np.asarray(image)
     if image.mode == "I" and bits == 32 and not signed:
         pixels = pixels.view(np.uint32)  # Pillow has no mode for them
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        values = np.nan_to_num(pixels.astype(np.float64))
-    white = 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
-    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # Pillow inverts only 8 bits
-    return white - values if inverted else values, white
+    return pixels, 1.0 if image.mode == "F" else float(2 ** (min(bits, 16) - (signed and bits <= 16)) - 1)
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    return image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
 
 
 def _without_metadata(source: bytes | Path) -> bytes:

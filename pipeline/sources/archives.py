@@ -24,7 +24,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
 from pipeline.net import store
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
-from pipeline.sources.names import expect_encoding, zip_names
+from pipeline.sources.names import expect_encoding, tar_name, zip_names
 
 _ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
@@ -57,8 +57,8 @@ def is_archive(name: str) -> bool:
 def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = None) -> Iterator[Members]:
     """The regular files of a zip or tar by name, without the files that systems add (`.DS_Store` and the like).
 
-    `title` names the archive in messages. `encoding`: of names in a zip that does not state it; None: guessed.
-    Raises PipelineError on anything unsafe or damaged and beyond the limits, at once or when a member is read.
+    `title` names the archive in messages. `encoding`: of names that are not marked as UTF-8; None: guessed in a
+    zip. Raises PipelineError on anything unsafe or damaged and beyond the limits, at once or when a member is read.
     """
     if encoding is not None:
         expect_encoding(encoding)
@@ -73,7 +73,7 @@ def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = 
             else:
                 tar = stack.enter_context(plain_tar(file, budget))
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
-                entries = tar_entries(tar, budget)
+                entries = tar_entries(tar, budget, encoding)
             members = choose_members(entries, budget)
         yield members
 
@@ -163,13 +163,14 @@ def plain_tar(file: BinaryIO, budget: Budget) -> Iterator[BinaryIO]:
         yield plain
 
 
-def tar_entries(file: BinaryIO, budget: Budget) -> Iterator[ArchiveEntry]:
+def tar_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> Iterator[ArchiveEntry]:
     """The members of a plain tar. Raises PipelineError on links and the like, and tarfile.TarError on a damaged tar."""
     for header in _headers(file):
         budget.add_file()
         if fault := _tar_fault(header):
             raise PipelineError(f"{budget.title}: member {shown(header.name)} {fault}")
-        yield ArchiveEntry(header.name, header.isdir(), partial(_tar_blocks, file, header.offset_data, header.size))
+        name = tar_name(header.name, encoding, budget.title)
+        yield ArchiveEntry(name, header.isdir(), partial(_tar_blocks, file, header.offset_data, header.size))
 
 
 def _page_in(start: bytes) -> str | None:

@@ -71,9 +71,9 @@ def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> 
     """
     names = sorted(names)
     expect_folders(names, title)
-    told = {} if isinstance(folders, str) else {_find_folder(name, names, title): split for name, split in folders.items()}
+    told = {} if isinstance(folders, str) else _find_folders(folders, names, title)
     unlabelled = {path: [name for name in names if name.startswith(f"{path}/")] for path, split in told.items() if split == "unlabelled"}
-    omitted = [name for of_folder in unlabelled.values() for name in of_folder]
+    omitted = sorted({name for of_folder in unlabelled.values() for name in of_folder})
     names = sorted(set(names) - set(omitted))
     splits = {path: split for path, split in told.items() if split != "unlabelled"}
     if splits:
@@ -113,6 +113,16 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple
     return test_folder, val_folder
 
 
+def _find_folders(folders: Mapping[str, str], names: list[str], title: str) -> dict[str, str]:
+    """`path: split` of the keys of `split.folders`. Raises PipelineError if a split would be in another, or is told twice."""
+    keys = {key: _find_folder(key, names, title) for key in folders}
+    for key, path in keys.items():
+        for other, above in keys.items():
+            if key != other and (path == above or (path.startswith(f"{above}/") and folders[key] != "unlabelled")):
+                raise PipelineError(f"params.yaml: split.folders: {key!r} is {path!r}, which {other!r} contains; write only one of them")
+    return {path: folders[key] for key, path in keys.items()}
+
+
 def _find_folder(wanted: str, names: list[str], title: str) -> str:
     """The path of the one folder that a key of `split.folders` names, by its whole path or the end of it."""
     paths = {name[: match.start()] for name in names for match in re.finditer("/", name)}
@@ -138,8 +148,9 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
         return _below_splits(root, {folder: below[folder] for folder in splits}, splits, outside, title)
     if splits and set(splits) == set(folders):
         raise _unclear(title, root, list(below), splits, "make one folder for each class in each of them")
-    # One flat folder beside flat classes, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
-    if labelled or set(splits.values()) not in (set(), {"train"}, {"val"}):
+    # A flat folder beside flat ones, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
+    is_flat = not any("/" in inner for folder in folders for inner in below[folder])
+    if splits and not (is_flat and set(splits.values()) in ({"train"}, {"val"})):
         raise _unclear(title, root, list(below), splits)
     mentions = {folder: _split_in(folder)[0] for folder in folders}
     if all(mentions.values()) and len(set(mentions.values())) > 1:
@@ -149,22 +160,28 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
 
 def _by_class_first(root: str, below: dict[str, list[str]], outside: list[str], title: str) -> Layout | None:
     """The layout `<class>/<split>/…`, or None. Raises PipelineError where only some of the folders have splits in them."""
-    parts = {folder: _group([inner for inner in below[folder] if "/" in inner]) for folder in _of_pictures(below)}
-    splits = {folder: _named_like_splits(inner) for folder, inner in parts.items()}
-    whole = {folder for folder in parts if all("/" in inner for inner in filter(_may_be_picture, below[folder]))}
-    divided = [folder for folder in parts if folder in whole and len(splits[folder]) == len(parts[folder])]
-    found = {name: split for folder in divided for name, split in splits[folder].items()}
+    parts = {label: _group([inner for inner in below[label] if "/" in inner]) for label in _of_pictures(below)}
+    # Of the folders that contain nothing but folders named like splits.
+    splits = {
+        label: named
+        for label, folders in parts.items()
+        if len(named := _named_like_splits(folders)) == len(folders)
+        and all("/" in inner for inner in filter(_may_be_picture, below[label]))
+    }
+    found = {folder: split for named in splits.values() for folder, split in named.items()}
     if len(set(found.values())) < 2:
         return None
-    if len(divided) < len(parts) or any("/" in path for folder in divided for paths in parts[folder].values() for path in paths):
-        paths = {f"{folder}/{name}": split for folder in divided for name, split in splits[folder].items()}
-        raise _unclear(title, root, list(paths), paths)
+    if len(splits) < len(parts) or any("/" in path for label in splits for paths in parts[label].values() for path in paths):
+        told = {f"{label}/{folder}": split for label, named in splits.items() for folder, split in named.items()}
+        raise _unclear(title, root, list(told), told)
     entries = [
-        entry for folder in divided for name in parts[folder] for entry in _entries(f"{root}{folder}/", {name: parts[folder][name]}, name)
+        ClassFile(f"{root}{label}/{folder}/{path}", label, path, folder)
+        for label, folders in parts.items()
+        for folder, paths in folders.items()
+        for path in sorted(paths)
     ]
-    inside = [ClassFile(entry.name, entry.name.removeprefix(root).partition("/")[0], entry.inner_path, entry.folder) for entry in entries]
-    rest = {f"{root}{folder}/{inner}" for folder, inners in below.items() for inner in inners} - {entry.name for entry in inside}
-    return Layout(inside, outside + sorted(rest), found)
+    rest = {f"{root}{label}/{inner}" for label, inners in below.items() for inner in inners} - {entry.name for entry in entries}
+    return Layout(entries, outside + sorted(rest), found)
 
 
 def _below_splits(root: str, inside: dict[str, list[str]], splits: Mapping[str, str], outside: list[str], title: str) -> Layout:

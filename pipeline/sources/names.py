@@ -1,4 +1,4 @@
-"""The names of members of a zip that does not state their encoding: UTF-8, or a code page, which is guessed."""
+"""The names of members of an archive that does not state their encoding: UTF-8, or a code page, which is guessed for a zip."""
 
 import re
 import struct
@@ -51,6 +51,13 @@ def zip_names(infos: Sequence[zipfile.ZipInfo], encoding: str | None, title: str
     if any("/" in name for name in names):
         return names
     return [name.replace("\\", "/") for name in names]  # from an archiver of Windows
+
+
+def tar_name(name: str, encoding: str | None, title: str) -> str:
+    """A member's name in that encoding, if it was not valid as UTF-8. Its bytes are escaped in it. Raises PipelineError."""
+    raw = name.encode("utf-8", "surrogateescape")
+    is_utf_8 = raw.decode("utf-8", "replace") == name
+    return name if encoding is None or is_utf_8 else _decoded(raw, encoding, title)
 
 
 def guess_encoding(names: Sequence[bytes]) -> str:

@@ -18,7 +18,7 @@ class Params(Section):  # section `download` of params.yaml
     source: Annotated[str, StringConstraints(min_length=1)]  # a dataset's name, a folder, an archive, or a URL
     digest: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None  # `pipeline data refresh` writes it
     url_mirrors: list[str] = Field(strict=True)  # tried in order if the source's own URL does not provide what is pinned
-    encoding: Annotated[str, StringConstraints(min_length=1)] | None  # of names in a zip that does not state it; null: guess
+    encoding: Annotated[str, StringConstraints(min_length=1)] | None  # of file names that are not marked as UTF-8; null: guess
     limits: Limits  # a source that exceeds them is refused
 
 

@@ -100,7 +100,7 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
     with zipfile.ZipFile(raw) as archive:
         layout = find_layout(archive.namelist(), "data/raw.zip", params.folders)
         for folder, count in layout.unlabelled.items():
-            print(f"{folder}: {count} file{'s' * (count != 1)} without a label (no class folders) left out")
+            print(f"{folder}: {count} {'file has' if count == 1 else 'files have'} no label and will be left out")
         given = given_splits(layout, params)
         inspected = inspect_all(archive, [entry.name for entry in layout.entries])
         infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}

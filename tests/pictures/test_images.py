@@ -314,6 +314,17 @@ def test_a_modern_picture_that_ends_early_is_refused(kind):
         decode(encoded(noise(32, 32), kind)[:-1])
 
 
+@pytest.mark.parametrize("box", [b"iloc", b"av1C", b"pitm", b"ispe"])
+def test_an_avif_without_a_box_that_it_needs_is_refused(box):
+    with pytest.raises(BrokenPicture):
+        decode(encoded(noise(32, 32), "AVIF").replace(box, b"skip"))
+
+
+def test_an_avif_whose_pixels_are_zeros_is_refused():
+    head, mark, pixels_of_it = encoded(noise(32, 32), "AVIF").partition(b"mdat")
+    assert fault_of(head + mark + bytes(len(pixels_of_it))) == "Failed to decode frame 0: Decoding of color planes failed"
+
+
 @pytest.mark.parametrize(
     ("content", "name"),
     [

@@ -1,6 +1,8 @@
 """The layout: classes below single folders and split folders, and which folder becomes which split."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.core.errors import PipelineError
 from pipeline.sources.layout import ClassFile, Layout, choose_folders, find_layout
@@ -124,6 +126,7 @@ def test_folders_that_are_all_called_like_splits_without_classes_are_refused():
         ("cats/1.png Test/dogs/1.png train/dogs/2.png", "Test cats train", "{Test: test, train: train}"),
         ("holdback/cats/1.png train/cats/2.png train/dogs/2.png", "holdback train", "{train: train}"),
         ("cats/1.png dogs/1.png test/1.png", "cats dogs test", "{test: test}"),
+        ("archive/cats/1.png archive/dogs/1.png train/1.png", "archive train", "{train: train}"),
         ("cats/1.png train/1.png val/1.png", "cats train val", "{train: train, val: val}"),
         ("first_train/cats/1.png other_test/cats/2.png", "first_train other_test", "{first_train: train, other_test: test}"),
         ("cats/train/1.png cats/test/1.png dogs/1.png", "cats/test cats/train", '{"cats/test": test, "cats/train": train}'),
@@ -264,9 +267,43 @@ def test_a_folder_in_the_params_that_is_not_one_folder_is_refused(key, fault):
     assert message_of("x/a/1.png", "y/a/2.png", folders={key: "test"}) == f"params.yaml: split.folders: {fault}"
 
 
+@pytest.mark.parametrize(
+    ("folders", "fault"),
+    [
+        ({"x": "train", "held": "test"}, "'held' is 'x/held', which 'x' contains"),
+        ({"x/held": "test", "held": "val"}, "'x/held' is 'x/held', which 'held' contains"),
+    ],
+)
+def test_folders_in_the_params_that_overlap_are_refused(folders, fault):
+    found = message_of("x/held/a/1.png", "x/b/2.png", folders=folders)
+    assert found == f"params.yaml: split.folders: {fault}; write only one of them"
+
+
+def test_an_unlabelled_folder_may_stand_in_a_split():
+    layout = find_layout(["x/odd/a/1.png", "x/a/2.png", "x/b/3.png"], "pics", {"x": "train", "odd": "unlabelled"})
+    assert ([entry.name for entry in layout.entries], layout.outside) == (["x/a/2.png", "x/b/3.png"], ["x/odd/a/1.png"])
+
+
 @pytest.mark.parametrize("names", ["train.zip test1.zip sample.csv", "data/train.zip data/test1.zip data/sample.csv"])
 def test_archives_in_the_archive_are_named(names):
     first, second, _ = names.split()
     assert message_of(*names.split()) == (
         f"pics: contains archives and no pictures: {second!r}, {first!r}; unpack them into one folder and name that in download.source"
     )
+
+
+FOLDERS = st.sampled_from("train test val train_set seg_train seg_test images labels cats dogs x".split())
+FILES = st.sets(
+    st.tuples(st.lists(FOLDERS, max_size=4), st.sampled_from(["1.png", "2.txt", "3"])).map(lambda path: "/".join([*path[0], path[1]]))
+)
+
+
+@given(names=FILES, folders=st.sampled_from(["auto", "none", {"train": "train"}, {"test": "unlabelled"}, {"x": "test", "train": "train"}]))
+@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+def test_each_file_is_in_one_class_or_outside(names, folders):
+    try:
+        layout = find_layout(names, "pics", folders)
+    except PipelineError:
+        return
+    assert sorted([*(entry.name for entry in layout.entries), *layout.outside]) == sorted(names)
+    assert {entry.folder for entry in layout.entries} - {None} <= set(layout.folders)

@@ -9,7 +9,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.sources.archives import folder_members, open_archive
 from pipeline.sources.names import expect_encoding, guess_encoding
-from tests.archives import ZipMember, limits, zip_bytes
+from tests.archives import ZipMember, limits, tar_bytes, tar_member, zip_bytes
 
 NOTE = "if they look wrong, set download.encoding in params.yaml"
 
@@ -85,6 +85,13 @@ def test_a_name_that_is_not_in_the_encoding_of_the_params_is_refused(names_in):
     with pytest.raises(PipelineError) as caught:
         names_in(ZipMember(b"\x80/1.png"), encoding="utf-8")
     assert str(caught.value) == r"pics: member b'\x80/1.png' has a name that is not utf-8; correct download.encoding"
+
+
+def test_the_params_say_the_encoding_of_names_in_a_tar_that_are_not_utf_8(tmp_path):
+    names = ["猫/1.png".encode("cp932"), "犬/1.png".encode()]
+    (tmp_path / "a").write_bytes(tar_bytes(*map(tar_member, names)))
+    with open_archive(tmp_path / "a", "pics", limits(), "cp932") as found:
+        assert list(found) == ["猫/1.png", "犬/1.png"]
 
 
 @pytest.mark.parametrize("encoding", ["cp9322", "hex", "utf-16", "", "undefined"])

@@ -379,7 +379,7 @@ def test_classes_may_be_called_like_splits_if_the_params_say_so(tmp_path):
 def test_pictures_without_a_label_are_counted_and_left_out_by_name(tmp_path, capsys):
     contents = {f"train/{name}": content for name, content in TWO_CLASSES.items()} | of_class("test", 2, 200)
     data = split(tmp_path, contents)
-    assert capsys.readouterr().out.startswith("test: 2 files without a label (no class folders) left out\n")
+    assert capsys.readouterr().out.startswith("test: 2 files have no label and will be left out\n")
     assert reasons(data) == dict.fromkeys(["test/200.png", "test/201.png"], "not in a class folder")
     assert audit_of(data)["pictures"] == 20
 
