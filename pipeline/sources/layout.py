@@ -24,6 +24,7 @@ _CONTENT_WORD = re.compile(_CONTENT)
 _SPLIT_WORD = re.compile(rf"({'|'.join(_SPLIT_WORDS)})(?:{_CONTENT})?")  # also `trainset`
 _WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])")  # also those of `TestImages`
 _NO_PICTURE = re.compile(r"\.(txt|csv|tsv|json|xml|ya?ml|md|html?|pdf|docx?|xlsx?|py|ipynb|mat|npy|npz|h5|pth?|db|log)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(7z|rar|gz|bz2|xz|zst|z\d\d|(zip|7z|rar|tar)\.\d{2,3})$", re.IGNORECASE)  # archives that are not opened, and parts
 _NAMED_FOLDERS = 8  # in one sentence
 
 
@@ -56,10 +57,13 @@ def expect_folders(names: Iterable[str], title: str) -> None:
     names = sorted(names)
     if not names:
         raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
-    archives = [name for name in names if is_archive(name)]
-    if archives and not any(map(_may_be_picture, names)):
+    archives = [name for name in names if _is_packed(name)]
+    pictures = [name for name in names if _may_be_picture(name)]
+    if archives and not any("/" in name for name in pictures):
         cure = "unpack them into one folder and name that in download.source"
-        raise PipelineError(f"{title}: contains archives and no pictures: {_listed(archives)}; {cure}")
+        raise PipelineError(f"{title}: contains archives and no folders of pictures: {_listed(archives)}; {cure}")
+    if not pictures:
+        raise PipelineError(f"{title}: contains no pictures: {_listed(names)}; name a folder or an archive of pictures")
     if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
 
@@ -272,7 +276,11 @@ def _of_pictures(below: dict[str, list[str]]) -> list[str]:
 
 
 def _may_be_picture(name: str) -> bool:
-    return not (_NO_PICTURE.search(name) or is_archive(name))
+    return not (_NO_PICTURE.search(name) or _is_packed(name))
+
+
+def _is_packed(name: str) -> bool:
+    return is_archive(name) or _PACKED.search(name) is not None
 
 
 def _unclear(title: str, root: str, folders: list[str], splits: Mapping[str, str], cure: str = "") -> PipelineError:

@@ -284,12 +284,19 @@ def test_an_unlabelled_folder_may_stand_in_a_split():
     assert ([entry.name for entry in layout.entries], layout.outside) == (["x/a/2.png", "x/b/3.png"], ["x/odd/a/1.png"])
 
 
-@pytest.mark.parametrize("names", ["train.zip test1.zip sample.csv", "data/train.zip data/test1.zip data/sample.csv"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train.zip test1.zip sample.csv",
+        "data/train.zip data/test1.zip data/sample.csv",
+        "train.7z test.RAR sample.png",
+        "x/photos.zip.002 x/photos.zip.001 labels.txt",
+    ],
+)
 def test_archives_in_the_archive_are_named(names):
     first, second, _ = names.split()
-    assert message_of(*names.split()) == (
-        f"pics: contains archives and no pictures: {second!r}, {first!r}; unpack them into one folder and name that in download.source"
-    )
+    cure = "unpack them into one folder and name that in download.source"
+    assert message_of(*names.split()) == f"pics: contains archives and no folders of pictures: {second!r}, {first!r}; {cure}"
 
 
 FOLDERS = st.sampled_from("train test val train_set seg_train seg_test images labels cats dogs x".split())
