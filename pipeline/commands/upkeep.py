@@ -189,17 +189,19 @@ def add_ui(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def serve(parsed: argparse.Namespace) -> None:
     """Replace this process by MLflow's server on the project's database, or print the server of MLFLOW_TRACKING_URI."""
-    from pipeline.tracking.connection import connect, mlflow_errors, tracking_uri
+    from pipeline.tracking.connection import connect, hide_secrets, mlflow_errors, tracking_uri
 
     uri = tracking_uri()
     if uri.startswith("http"):
-        print(f"MLflow's page is at {uri}")
+        print(f"MLflow's page is at {hide_secrets(uri)}")
         return
     with mlflow_errors():
         connect()
     # Job execution and four workers would take 2.4 GB of memory for a page that one person reads.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = ["mlflow", "server", "--backend-store-uri", uri, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_BACKEND_STORE_URI": uri}
+    environment = {**os.environ, **settings}
+    store = ["--backend-store-uri", uri] if uri.startswith("sqlite:") else []  # every user can read arguments, which may hold a password
+    server = ["mlflow", "server", *store, "--host", parsed.host, "--port", str(parsed.port), "--workers", "1"]
     print(f"MLflow's page: http://{parsed.host}:{parsed.port} (Ctrl-C ends it)", flush=True)
     os.execve(sys.executable, [sys.executable, "-m", *server], environment)  # noqa: S606
 

@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of
-from pipeline.tracking.internals import EXPERIMENT_TAGS, open_once
+from pipeline.tracking.internals import EXPERIMENT_TAGS, move_artifact_locations, open_once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "transfer-pipeline"
 _ERROR_LENGTH = 300
+_SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
+_DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # packages by module, if they differ
 # Defaults of ours; a variable that the user sets wins.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow retries for minutes: too long to wait for a server that is away
@@ -50,20 +53,37 @@ def _set_environment() -> None:
 
 
 def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
-    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist."""
-    _set_environment()
+    """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist.
+
+    Raises the errors that `mlflow_errors` knows; an address that MLflow cannot use, or whose driver is missing, is an AddressFault.
+    """
+    faults = _mlflow_faults()
+    try:
+        return _connect(name)
+    except faults:
+        raise
+    except ImportError as error:
+        package = _DRIVERS.get(error.name or "", error.name)
+        raise AddressFault(f"the package {error.name} is not installed; run `pip install {package}`") from None
+    except Exception as error:  # MLflow parses the address with many libraries, each of which has errors of its own
+        raise AddressFault(f"MLflow does not take this address ({error}); set MLFLOW_TRACKING_URI to another") from None
+
+
+def _connect(name: str) -> tuple["MlflowClient", str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    uri = tracking_uri()
+    uri, root = tracking_uri(), project_root().resolve()
     if not uri.startswith("http"):
         open_once()
-    if uri == f"sqlite:///{project_root().resolve() / 'mlflow.db'}":
-        _create_database(project_root() / "mlflow.db")
+    if uri == f"sqlite:///{root / 'mlflow.db'}":
+        _create_database(root / "mlflow.db")
     client = MlflowClient(tracking_uri=uri)
     if experiment := client.get_experiment_by_name(name):
+        if uri == f"sqlite:///{root / 'mlflow.db'}" and experiment.artifact_location != str(root / "mlruns"):
+            move_artifact_locations(root / "mlflow.db", experiment.artifact_location, str(root / "mlruns"))
         return client, experiment.experiment_id
-    artifacts = str(project_root().resolve() / "mlruns") if uri.startswith("sqlite:") else None
+    artifacts = str(root / "mlruns") if uri.startswith("sqlite:") else None
     try:
         return client, client.create_experiment(name, artifacts, tags=EXPERIMENT_TAGS)
     except MlflowException:
@@ -96,26 +116,62 @@ def _upgrade(path: Path) -> None:
         raise OSError(f"mlflow db upgrade: {(result.stderr.splitlines() or ['no output'])[-1]}")
 
 
+class AddressFault(OSError):  # noqa: N818 - the fault of an address
+    """MLflow cannot use the address. The text names the cure."""
+
+
 def error_line(error: BaseException) -> str:
     """`MLflow at <address>: <the error's first line>`, without a password."""
     text = re.sub(r"^\(raised as a result of .*\n", "", str(error).strip()).partition("\n")[0] or type(error).__name__
-    return without_password(f"MLflow at {tracking_uri()}: {text}")[:_ERROR_LENGTH]
+    return hide_secrets(f"MLflow at {tracking_uri()}: {text}")[:_ERROR_LENGTH]
+
+
+def hide_secrets(text: str) -> str:
+    """The text without what is secret in the tracking address and in MLflow's variables."""
+    # Drivers take passwords with `/`, `?` or `#`, which an address by the standard cannot contain.
+    uri = tracking_uri()
+    user = match[1] if (match := re.match(r"[\w.+-]+://(.*)@", uri, re.DOTALL)) else ""
+    options = [
+        value for key, value in re.findall(r"[?&]([^=&]*)=([^&]*)", uri) if re.search("pass|pwd|secret|token|key", key, re.IGNORECASE)
+    ]
+    variables = [os.environ.get(name, "") for name in ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")]
+    secrets = [user.partition(":")[2], *options, *variables]
+    text = text.replace(f"{user}@", "") if user else text
+    forms = {
+        form for secret in filter(None, secrets) for plain in (secret, unquote(secret)) for form in (plain, quote(plain), quote(plain, ""))
+    }
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, "***")
+    return without_password(text)
 
 
 @contextmanager
 def mlflow_errors() -> Iterator[None]:
     """Raise the errors of MLflow, its server and its database as a PipelineError."""
+    faults = _mlflow_faults()
+    try:
+        yield
+    except faults as error:
+        cure = "" if isinstance(error, AddressFault) else f"; {_cure()}"
+        raise PipelineError(f"{error_line(error)}{cure}, then run `pipeline publish`") from None
+
+
+def _mlflow_faults() -> tuple[type[Exception], ...]:
+    """The errors that MLflow, its server and its database raise."""
     _set_environment()
     from alembic.util import CommandError
     from google.protobuf.json_format import ParseError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, CommandError, ParseError, OSError) as error:
-        cure = "start the server" if uses_server() else "repair it, or move the database away"
-        raise PipelineError(f"{error_line(error)}; {cure}, then run `pipeline publish`") from None
+    return MlflowException, SQLAlchemyError, CommandError, ParseError, OSError
+
+
+def _cure() -> str:
+    scheme = re.split(r"[:+]", tracking_uri(), maxsplit=1)[0]
+    if scheme == "sqlite":
+        return "repair it, or move the database away"
+    return "start the server" if scheme in _SERVERS else "set MLFLOW_TRACKING_URI to the address of a server, or unset it"
 
 
 def creation_lock() -> FileLock:

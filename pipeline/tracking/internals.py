@@ -4,7 +4,9 @@ import json
 import logging
 import re
 import shutil
+import sqlite3
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,13 @@ IMAGES = "images"  # the folder in which MLflow's page looks for images
 TABLE = "predictions_table.json"
 PAGE_TAGS = {"mlflow.loggedImages": "True", "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
 
+_LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)  # columns of MLflow's database with absolute paths
 _TABLE_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the page groups by the first, compares the second
 _SMALL_PIXELS = 768  # a limit of ours, for the grid of images
 
@@ -38,6 +47,22 @@ def resume(run_id: str) -> Any:
     import mlflow
 
     return mlflow.start_run(run_id=run_id, log_system_metrics=False)
+
+
+def move_artifact_locations(database: Path, old: str, new: str) -> None:
+    """Let what lies below the folder `old` be found below `new`, where the project is now. What is still below `old` alone stays there."""
+    try:
+        with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+            for table, column in _LOCATIONS:
+                # The names are constants of ours.
+                rows = connection.execute(f"SELECT rowid, {column} FROM {table}").fetchall()  # noqa: S608
+                below = [(rowid, place) for rowid, place in rows if place and (place == old or place.startswith(f"{old}/"))]
+                moved = [(new + place.removeprefix(old), rowid, place) for rowid, place in below]
+                kept = [] if table == "experiments" else [each for each in moved if Path(each[2]).exists() and not Path(each[0]).exists()]
+                changes = [(place, rowid) for place, rowid, _ in (each for each in moved if each not in kept)]
+                connection.executemany(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", changes)  # noqa: S608
+    except sqlite3.Error as error:
+        raise OSError(f"the artifact locations cannot be moved from {old} to {new}: {error}") from None
 
 
 def image_names(figures: Path, start: int) -> dict[Path, str]:

@@ -1,6 +1,7 @@
 """The way to MLflow: whose address, a database that nothing breaks, and faults in one line without passwords."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -15,6 +17,7 @@ from pipeline.commands.upkeep import serve
 from pipeline.core.errors import PipelineError
 from pipeline.tracking import connection
 from pipeline.tracking.connection import connect, error_line, mlflow_errors, tracking_uri
+from tests.tracking.test_runs import train_live
 
 ROOT = Path(__file__).parent.parent.parent
 CONNECT = """
@@ -130,6 +133,128 @@ def test_no_password_is_told(monkeypatch):
     assert error_line(OSError("http://me:secret@127.0.0.1:5000/api is away")) == (
         "MLflow at http://127.0.0.1:5000: http://127.0.0.1:5000/api is away"
     )
+
+
+@pytest.mark.parametrize(
+    ("uri", "secret"),
+    [
+        ("postgresql://me:se/cr?t#1@host/x", "se/cr?t#1"),
+        ("http://me:se cret@host", "se cret"),
+        ("mysql://me:a%2Fb%40c@host/x", "a/b@c"),
+        ("postgresql://host/x?user=me&password=hidden", "hidden"),
+        ("mssql://host/x?pwd=a%20b", "a b"),
+    ],
+)
+def test_no_password_is_told_in_whatever_form_a_driver_takes_it(monkeypatch, uri, secret):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    told = error_line(OSError(f"{uri} is away; {secret} was refused; {quote(secret, safe='')}"))
+    assert told.startswith(f"MLflow at {uri.partition(':')[0]}://")
+    assert not [form for form in (secret, quote(secret), quote(secret, safe="")) if form in told]
+
+
+def test_no_password_of_mlflows_own_variables_is_told(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "hidden")
+    assert error_line(OSError("Bearer hidden")) == "MLflow at http://host: Bearer ***"
+
+
+# Addresses that MLflow cannot use
+
+
+def addressed(monkeypatch, uri):
+    """The line of a publication to this address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(PipelineError) as caught, mlflow_errors():
+        connect()
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("mysql", "MySQLdb", "mysqlclient"), ("mysql+pymysql", "pymysql", "pymysql"), ("postgresql+psycopg2", "psycopg2", "psycopg2-binary")],
+)
+def test_a_driver_that_is_missing_is_named_with_its_package(monkeypatch, scheme, module, package):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    assert addressed(monkeypatch, f"{scheme}://me:secret@127.0.0.1:1/x").startswith(
+        f"MLflow at {scheme}://127.0.0.1:1/x: the package {module} is not installed; run `pip install {package}`, then"
+    )
+
+
+@pytest.mark.parametrize("uri", ["http://me:secret@[::1", "postgresql://me:secret@host:port/x", "mysql://me:secret@host:port/x"])
+def test_an_address_that_cannot_be_parsed_is_one_line(monkeypatch, uri):
+    assert addressed(monkeypatch, uri).endswith("); set MLFLOW_TRACKING_URI to another, then run `pipeline publish`")
+
+
+@pytest.mark.parametrize("uri", ["mongodb://me:secret@host/x", "folder", "s3://bucket/x"])
+def test_an_address_of_no_server_is_one_line_with_its_cure(monkeypatch, uri, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "; set MLFLOW_TRACKING_URI to the address of a server, or unset it, then run" in addressed(monkeypatch, uri)
+
+
+def test_training_goes_on_if_the_driver_is_missing(monkeypatch, project, capsys):
+    monkeypatch.setitem(sys.modules, "MySQLdb", None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mysql://me:secret@127.0.0.1:1/x")
+    train_live()
+    err = capsys.readouterr().err
+    assert err.startswith("MLflow at mysql://127.0.0.1:1/x: the package MySQLdb is not installed; run `pip install mysqlclient`; training")
+    assert (err.count("\n"), "secret" in err) == (1, False)
+
+
+@pytest.mark.usefixtures("project")
+def test_the_page_of_a_database_is_served_without_its_password_among_the_arguments(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:secret@host/x")
+    monkeypatch.setattr(connection, "connect", lambda: None)
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: started.append(arguments))
+    serve(Namespace(host="127.0.0.1", port=0))
+    [(_, command, environment)] = started
+    assert not [part for part in command if "secret" in part]
+    assert environment["MLFLOW_BACKEND_STORE_URI"] == "postgresql://me:secret@host/x"
+
+
+# A project that was moved
+
+
+def artifact_of(run, client):
+    return Path(client.download_artifacts(run.info.run_id, "a.txt")).read_text()
+
+
+def start_project(client, experiment_id):
+    run = client.create_run(experiment_id)
+    client.log_text(run.info.run_id, "before", "a.txt")
+    return run, client.create_logged_model(experiment_id, "m", run.info.run_id)
+
+
+@pytest.mark.parametrize("way", [shutil.move, shutil.copytree])
+def test_artifacts_follow_a_project_that_was_moved_or_copied(project, tmp_path_factory, monkeypatch, way):
+    first, logged = start_project(*connect())
+    new = tmp_path_factory.mktemp("elsewhere") / "project"
+    way(project, new)
+    before = sorted(project.rglob("*"))
+    monkeypatch.chdir(new)
+    monkeypatch.setenv("DVC_ROOT", str(new))
+    client, experiment_id = connect()
+    run = client.create_run(experiment_id)
+    client.log_text(run.info.run_id, "after", "a.txt")
+    assert [artifact_of(each, client) for each in (first, run)] == ["before", "after"]
+    assert (new / "mlruns" / run.info.run_id / "artifacts/a.txt").exists()
+    places = [client.get_logged_model(logged.model_id).artifact_location, client.get_run(first.info.run_id).info.artifact_uri]
+    assert [place.startswith(f"{new}/mlruns/") for place in places] == [True, True]
+    assert sorted(project.rglob("*")) == before  # nothing is written to the old place
+
+
+def test_artifacts_that_were_left_behind_are_still_found(project, tmp_path_factory, monkeypatch):
+    first, _ = start_project(*connect())
+    new = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(project / "mlflow.db", new)
+    monkeypatch.setenv("DVC_ROOT", str(new))
+    client, experiment_id = connect()
+    assert artifact_of(first, client) == "before"
+    assert client.create_run(experiment_id).info.artifact_uri.startswith(f"{new}/mlruns/")
+
+
+# What is told
 
 
 def test_the_first_line_of_a_fault_is_told(monkeypatch):
