@@ -146,7 +146,8 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
         return Layout(_entries(root, below, None), outside)
     folders = _of_pictures(below)
     splits = _named_like_splits(folders)
-    labelled = [folder for folder in splits if any("/" in inner for inner in _within(folder, below[folder])[1])]
+    mentions = {folder: split for folder in folders if (split := _split_in(folder)[0])}
+    labelled = [folder for folder in mentions if any("/" in inner for inner in _within(folder, below[folder])[1])]
     if splits and set(splits) == set(folders) and labelled:
         outside = outside + [f"{root}{folder}/{inner}" for folder in below.keys() - set(folders) for inner in below[folder]]
         return _below_splits(root, {folder: below[folder] for folder in splits}, splits, outside, title)
@@ -155,9 +156,9 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
     # A flat folder beside flat ones, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
     is_flat = not any("/" in inner for folder in folders for inner in below[folder])
     if splits and not (is_flat and set(splits.values()) in ({"train"}, {"val"})):
-        raise _unclear(title, root, list(below), splits)
-    mentions = {folder: _split_in(folder)[0] for folder in folders}
-    if all(mentions.values()) and len(set(mentions.values())) > 1:
+        told = {folder: mentions[folder] if folder in labelled else "unlabelled" for folder in mentions if folder in {*splits, *labelled}}
+        raise _unclear(title, root, list(below), told)
+    if len(mentions) == len(folders) and len(set(mentions.values())) > 1:
         raise _unclear(title, root, list(below), mentions)
     return _by_class_first(root, below, outside, title) or Layout(_entries(root, below, None), outside)
 
