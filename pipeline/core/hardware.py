@@ -1,11 +1,13 @@
 """Where and how numbers are computed: device, precision, threads, seeds."""
 
+import math
 import os
 import platform
 import random
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.files import sha256_of_json
@@ -88,9 +90,11 @@ class Hardware:
 
 def usable_cpus() -> int:
     """How many processors this process may use: those of the machine, within its affinity and its cgroup's quota."""
-    from joblib import cpu_count
-
-    return int(cpu_count())
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no cgroup, or no quota ("max")
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        count = min(count, max(1, math.ceil(int(quota) / int(period))))
+    return count
 
 
 def key_here(identity: str) -> str:

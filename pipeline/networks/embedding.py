@@ -20,6 +20,7 @@ from pipeline.core.params import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.classifier import load_backbone, with_feature_map
 from pipeline.networks.onnx_file import add_facts, check_parity, count_work, export_onnx, open_session, write_onnx
+from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, read_ahead, square_batches
 from pipeline.pictures.manifest import Picture
 
@@ -38,6 +39,12 @@ class EmbedParams(Section):
     threads: PositiveInt
     image_size: Literal["auto"] | PositiveInt
     batch_size: PositiveInt
+
+
+def preprocessing_of(architecture: Architecture, image_size: int) -> Preprocessing:
+    """How pictures enter a network at that size."""
+    border = [round(255 * value) for value in architecture.mean] if architecture.crop_mode == "border" else None
+    return Preprocessing(image_size, architecture.crop, architecture.interpolation, architecture.crop_mode, border)
 
 
 def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture], takes: Callable[[int], bool]) -> int:

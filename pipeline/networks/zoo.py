@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.core.errors import PipelineError
-from pipeline.pictures.images import Preprocessing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +32,6 @@ class Architecture:
     crop: float
     fixed_size: bool
     crop_mode: str = "center"  # see `Preprocessing`
-
-    def preprocessing(self, image_size: int) -> Preprocessing:
-        """How pictures enter the network at that size."""
-        border = [round(255 * value) for value in self.mean] if self.crop_mode == "border" else None
-        return Preprocessing(image_size, self.crop, self.interpolation, self.crop_mode, border)
 
 
 def find_architecture(name: str) -> Architecture:

@@ -21,7 +21,7 @@ from pipeline.core.params import read_section
 from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import EmbedParams, resolve_image_size, takes_size, useful_size
+from pipeline.networks.embedding import EmbedParams, preprocessing_of, resolve_image_size, takes_size, useful_size
 from pipeline.networks.weights import PACKAGED, write_backbone
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, square_batches
@@ -179,7 +179,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     backbone, _ = load_backbone(folder, with_weights=not untrained)
     wanted = read_section("embed", EmbedParams).image_size
     size = resolve_image_size(wanted, facts, all_train, lambda side: takes_size(backbone, side))
-    preprocessing = Architecture(**architecture).preprocessing(size)
+    preprocessing = preprocessing_of(Architecture(**architecture), size)
     train, val = (
         [*square_batches([_SPLITS / part[0].split / each.path for each in part], preprocessing, _BATCH_SIZE, recipe.threads, "advise")]
         for part in (sample.train, sample.val)

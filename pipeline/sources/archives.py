@@ -27,7 +27,6 @@ from pipeline.net import store
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
 from pipeline.sources.names import expect_encoding, tar_name, zip_names
 
-_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
 _OTHER_ARCHIVES = {"a RAR archive": b"Rar!\x1a\7", "a 7z archive": b"7z\xbc\xaf\x27\x1c", "a Zstandard archive": b"\x28\xb5\x2f\xfd"}
 _NO_ARCHIVES = {
@@ -54,11 +53,6 @@ _ENCRYPTED = 0x2041  # flags: password, strong encryption, encrypted directory
 _EXTENDED = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _EXTENDED_BYTES = 1 << 20  # names and attributes are far smaller
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
-
-
-def is_archive(name: str) -> bool:
-    """Whether `open_archive` reads files with the suffix of this name."""
-    return name.lower().endswith(_ARCHIVE_SUFFIXES)
 
 
 @contextmanager

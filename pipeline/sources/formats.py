@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.net.fetch import Pin
-from pipeline.sources.archives import is_archive, open_archive
-from pipeline.sources.members import BLOCK, Budget, Limits, Members, damage_named, is_junk, name_fault, shown
+from pipeline.sources.archives import open_archive
+from pipeline.sources.members import BLOCK, Budget, Limits, Members, damage_named, is_archive, is_junk, name_fault, shown
 
 if TYPE_CHECKING:
     from numpy import uint8

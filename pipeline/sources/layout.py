@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import spell
-from pipeline.sources.archives import is_archive
+from pipeline.sources.members import is_archive
 
 # `split.folders`: recognised by their names, none, or what each folder is.
 Folders = Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "unlabelled"]]

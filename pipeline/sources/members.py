@@ -33,6 +33,12 @@ _SYSTEM_ENDINGS = (":zone.identifier", "@synoeastream", "@synoresource")  # of f
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
 
 Members = dict[str, Callable[[], bytes]]  # a file's name, and how to read it
+_ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+def is_archive(name: str) -> bool:
+    """Whether `open_archive` reads files with the suffix of this name."""
+    return name.lower().endswith(_ARCHIVE_SUFFIXES)
 
 
 class Limits(Section):  # section `download.limits` of params.yaml

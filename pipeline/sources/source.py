@@ -12,7 +12,7 @@ from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import project_root, sha256_of_file
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
-from pipeline.sources.archives import digest_of, folder_members, is_archive, open_archive
+from pipeline.sources.archives import digest_of, folder_members, open_archive
 from pipeline.sources.formats import (
     PublishedFile,
     Reader,
@@ -27,7 +27,7 @@ from pipeline.sources.formats import (
     pet_members,
 )
 from pipeline.sources.layout import expect_folders
-from pipeline.sources.members import Limits, Members
+from pipeline.sources.members import Limits, Members, is_archive
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import EmbedParams, embed, export_backbone, resolve_image_size, takes_size, useful_size
+from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, resolve_image_size, takes_size, useful_size
 from pipeline.networks.onnx_file import open_session, read_facts
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
@@ -29,7 +29,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     table = read_manifest(manifest)
     image_size = resolve_image_size(params.image_size, facts, table.train, lambda side: takes_size(load_backbone(backbone)[0], side))
     architecture = Architecture(**facts["architecture"])
-    preprocessing = architecture.preprocessing(image_size)
+    preprocessing = preprocessing_of(architecture, image_size)
     pictures = [*table.train, *table.val]
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
     spread = [paths[index] for index in np.linspace(0, len(paths) - 1, min(_CHECKED, len(paths))).astype(int)]  # over all classes

@@ -107,7 +107,7 @@ def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp
     assert found == {
         "model": "baseline",
         "class_names": ["b", "a"],
-        "preprocessing": {"image_size": 64, "crop": 0.875, "interpolation": "bicubic"},
+        "preprocessing": {"image_size": 64, "crop": 0.875, "interpolation": "bicubic", "crop_mode": "center", "border": None},
         "params": {"seed": 0, "threads": 2, "l2_grid": [0.1]},
         "inputs_sha256": {
             "data": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",  # of no bytes

@@ -1,17 +1,20 @@
 """Paths in ImageFolder trees: distinct and valid on every file system."""
 
-import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.pictures.images import Traits
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
+from pipeline.pictures.likeness import likeness_of
 from pipeline.pictures.manifest import Picture
 from pipeline.pictures.splits import fitting, folded, is_kept, place
 from pipeline.sources.layout import ClassFile
 
+LIKENESS = likeness_of(Image.new("RGB", (8, 6)))
+
 
 def look(plain=True):
-    return PictureInfo(8, 6, Traits("PNG", plain, ()), "", 0, np.zeros((32, 32, 3), np.uint8), False)
+    return PictureInfo(8, 6, Traits("PNG", plain, ()), "", LIKENESS, False, 100, 10)
 
 
 def placed(names, splits=None, deep=(), groups=None):

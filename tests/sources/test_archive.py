@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from pipeline.core.errors import PipelineError
 from pipeline.sources import archives as archive_module
 from pipeline.sources import members as members_module
-from pipeline.sources.archives import digest_of, folder_members, is_archive, open_archive, pack
+from pipeline.sources.archives import digest_of, folder_members, open_archive, pack
+from pipeline.sources.members import is_archive
 from tests.archives import ZipMember, limits, make_tar, make_zip, tar_bytes, tar_member, zip_bytes
 
 MAKERS = pytest.mark.parametrize("make", [make_zip, make_tar])

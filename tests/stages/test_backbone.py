@@ -53,6 +53,7 @@ def test_backbone_json_describes_the_network(folders):
             "interpolation": "bilinear",
             "crop": 0.875,
             "fixed_size": False,
+            "crop_mode": "center",
         },
         "head": "classifier.3",
         "head_tensors": ["classifier.3.weight", "classifier.3.bias"],
