@@ -27,6 +27,7 @@ _UNREAD = {  # formats of pictures without a decoder here: how their files begin
     "HEIC": re.compile(rb".{4}ftyp(.{4})*?(hei[cmsx]|hev[cmsx])", re.DOTALL),
     "JPEG XL": re.compile(rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n"),
 }
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 MAX_PIXELS = 80_000_000  # below the number from which Pillow warns
 BACKGROUND = (255, 255, 255)
 _DEEP_MODES = ("I", "F")  # more than 8 bits
@@ -147,6 +148,8 @@ def _unidentified(source: bytes | Path) -> str:
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         head = file.read(64)
     name = next((name for name, begins in _UNREAD.items() if begins.match(head)), None)
+    if name is None and _TIFF.match(head):
+        return "a TIFF that cannot be read: damaged, a camera's raw file, or pixels of an unusual kind; convert it to JPEG or PNG"
     return f"a picture in the format {name}, which is not read; convert it to JPEG or PNG" if name else "not a picture"
 
 
@@ -205,7 +208,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(pixels.astype(np.float64))
     if _tiff_tags(image).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # 0 is white; Pillow inverts only 8 bits
         values = white - values
-    levels = np.clip(np.rint(values * (255 / white)), 0, 255)
+    levels = np.rint(np.clip(values, 0, white) * (255 / white))
     # A level may stand for transparency. It is replaced here, since it is not the same level after scaling.
     levels[values == image.info.get("transparency", np.nan)] = BACKGROUND[0]
     return Image.fromarray(levels.astype(np.uint8))

@@ -10,6 +10,7 @@ import stat
 import struct
 import sys
 import tarfile
+import textwrap
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Member
 from pipeline.sources.names import expect_encoding, tar_name, zip_names
 
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
+_OTHER_ARCHIVES = {"a RAR archive": b"Rar!\x1a\7", "a 7z archive": b"7z\xbc\xaf\x27\x1c", "a Zstandard archive": b"\x28\xb5\x2f\xfd"}
+_NO_ARCHIVES = {
+    "an empty file": rb"\Z",
+    "one picture": rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP",
+    "a PDF": rb"%PDF-",
+    "a pointer of Git LFS": rb"version https://git-lfs",
+}
 _PAGE_BYTES = 1 << 16  # of what may be a web page: its title stands near its start
 _NEITHER = "it does not begin like a zip or a tar"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date of a zip
@@ -62,8 +70,8 @@ def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = 
             start = file.read(_PAGE_BYTES)
             if start[:4] in _ZIP_STARTS:
                 entries = zip_entries(file, budget, encoding)
-            elif page := _page_in(start):
-                raise PipelineError(f"{title}: is {page}, not an archive; give the address or path of the file itself")
+            elif fault := _fault_of_other(start):
+                raise PipelineError(f"{title}: {fault}")
             else:
                 tar = stack.enter_context(plain_tar(file, budget))
                 budget = Budget(title, limits, tar.seek(0, 2))  # anew: the bytes of a compressed tar were counted as they came out
@@ -167,6 +175,14 @@ def tar_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> 
         yield ArchiveEntry(name, header.isdir(), partial(_tar_blocks, file, header.offset_data, header.size))
 
 
+def _fault_of_other(start: bytes) -> str | None:
+    """What a file is that begins so and is neither a zip nor a tar, and what to do; None if it is unknown, or may be one of them."""
+    if packed := next((kind for kind, begins in _OTHER_ARCHIVES.items() if start.startswith(begins)), None):
+        return f"is {packed}, which is not read; unpack it into a folder and name that in download.source"
+    kind = next((kind for kind, begins in _NO_ARCHIVES.items() if re.match(begins, start)), None) or _page_in(start) or _text_in(start)
+    return kind and f"is {kind}, not an archive; give the address or path of the file itself"
+
+
 def _page_in(start: bytes) -> str | None:
     """What a server sent in place of an archive: a page, as of a share or a login, or an error in XML or JSON; None if none of them."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -177,6 +193,14 @@ def _page_in(start: bytes) -> str | None:
     if text.startswith(b"<?xml"):
         return "an XML document"
     return "a JSON document" if re.match(rb'\{\s*"|\[\s*[{"]', text) else None
+
+
+def _text_in(start: bytes) -> str | None:
+    """The first line of a text; None if it is none. A tar has zeros in its first block."""
+    words = start[: tarfile.BLOCKSIZE].decode(errors="replace").split()
+    if not "".join(words).rstrip("\ufffd").isprintable() or not words:
+        return None
+    return f"a text that begins with {textwrap.shorten(' '.join(words), 60, placeholder=' …')!r}"
 
 
 def _folder_fault(path: Path, name: str, mode: int) -> str | None:

@@ -24,6 +24,7 @@ _CONTENT_WORD = re.compile(_CONTENT)
 _SPLIT_WORD = re.compile(rf"({'|'.join(_SPLIT_WORDS)})(?:{_CONTENT})?")  # also `trainset`
 _WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![a-z])")  # also those of `TestImages`
 _NO_PICTURE = re.compile(r"\.(txt|csv|tsv|json|xml|ya?ml|md|html?|pdf|docx?|xlsx?|py|ipynb|mat|npy|npz|h5|pth?|db|log)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(7z|rar|gz|bz2|xz|zst|z\d\d|(zip|7z|rar|tar)\.\d{2,3})$", re.IGNORECASE)  # archives that are not opened, and parts
 _NAMED_FOLDERS = 8  # in one sentence
 
 
@@ -56,10 +57,13 @@ def expect_folders(names: Iterable[str], title: str) -> None:
     names = sorted(names)
     if not names:
         raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
-    archives = [name for name in names if is_archive(name)]
-    if archives and not any(map(_may_be_picture, names)):
+    archives = [name for name in names if _is_packed(name)]
+    pictures = [name for name in names if _may_be_picture(name)]
+    if archives and not any("/" in name for name in pictures):
         cure = "unpack them into one folder and name that in download.source"
-        raise PipelineError(f"{title}: contains archives and no pictures: {_listed(archives)}; {cure}")
+        raise PipelineError(f"{title}: contains archives and no folders of pictures: {_listed(archives)}; {cure}")
+    if not pictures:
+        raise PipelineError(f"{title}: contains no pictures: {_listed(names)}; name a folder or an archive of pictures")
     if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
 
@@ -142,7 +146,8 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
         return Layout(_entries(root, below, None), outside)
     folders = _of_pictures(below)
     splits = _named_like_splits(folders)
-    labelled = [folder for folder in splits if any("/" in inner for inner in _within(folder, below[folder])[1])]
+    mentions = {folder: split for folder in folders if (split := _split_in(folder)[0])}
+    labelled = [folder for folder in mentions if any("/" in inner for inner in _within(folder, below[folder])[1])]
     if splits and set(splits) == set(folders) and labelled:
         outside = outside + [f"{root}{folder}/{inner}" for folder in below.keys() - set(folders) for inner in below[folder]]
         return _below_splits(root, {folder: below[folder] for folder in splits}, splits, outside, title)
@@ -151,9 +156,9 @@ def _recognise(root: str, below: dict[str, list[str]], outside: list[str], title
     # A flat folder beside flat ones, as `train` beside `bus`, is a class. `test` may be unlabelled pictures.
     is_flat = not any("/" in inner for folder in folders for inner in below[folder])
     if splits and not (is_flat and set(splits.values()) in ({"train"}, {"val"})):
-        raise _unclear(title, root, list(below), splits)
-    mentions = {folder: _split_in(folder)[0] for folder in folders}
-    if all(mentions.values()) and len(set(mentions.values())) > 1:
+        told = {folder: mentions[folder] if folder in labelled else "unlabelled" for folder in mentions if folder in {*splits, *labelled}}
+        raise _unclear(title, root, list(below), told)
+    if len(mentions) == len(folders) and len(set(mentions.values())) > 1:
         raise _unclear(title, root, list(below), mentions)
     return _by_class_first(root, below, outside, title) or Layout(_entries(root, below, None), outside)
 
@@ -272,7 +277,11 @@ def _of_pictures(below: dict[str, list[str]]) -> list[str]:
 
 
 def _may_be_picture(name: str) -> bool:
-    return not (_NO_PICTURE.search(name) or is_archive(name))
+    return not (_NO_PICTURE.search(name) or _is_packed(name))
+
+
+def _is_packed(name: str) -> bool:
+    return is_archive(name) or _PACKED.search(name) is not None
 
 
 def _unclear(title: str, root: str, folders: list[str], splits: Mapping[str, str], cure: str = "") -> PipelineError:

@@ -174,6 +174,7 @@ def test_a_deep_pgm_is_scaled_from_its_own_largest_value():
         ([-1.0, 1.0, 7.5], [0, 255, 255]),
         ([0.0, 0.0, 0.0], [0, 0, 0]),
         ([0.0, float("nan"), 1.0], [0, 0, 255]),
+        ([float("-inf"), float("inf"), 0.5], [0, 255, 128]),
     ],
 )
 def test_float_pixels_are_scaled_from_0_to_1_and_clipped(values, expected):
@@ -337,6 +338,13 @@ def test_an_avif_whose_pixels_are_zeros_is_refused():
 )
 def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_format(content, name):
     assert fault_of(content + bytes(80)) == f"a picture in the format {name}, which is not read; convert it to JPEG or PNG"
+
+
+@pytest.mark.parametrize("content", [grey_tiff(1, 64, 3, struct.pack("<d", 0.5)), b"II*\0\x10\0\0\0CR\2\0", b"MM\0+\0\x08\0\0"])
+def test_a_tiff_of_an_unusual_kind_is_called_one(content):
+    assert fault_of(content) == (
+        "a TIFF that cannot be read: damaged, a camera's raw file, or pixels of an unusual kind; convert it to JPEG or PNG"
+    )
 
 
 def test_a_video_is_no_picture():

@@ -125,15 +125,23 @@ def test_folders_that_are_all_called_like_splits_without_classes_are_refused():
     [
         ("cats/1.png Test/dogs/1.png train/dogs/2.png", "Test cats train", "{Test: test, train: train}"),
         ("holdback/cats/1.png train/cats/2.png train/dogs/2.png", "holdback train", "{train: train}"),
-        ("cats/1.png dogs/1.png test/1.png", "cats dogs test", "{test: test}"),
-        ("archive/cats/1.png archive/dogs/1.png train/1.png", "archive train", "{train: train}"),
-        ("cats/1.png train/1.png val/1.png", "cats train val", "{train: train, val: val}"),
+        ("cats/1.png dogs/1.png test/1.png", "cats dogs test", "{test: unlabelled}"),
+        ("archive/cats/1.png archive/dogs/1.png train/1.png", "archive train", "{train: unlabelled}"),
+        ("cats/1.png train/1.png val/1.png", "cats train val", "{train: unlabelled, val: unlabelled}"),
+        ("train_224_web/cats/1.png val_224/cats/2.png", "train_224_web val_224", "{train_224_web: train, val_224: val}"),
         ("first_train/cats/1.png other_test/cats/2.png", "first_train other_test", "{first_train: train, other_test: test}"),
         ("cats/train/1.png cats/test/1.png dogs/1.png", "cats/test cats/train", '{"cats/test": test, "cats/train": train}'),
     ],
 )
 def test_folders_that_may_be_classes_or_splits_are_refused(names, folders, told):
     assert message_of(*names.split()) == unclear(folders, f"set there what each is, as {told}")
+
+
+def test_what_the_refusal_proposes_can_be_set():
+    names = ["cats/1.png", "dogs/1.png", "test/1.png"]
+    assert "{test: unlabelled}" in message_of(*names)
+    layout = find_layout(names, "pics", {"test": "unlabelled"})
+    assert ([entry.label for entry in layout.entries], layout.unlabelled) == (["cats", "dogs"], {"test": 1})
 
 
 def test_pictures_and_masks_that_are_both_split_are_refused():
@@ -284,12 +292,19 @@ def test_an_unlabelled_folder_may_stand_in_a_split():
     assert ([entry.name for entry in layout.entries], layout.outside) == (["x/a/2.png", "x/b/3.png"], ["x/odd/a/1.png"])
 
 
-@pytest.mark.parametrize("names", ["train.zip test1.zip sample.csv", "data/train.zip data/test1.zip data/sample.csv"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train.zip test1.zip sample.csv",
+        "data/train.zip data/test1.zip data/sample.csv",
+        "train.7z test.RAR sample.png",
+        "x/photos.zip.002 x/photos.zip.001 labels.txt",
+    ],
+)
 def test_archives_in_the_archive_are_named(names):
     first, second, _ = names.split()
-    assert message_of(*names.split()) == (
-        f"pics: contains archives and no pictures: {second!r}, {first!r}; unpack them into one folder and name that in download.source"
-    )
+    cure = "unpack them into one folder and name that in download.source"
+    assert message_of(*names.split()) == f"pics: contains archives and no folders of pictures: {second!r}, {first!r}; {cure}"
 
 
 FOLDERS = st.sampled_from("train test val train_set seg_train seg_test images labels cats dogs x".split())

@@ -47,7 +47,7 @@ def test_a_member_that_climbs_is_refused(tmp_path, pack):
 
 
 def test_an_archive_that_is_none_is_refused(tmp_path):
-    assert message_of(tmp_path, {"a.tar.gz": b"<>"}) == (
+    assert message_of(tmp_path, {"a.tar.gz": b"\0"}) == (
         "set: a.tar.gz: is damaged or not an archive: it does not begin like a zip or a tar; download it again"
     )
 

@@ -248,6 +248,12 @@ def test_the_digest_of_a_url_is_that_of_its_bytes(root, server):
         (b"<html><title>\x1b[31m</title>", r"an HTML page with the title '\x1b[31m'"),
         (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
         (b'{"error": "expired"}', "a JSON document"),
+        (b"", "an empty file"),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", "one picture"),
+        (b"%PDF-1.7\n\xe2\xe3", "a PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a pointer of Git LFS"),
+        ("Lien expiré.\n".encode(), "a text that begins with 'Lien expiré.'"),
+        (b"image;label\n" * 99, "a text that begins with '" + "image;label " * 4 + "…'"),
     ],
 )
 def test_an_answer_that_is_no_archive_has_no_digest(root, server, body, page):
@@ -255,6 +261,19 @@ def test_an_answer_that_is_no_archive_has_no_digest(root, server, body, page):
     url = f"{server.url}/a"
     cure = "not an archive; give the address or path of the file itself"
     assert message_of(measure_digest, find_source(url), (), LIMITS) == f"{url}: is {page}, {cure}"
+
+
+@pytest.mark.parametrize(("begins", "kind"), [(b"Rar!\x1a\7\1\0", "RAR"), (b"7z\xbc\xaf'\x1c", "7z"), (b"(\xb5/\xfd", "Zstandard")])
+def test_an_archive_that_is_not_read_is_called_by_its_kind(root, begins, kind):
+    (root / "pics.zip").write_bytes(begins + bytes(600))
+    cure = "which is not read; unpack it into a folder and name that in download.source"
+    assert message_of(measure_digest, find_source("pics.zip"), (), LIMITS) == f"pics.zip: is a {kind} archive, {cure}"
+
+
+def test_an_archive_without_pictures_has_no_digest(root):
+    (root / "pics.zip").write_bytes(zipped(cats=b"one").replace(b"1.png", b"1.csv"))
+    cure = "name a folder or an archive of pictures"
+    assert message_of(measure_digest, find_source("pics.zip"), (), LIMITS) == f"pics.zip: contains no pictures: 'cats/1.csv'; {cure}"
 
 
 def test_an_archive_without_folders_has_no_digest(root):

@@ -174,10 +174,10 @@ ZIPS = {
     "truncated-directory": (zip_bytes(GOOD, size=3, start=len(zip_bytes(GOOD)) - 25), DAMAGED("Truncated central directory")),
     "only-in-another": (
         zip_bytes(ZipMember(b"inner.zip", zip_of(b"cats/1"))),
-        "contains archives and no pictures: 'inner.zip'; unpack them",
+        "contains archives and no folders of pictures: 'inner.zip'; unpack them",
     ),
     "web-page": (b"<!DOCTYPE html>" * 100, "is an HTML page, not an archive; "),
-    "empty": (b"", NEITHER),
+    "empty": (b"", "is an empty file, not an archive; "),
 }
 
 TARS = {
