@@ -94,7 +94,7 @@ def run_alone(folder, stage, before=":"):
 def assert_that_it_ended_for_lack_of_room(folder, stage, result):
     """Exit code 1, one line, nothing half-written."""
     (reason,) = {"File too large", "No space left on device"} & {result.stderr.partition(": ")[2].partition(";")[0]}
-    out = read_lock(folder)[stage]["cmd"].split()[-1]
+    out = read_lock(folder)[stage]["cmd"].split()[-1].replace("{model}", stage.partition("@")[2])
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert result.stderr.startswith(f"{out}: {reason}; ")
     assert left_behind(folder) == []
