@@ -23,6 +23,7 @@ from pipeline.evaluation.calibration import ece_interval, expected_calibration_e
 from pipeline.evaluation.comparison import compare_all
 from pipeline.evaluation.intervals import Bootstrap, logit_interval, proportion_interval
 
+ROOT = Path(__file__).parent.parent.parent
 FILE = Path(__file__).with_name("coverage.json")
 DRAWS, FEW = 2000, 300
 BARS = (0.935, 0.965)  # of 2,000 draws: 95 % give or take 3 standard errors
@@ -211,6 +212,31 @@ def test_the_recorded_shares_of_2000_draws_are_95_percent_give_or_take_a_point_a
     recorded = json.loads(FILE.read_text())
     assert list(recorded) == list(SIMULATIONS)
     assert {name: shares for name, shares in recorded.items() if not within(shares["2000"], BARS)} == {}
+
+
+def coverage_table(recorded):
+    """The recorded shares of 2,000 draws as docs/report.md quotes them."""
+    rows = [
+        ("accuracy, precision, recall", "proportion of 0.9", "proportion of 0.9"),
+        ("balanced accuracy", "balanced accuracy, 3 unequal classes", "balanced accuracy"),
+        ("F1 of a class", "F1 of a class", "F1 of a class"),
+        ("macro F1", "macro F1", "macro F1"),
+        ("ROC AUC", "areas, 3 classes", "areas, 3 classes"),
+        ("log loss", "log loss, T = 0.5", "log loss, T = 0.5"),
+        ("Brier score", "Brier score, T = 1.0", "Brier score, T = 1.0"),
+        ("ECE", "ECE, T = 0.5, 200 pictures", "ECE, T = 0.5"),
+        ("difference of two models", "difference of two models", "difference of two models"),
+    ]
+    lines = ["| figure | single pictures | 30 groups of 10 | 15 groups of 20 |", "| --- | --- | --- | --- |"]
+    for title, of_singles, of_groups in rows:
+        names = (of_singles, f"{of_groups}, 30 groups of 10", f"{of_groups}, 15 groups of 20")
+        shares = [f"{100 * recorded[name]['2000'][0]:.1f} %" for name in names]
+        lines.append(f"| {title} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def test_the_documentation_quotes_the_recorded_shares():
+    assert coverage_table(json.loads(FILE.read_text())) in (ROOT / "docs/report.md").read_text()
 
 
 @pytest.mark.slow
