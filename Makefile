@@ -48,7 +48,9 @@ setup: $(READY)
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(if $(HAS_TORCH),--system-site-packages) $(VENV)
 	$(if $(HAS_TORCH),grep -vE '$(TORCH_LINES)',cat) requirements.lock > $(VENV)/requirements.txt
-	python -m pip install --quiet --no-deps -r $(VENV)/requirements.txt
+	python -m pip install --quiet --no-deps --no-compile -r $(VENV)/requirements.txt
+	# In parallel, which pip does not do. Some packages contain files for other Pythons, which do not compile.
+	python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
