@@ -16,15 +16,17 @@ def compare_all(predictions: Mapping[str, Rows], confidence: float, seed: int) -
     p-values are adjusted for the number of all pairs (Holm, 1979): the most accurate model is known only after the test, so every pair
     might have become a comparison. Raises PipelineError if the rows are not of the same pictures in the same order.
     """
-    pairs = list(combinations(predictions, 2))
-    adjusted = dict(zip(pairs, holm([_p_value(predictions[first], predictions[second]) for first, second in pairs]), strict=True))
+    p_values = {frozenset(pair): _p_value(*(predictions[name] for name in pair)) for pair in combinations(predictions, 2)}
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
     def against(first: str) -> dict[str, dict[str, Any]]:
-        others = {second: adjusted.get((first, second)) or adjusted[second, first] for second in predictions if second != first}
-        return {
-            second: {"against": first, **compare(predictions[first], predictions[second], confidence, seed, adjusted_p)}
-            for second, adjusted_p in others.items()
-        }
+        compared = {}
+        for second, rows in predictions.items():
+            if second != first:
+                pair = frozenset((first, second))
+                facts = compare(predictions[first], rows, confidence, seed, p_values[pair], adjusted[pair])
+                compared[second] = {"against": first, **facts}
+        return compared
 
     if len(predictions) < 3:
         return {"differences": against(BASELINE)}
@@ -32,8 +34,8 @@ def compare_all(predictions: Mapping[str, Rows], confidence: float, seed: int) -
     return {"differences": against(BASELINE), "best": {"model": best, "differences": against(best)}}
 
 
-def compare(first: Rows, second: Rows, confidence: float, seed: int, adjusted_p: float) -> dict[str, Any]:
-    """The second model's accuracy minus the first's, with its interval, and McNemar's test by group.
+def compare(first: Rows, second: Rows, confidence: float, seed: int, p: float, adjusted_p: float) -> dict[str, Any]:
+    """The second model's accuracy minus the first's, with its interval, and the p-values of McNemar's test by group.
 
     `is_shown`: whether the difference is significant: the interval excludes 0, and `adjusted_p` agrees.
     """
@@ -50,7 +52,7 @@ def compare(first: Rows, second: Rows, confidence: float, seed: int, adjusted_p:
         "top1_accuracy_difference_high": round(high, 6),
         "only_first_right": int((first_correct & ~second_correct).sum()),
         "only_second_right": int((second_correct & ~first_correct).sum()),
-        "mcnemar_p": float(f"{_p_value(first, second):.6g}"),
+        "mcnemar_p": float(f"{p:.6g}"),
         "mcnemar_p_adjusted": float(f"{adjusted_p:.6g}"),
         # Both must agree: if few answers differ, the bootstrap interval is too narrow, and the exact test is not.
         "is_shown": not low <= 0 <= high and adjusted_p < 1 - confidence,

@@ -112,3 +112,10 @@ def test_copies_of_a_picture_make_no_difference_significant():
     ungrouped = {name: [{**row, "group": row["image_id"]} for row in rows] for name, rows in copies.items()}
     p_values = [compare_all(rows, 0.95, 0)["differences"]["finetuned"]["mcnemar_p"] for rows in (alone, copies, ungrouped)]
     assert p_values == pytest.approx([2 / 32, 2 / 32, 2 / 2**50], rel=1e-5)
+
+
+def test_a_p_value_too_small_for_a_number_is_0_and_significant():
+    answers = {"baseline": "-" * 1200, "finetuned": "+" * 1200, "partial": "+" * 1200}  # p = 2 / 2¹²⁰⁰
+    found = compare_all({name: make_rows(each) for name, each in answers.items()}, 0.95, 0)
+    for facts in (found["differences"]["finetuned"], found["best"]["differences"]["baseline"]):
+        assert (facts["mcnemar_p_adjusted"], facts["is_shown"]) == (0.0, True)
