@@ -129,12 +129,13 @@ def _retrain() -> dict[str, Any]:
         print(line, file=sys.stderr)
     before, after = refresh()
     changed = {"download.digest": [before, after]} if before != after else {}
-    scores_before, tested_before = _scores(), _test_set()
+    scores_before, tested_before = _last_comparison()
     if not json.loads(_dvc("status", "--json")):
         return {"changed": changed, "ran": [], "models": scores_before, "published": _publish(), "summary": "nothing changed"}
     ran = re.findall(r"^Running stage '(.+)':", _dvc("repro"), re.MULTILINE)
-    facts = {"changed": changed, "ran": ran, "models": _scores(), "before": scores_before}
-    other = "; the scores before are of other test pictures" if tested_before not in (None, _test_set()) else ""
+    scores, tested = _last_comparison()
+    facts = {"changed": changed, "ran": ran, "models": scores, "before": scores_before}
+    other = "; the scores before are of other test pictures" if tested_before not in (None, tested) else ""
     return {**facts, "published": _publish(), "summary": f"{len(ran)} stages ran{other}"}
 
 
@@ -148,21 +149,14 @@ def _publish() -> bool:
     return True
 
 
-def _scores() -> dict[str, dict[str, float]]:
-    """The headline metrics of each model in the last comparison."""
+def _last_comparison() -> tuple[dict[str, dict[str, float]], str | None]:
+    """The headline metrics of each model in the last comparison, and the sha256 of its test pictures."""
     from pipeline.core.files import read_json
 
     path = Path("metrics/comparison.json")
-    models = read_json(path)["models"] if path.is_file() else {}
-    return {name: {key: facts[key] for key in _HEADLINE_METRICS} for name, facts in models.items()}
-
-
-def _test_set() -> str | None:
-    """The sha256 of the test pictures of the last comparison."""
-    from pipeline.core.files import read_json
-
-    path = Path("metrics/comparison.json")
-    return read_json(path).get("test_sha256") if path.is_file() else None
+    comparison = read_json(path) if path.is_file() else {"models": {}}
+    scores = {name: {key: facts[key] for key in _HEADLINE_METRICS} for name, facts in comparison["models"].items()}
+    return scores, comparison.get("test_sha256")
 
 
 def _dvc(*arguments: str) -> str:

@@ -148,6 +148,11 @@ def check_parity(path: Path, module: "nn.Module", pixels: Array, threads: int) -
         )
 
 
+def spread(count: int, most: int) -> Array:
+    """At most that many positions, evenly from the first to the last of `count`: of pictures sorted by path, they cover the classes."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
 def count_work(module: "nn.Module", image_size: int) -> dict[str, float]:
     """Return the number of `parameters`, and `gmacs`: billions of multiply-adds per picture, as torchvision counts them."""
     import torch

@@ -11,7 +11,7 @@ from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.networks.classifier import load_backbone
 from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, resolve_image_size, takes_size, useful_size
-from pipeline.networks.onnx_file import open_session, read_facts
+from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
 from pipeline.pictures.manifest import read_manifest
@@ -32,8 +32,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     preprocessing = preprocessing_of(architecture, image_size)
     pictures = [*table.train, *table.val]
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
-    spread = [paths[index] for index in np.linspace(0, len(paths) - 1, min(_CHECKED, len(paths))).astype(int)]  # over all classes
-    sample = next(square_batches(spread, preprocessing, _CHECKED, params.threads, "check"))
+    checked = [paths[index] for index in spread(len(paths), _CHECKED)]
+    sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, image_size, sample, params.threads)
     features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
     print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)

@@ -76,7 +76,7 @@ def store_model(
 ) -> None:
     """Fit the temperature on val, export, compare the export with torch, and write the model folder."""
     from pipeline.networks.classifier import WithProbs, save_classifier, with_feature_map
-    from pipeline.networks.onnx_file import check_parity, count_work, export_onnx
+    from pipeline.networks.onnx_file import check_parity, count_work, export_onnx, spread
 
     size = data.preprocessing.image_size
     temperature = fit_temperature(logits_of(classifier, val_pixels), np.array(data.val_labels))
@@ -87,9 +87,8 @@ def store_model(
     with atomic_dir(model) as partial:
         save_classifier(classifier, partial / "model.safetensors")
         write_facts(partial, graph, {**facts, **measured}, history)
-        count = len(data.val_labels)
-        spread = np.linspace(0, count - 1, min(count, _CHECKED)).astype(int)  # val is sorted by path: over all classes
-        check_parity(partial / "model.onnx", network, np.concatenate(val_pixels)[spread], facts["hardware"]["threads"])
+        checked = np.concatenate(val_pixels)[spread(len(data.val_labels), _CHECKED)]
+        check_parity(partial / "model.onnx", network, checked, facts["hardware"]["threads"])
 
 
 def logits_of(classifier: "Classifier", pixels: Sequence[Array]) -> Array:
