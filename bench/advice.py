@@ -45,7 +45,7 @@ def check(source: str, digest: str, clone: Path) -> dict[str, Any]:
     advice = json.loads(process.stdout)
     params["backbone"] |= advice["params"].get("backbone", {})
     (clone / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    run_dvc("repro", "train_baseline", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
+    run_dvc("repro", "train_baseline", "check_names", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
     begun = time.monotonic()
     run_dvc("repro", "--single-item", f"train@{advice['regime']}", cwd=clone, stdout=subprocess.DEVNULL).check_returncode()
     seconds = time.monotonic() - begun

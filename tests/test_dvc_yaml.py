@@ -18,7 +18,7 @@ ALL_STAGES, PLOTS = FLOW["stages"], FLOW["plots"]
 STAGES = {name: stage for name, stage in ALL_STAGES.items() if name != "evaluate_baseline"}  # which repeats `evaluate`
 PARAMS = parse_yaml((ROOT / "params.yaml").read_text())
 BY_PATH = {"report": {"pipeline/serving/pyfunc.py"}}  # MLflow gets a script
-SECTIONS = {"train": ["recipe", "models.${item.model}"], "report": ["evaluate", "models"]}
+SECTIONS = {"check_names": ["models"], "train": ["recipe", "models.${item.model}"], "report": ["evaluate", "models"]}
 
 
 @cache
@@ -116,6 +116,13 @@ def test_every_entry_of_models_is_trained_evaluated_and_reported():
     data = ["data/source.json", "data/audit.json", "data/manifest.csv", "data/splits/train", "data/splits/val"]
     found = [path for path in STAGES["report"]["deps"] if not path.startswith("pipeline/")]
     assert found == [*data, "models", "results"]  # whole folders: whatever lies below
+
+
+def test_no_folder_that_an_entry_names_is_removed_before_the_names_are_checked():
+    """DVC removes the outs of a stage before it runs the stage, so the check is a stage before all those that an entry names."""
+    assert set(STAGES["check_names"]["outs"]) <= set(STAGES["train"]["deps"])
+    named = [name for name, stage in STAGES.items() if stage.get("matrix")]
+    assert [name for name in named if not {"data/names.txt", "models/${item.model}"} & set(STAGES[name]["deps"])] == []
 
 
 def test_a_name_of_an_entry_reaches_the_shell_quoted():

@@ -88,7 +88,7 @@ def all_rows(folder):
 
 
 def test_the_first_run_runs_every_stage(all_stages):
-    prepared = ["backbone", "download", "embed", "split"]
+    prepared = ["backbone", "check_names", "download", "embed", "split"]
     trained = ["train@finetuned", "train_baseline", "evaluate@finetuned", "evaluate_baseline@baseline", "report"]
     assert sorted(all_stages) == sorted(prepared + trained)
 
@@ -104,7 +104,7 @@ def test_a_run_leaves_nothing_that_git_would_add(ran):
 
 
 def test_another_number_of_epochs_reruns_that_stage_and_what_follows_it_alone(changed):
-    assert stages_run(changed[1]) == ["train@finetuned", "evaluate@finetuned", "report"]
+    assert stages_run(changed[1]) == ["check_names", "train@finetuned", "evaluate@finetuned", "report"]
 
 
 def test_dvc_lays_the_curves_and_matrices_of_two_revisions_side_by_side(changed):
@@ -137,18 +137,31 @@ def test_a_changed_comment_changes_no_out_and_no_run_of_mlflow(changed):
 def test_a_line_of_params_is_one_more_model_and_reruns_no_other(changed):
     set_params(changed[0], {"models.partial": {"regime": "partial", "stages": 1}})
     status = json.loads(type_in(changed[0], "dvc", "status", "--json"))
-    assert sorted(status) == ["evaluate@partial", "report", "train@partial"]
+    assert sorted(status) == ["check_names", "evaluate@partial", "report", "train@partial"]
 
 
 @pytest.mark.slow
 def test_one_more_model_joins_the_comparison_and_mlflow(changed):
     folder = changed[0]
-    assert stages_run(type_in(folder, "dvc", "repro")) == ["train@partial", "evaluate@partial", "report"]
+    assert stages_run(type_in(folder, "dvc", "repro")) == ["check_names", "train@partial", "evaluate@partial", "report"]
     comparison = json.loads((folder / "metrics/comparison.json").read_text())
     assert set(comparison["models"]) == {"baseline", "finetuned", "partial"}
     assert set(comparison["differences"]) == {"finetuned", "partial"}
     with sqlite3.connect(folder / "mlflow.db") as database:
         assert database.execute("select status from runs where name = 'partial'").fetchall() == [("FINISHED",)]
+
+
+@pytest.mark.parametrize(("name", "removed"), [("older.v1", "models/older.v1"), ("link/docs", "docs")])
+def test_a_bare_dvc_repro_removes_no_folder_that_a_forbidden_name_leads_to(copy_of_digits, name, removed):
+    folder = copy_of_digits()
+    (folder / "models/link").symlink_to(folder)
+    (folder / removed).mkdir(exist_ok=True)
+    (folder / removed / "mine.txt").write_text("not DVC's")
+    set_params(folder, {"models": {name: {"regime": "partial"}}})
+    output = type_in(folder, "dvc", "repro", code=255)
+    assert f"params.yaml: models: {name!r} cannot be a name; " in output
+    assert stages_run(output) == ["check_names"]
+    assert (folder / removed / "mine.txt").is_file()
 
 
 def test_mlflow_holds_a_run_a_model_with_the_numbers_of_the_metrics_files(digits):
