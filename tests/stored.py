@@ -33,7 +33,7 @@ def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,
     """Write a model folder, made without torch; its probabilities depend on every pixel and its place."""
     folder.mkdir(parents=True)
     preprocessing = {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}
-    facts = {"class_names": list(class_names), "preprocessing": preprocessing}
+    facts = {"model": folder.name, "class_names": list(class_names), "preprocessing": preprocessing}
     history = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)]
     write_facts(folder, linear_graph(SIZE, len(class_names), seed, bias), facts, history)
     return folder

@@ -93,11 +93,11 @@ def audit_lines(path: Path, shown: int | None) -> Iterator[str]:
 def verify_all() -> list[str]:
     """One line per model, if its file, its metadata, model.json and its scores agree. Raises PipelineError if not, or for a stray."""
     from pipeline.core.files import read_json
-    from pipeline.networks.artifact import stray_folders, verify_model
+    from pipeline.networks.artifact import find_strays, verify_model
 
-    if strays := stray_folders(Path("models")):
+    if strays := find_strays(Path()):
         names = ", ".join(map(str, strays))
-        raise PipelineError(f"{names}: params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays` to remove it")
+        raise PipelineError(f"{names}: params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays` to remove what it left")
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
     if not folders:
         raise PipelineError("models: contains no model; run `dvc repro`")

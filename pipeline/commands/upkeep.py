@@ -76,26 +76,12 @@ def remove_strays() -> list[str]:
     """Remove what the stages wrote for entries that have left `models`, and nothing else. Returns one line per file or folder."""
     import shutil
 
-    from pipeline.core.params import BASELINE, model_names
+    from pipeline.networks.artifact import find_strays
 
-    found = [*Path("models").glob("*/model.json"), *Path("results").glob("*/scores.json"), *Path("metrics").glob("*.json")]
-    places = {path if path.parent == Path("metrics") else path.parent: path for path in found}
-    known = (BASELINE, *model_names(), "comparison")
-    strays = sorted(place for place, path in places.items() if place.stem not in known and _is_of_model(path, place.stem))
+    strays = find_strays(Path())
     for place in strays:
         shutil.rmtree(place) if place.is_dir() else place.unlink()
     return [f"{place}: has no entry of `models` in params.yaml; removed. DVC's cache or git keeps it" for place in strays]
-
-
-def _is_of_model(path: Path, name: str) -> bool:
-    """Whether a stage wrote this JSON file for the model of that name."""
-    from pipeline.core.files import read_json
-
-    try:
-        content = read_json(path)
-    except ValueError:
-        return False
-    return isinstance(content, dict) and (content.get("model") == name or list(content) == [name])
 
 
 def publish_all() -> list[str]:

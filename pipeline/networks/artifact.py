@@ -161,17 +161,18 @@ def best_model(models: Path) -> Path:
     return min(losses, key=lambda folder: losses[folder])
 
 
-def stray_folders(models: Path) -> list[Path]:
-    """Return the model folders that are neither the baseline nor an entry of `models` in params.yaml."""
-    path = models.parent / PARAMS
-    if not path.is_file() or "models" not in (params := read_params(path)):
-        return []  # nothing says which models there are
-    return [folder for folder in _stored(models) if folder.name not in (BASELINE, *(params["models"] or {}))]
+def find_strays(project: Path) -> list[Path]:
+    """Return what stages wrote for models that have left params.yaml: folders in models/ and results/, files in metrics/."""
+    names = _named(project)
+    described = {path.parent: path for pattern in ("models/*/model.json", "results/*/scores.json") for path in project.glob(pattern)}
+    described |= {path: path for path in project.glob("metrics/*.json")}
+    by_name = [(place, path, place.name.removesuffix(".json")) for place, path in described.items()]
+    return sorted(place for place, path, name in by_name if names is not None and name not in names and _is_of_model(path, name))
 
 
 def _check_answers(folder: Path, models: Path) -> None:
     """Raise PipelineError if a model of the project is a stray, or was trained on another manifest."""
-    if folder in stray_folders(models):
+    if folder in find_strays(models.parent):
         raise PipelineError(f"{folder}: is a stray, {PARAMS} has no such entry of `models`; add it, or run `pipeline mend --strays`")
     manifest = models.parent / "data" / "manifest.csv"
     if manifest.is_file() and read_facts(folder).get("inputs_sha256", {}).get("data") != sha256_of_file(manifest):
@@ -179,13 +180,27 @@ def _check_answers(folder: Path, models: Path) -> None:
 
 
 def _known(models: Path) -> list[Path]:
-    """The stored models of the project, without strays."""
-    strays = stray_folders(models)
-    return [folder for folder in _stored(models) if folder not in strays]
+    """The stored models that params.yaml names, and the baseline."""
+    names = _named(models.parent)
+    stored = sorted(path.parent for path in models.glob("*/model.onnx"))
+    return [folder for folder in stored if names is None or folder.name in names]
 
 
-def _stored(models: Path) -> list[Path]:
-    return sorted(path.parent for path in models.glob("*/model.onnx"))
+def _named(project: Path) -> tuple[str, ...] | None:
+    """The baseline and the entries of `models` in params.yaml; None if nothing says which models there are."""
+    path = project / PARAMS
+    if not path.is_file() or "models" not in (params := read_params(path)):
+        return None
+    return (BASELINE, *(params["models"] or {}))
+
+
+def _is_of_model(path: Path, name: str) -> bool:
+    """Whether a stage wrote this JSON file for the model of that name."""
+    try:
+        content = read_json(path)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and (content.get("model") == name or list(content) == [name])
 
 
 def read_backbone() -> dict[str, Any]:
