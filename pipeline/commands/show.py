@@ -97,7 +97,9 @@ def verify_all() -> list[str]:
 
     if strays := find_strays(Path()):
         names = ", ".join(map(str, strays))
-        raise PipelineError(f"{names}: params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays` to remove what it left")
+        raise PipelineError(
+            f"{names}: params.yaml has no such entry of `models`; add it, or run `pipeline mend --strays` to remove what it left"
+        )
     folders = sorted(path.parent for path in Path("models").glob("*/model.json"))
     if not folders:
         raise PipelineError("models: contains no model; run `dvc repro`")

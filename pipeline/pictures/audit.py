@@ -23,6 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Kind of finding: its title, and what happens to its pictures. Readers of audit.json show the kinds in this order.
 KINDS = {
     "misplaced": ("Files outside the class folders", "left out"),
+    "spare": ("Files in split folders that are not used", "left out"),
     "broken": ("Broken pictures", "left out"),
     "label_conflict": ("Label conflicts", "left out under each label"),
     "leak": ("Leaks between splits", "left out of the earlier split"),
@@ -41,6 +42,7 @@ KINDS = {
 }
 _NAMED_PICTURES = 4  # in one sentence; the quarantine repeats it for each of them
 _SAME, _SAME_GROUP, _ALIKE = "the same picture as", "in the same group as", "looks like"
+_UNDRAWN = {"misplaced", "spare", "broken"}  # kinds whose files may not decode
 _DRAWN_FINDINGS = 8  # of each kind; the report shows as many
 _DRAWN_PICTURES = 4  # of each finding
 _LEAST_PICTURES = 3  # per class: one for each split
@@ -63,10 +65,13 @@ class Finding:
         return f"{_listed([name for name in self.image_ids if repr(name) not in self.detail])}: {self.detail}"
 
 
-def unusable(outside: Iterable[str], inspected: Mapping[str, Inspection]) -> Iterator[Finding]:
-    """Files outside the class folders, and files that do not decode to their last byte."""
+def unusable(outside: Iterable[str], spare: Mapping[str, Iterable[str]], inspected: Mapping[str, Inspection]) -> Iterator[Finding]:
+    """Files outside the class folders, those in split folders that are not used (`spare`), and files that do not decode completely."""
     for name in sorted(outside):
         yield Finding("misplaced", (name,), "not in a class folder", (name,))
+    for folder, names in sorted(spare.items()):
+        for name in sorted(names):
+            yield Finding("spare", (name,), f"in the folder {folder}, which is neither val nor test", (name,))
     for name in sorted(inspected):
         if fault := inspected[name].fault:
             yield Finding("broken", (name,), fault, (name,))
@@ -262,7 +267,7 @@ def summarise_audit(
 def draw_thumbnails(archive: zipfile.ZipFile, findings: Sequence[Finding]) -> dict[str, str]:
     """`image_id: data URL` of a small JPEG, for the pictures in the first findings of each kind, except files that do not decode."""
     names = set[str]()
-    for kind in KINDS.keys() - {"misplaced", "broken"}:
+    for kind in KINDS.keys() - _UNDRAWN:
         for finding in [finding for finding in findings if finding.kind == kind][:_DRAWN_FINDINGS]:
             names.update(finding.image_ids[:_DRAWN_PICTURES])
     return {name: thumbnail_url(archive.read(name)) for name in sorted(names)}

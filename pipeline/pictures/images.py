@@ -22,10 +22,18 @@ _PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, Ti
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", *(plugin.format for plugin in _PLUGINS))
 IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 JPEG_2000_SUFFIXES = (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
-PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo", ".avif", *JPEG_2000_SUFFIXES, ".heic", ".heif", ".jxl")
-_UNREAD = {  # formats of pictures without a decoder here: how their files begin
-    "HEIC": re.compile(rb".{4}ftyp(.{4})*?(hei[cmsx]|hev[cmsx])", re.DOTALL),
-    "JPEG XL": re.compile(rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n"),
+_UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".jxl"),
+    # Raw files of cameras
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
+    *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+)
+PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo", ".avif", *JPEG_2000_SUFFIXES, *_UNREAD_SUFFIXES)
+_RAW = "a camera's raw file"
+_UNREAD = {  # pictures without a decoder here: how their files begin
+    "a picture in the format HEIC": re.compile(rb".{4}ftyp(.{4})*?(hei[cmsx]|hev[cmsx])", re.DOTALL),
+    "a picture in the format JPEG XL": re.compile(rb"\xff\x0a|\0{3}\x0cJXL \r\n\x87\n"),
+    _RAW: re.compile(rb"II\*\0.{4}CR|II(RO|RS|U\0)|MMOR|.{4}ftypcrx |FUJIFILMCCD-RAW|II\x1a\0{3}HEAPCCDR|FOVb|\0MRM", re.DOTALL),
 }
 _TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
 MAX_PIXELS = 80_000_000  # below the number from which Pillow warns
@@ -40,6 +48,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright, and some cameras write 0
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # tags of a TIFF
 _METADATA_DROPPED = "stripped of metadata that cannot be read"
 _THUMBNAIL_SIDE = 96
 
@@ -125,6 +134,8 @@ def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tup
 def _read(source: bytes | Path, at_least: int | None) -> tuple[Image.Image, Traits]:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+            if _is_raw(image, source):
+                raise BrokenPicture(_unread(_RAW))
             if image.width * image.height > MAX_PIXELS:
                 raise BrokenPicture(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS:,}")
             if at_least is not None:
@@ -145,12 +156,27 @@ def _read(source: bytes | Path, at_least: int | None) -> tuple[Image.Image, Trai
 
 def _unidentified(source: bytes | Path) -> str:
     """The fault of a file in no format of `FORMATS`."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        head = file.read(64)
+    head = _head(source)
     name = next((name for name, begins in _UNREAD.items() if begins.match(head)), None)
     if name is None and _TIFF.match(head):
         return "a TIFF that cannot be read: damaged, a camera's raw file, or pixels of an unusual kind; convert it to JPEG or PNG"
-    return f"a picture in the format {name}, which is not read; convert it to JPEG or PNG" if name else "not a picture"
+    return _unread(name) if name else "not a picture"
+
+
+def _unread(what: str) -> str:
+    return f"{what}, which is not read; convert it to JPEG or PNG"
+
+
+def _head(source: bytes | Path) -> bytes:
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        return file.read(64)
+
+
+def _is_raw(image: Image.Image, source: bytes | Path) -> bool:
+    """Whether this is the thumbnail with which a camera's raw file begins: a TIFF that DNG or Canon marks, or with the picture below it."""
+    tags = _tiff_tags(image)
+    is_thumbnail = TiffImagePlugin.SUBIFD in tags and tags.get(_SUBFILE_TYPE, 0) & 1 == 1
+    return bool(tags) and (_DNG_VERSION in tags or is_thumbnail or _UNREAD[_RAW].match(_head(source)) is not None)
 
 
 def _orientation(image: Image.Image) -> int | None:

@@ -90,10 +90,11 @@ def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> 
     return Layout(layout.entries, layout.outside + omitted, layout.folders, layout.unlabelled | counts)
 
 
-def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple[str | None, str | None]:
-    """The folders of the archive that become test and val, if it has any. `val`, `test`: a fraction, or a folder's name.
+def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[str, str]:
+    """`folder: split` of the split folders that are used, if the archive has any. `val`, `test`: a fraction, or a folder's name.
 
-    In an archive of train and val alone, val becomes the test split: it is what the publisher held out. Raises PipelineError.
+    Of train and val alone, val becomes the test split: it is what the publisher held out. A val or test folder in whose place another
+    is named is not used, since it was not published to train on. Raises PipelineError.
     """
     for name, folder in (("val", val), ("test", test)):
         if isinstance(folder, str) and folder not in layout.folders:
@@ -101,20 +102,23 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> tuple
             raise PipelineError(f"params.yaml: split.{name}: {folder!r} is not a split folder of the pictures; they have {there}")
     if val == test and isinstance(val, str):
         raise PipelineError(f"params.yaml: split: val and test both name the folder {val!r}; name different ones")
-    by_split: dict[str, str] = {}
+    unnamed: dict[str, list[str]] = defaultdict(list)
     for folder, split in layout.folders.items():
-        if folder in (val, test):
-            continue
-        if split in by_split and split != "train":
-            raise PipelineError(f"data/raw.zip: contains {by_split[split]!r} and {folder!r}; name one of them in params.yaml: split")
-        by_split[split] = folder
-    test_folder = test if isinstance(test, str) else by_split.get("test", by_split.get("val"))
-    val_folder = val if isinstance(val, str) else by_split.get("val")
-    if val_folder == test_folder:
-        val_folder = None
-    if layout.folders and not set(layout.folders) - {test_folder, val_folder}:
+        if folder not in (val, test):
+            unnamed[split].append(folder)
+    test_folder = test if isinstance(test, str) else _only(unnamed["test"]) or _only(unnamed["val"])
+    val_folder = val if isinstance(val, str) else _only([folder for folder in unnamed["val"] if folder != test_folder])
+    if layout.folders and not unnamed["train"]:
         raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
-    return test_folder, val_folder
+    chosen = {folder: split for folder, split in ((test_folder, "test"), (val_folder, "val")) if folder}
+    return dict.fromkeys(unnamed["train"], "train") | chosen
+
+
+def _only(folders: list[str]) -> str | None:
+    """The only folder, or None if there is none. Raises PipelineError if there are several."""
+    if len(folders) > 1:
+        raise PipelineError(f"data/raw.zip: contains {folders[0]!r} and {folders[1]!r}; name one of them in params.yaml: split")
+    return folders[0] if folders else None
 
 
 def _find_folders(folders: Mapping[str, str], names: list[str], title: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Split the pictures into train, val and test: audit them all, write ImageFolder trees, and list what was left out."""
 
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,11 +34,18 @@ class Params(Section):  # section `split` of params.yaml
     leak: Literal["repair", "fail"]  # what to do if labels conflict, or if given splits share pictures
 
 
-def given_splits(layout: Layout, params: Params) -> dict[str, str]:
-    """`image_id: split` of the pictures that the archive's own folders put into val or test."""
-    test_folder, val_folder = choose_folders(layout, params.val, params.test)
-    given = {folder: name for folder, name in ((test_folder, "test"), (val_folder, "val")) if folder}
-    return {entry.name: given[entry.folder] for entry in layout.entries if entry.folder in given}
+def use_folders(layout: Layout, params: Params) -> tuple[list[ClassFile], dict[str, str], dict[str, list[str]]]:
+    """The files that are used, `image_id: split` of those that the archive's own folders put into val or test, and the names of the rest.
+
+    The rest is by split folder: it is in those that are not used.
+    """
+    used = choose_folders(layout, params.val, params.test)
+    spare = defaultdict[str, list[str]](list)
+    for entry in layout.entries:
+        if entry.folder is not None and entry.folder not in used:
+            spare[entry.folder].append(entry.name)
+    entries = [entry for entry in layout.entries if entry.folder not in spare]
+    return entries, {entry.name: used[entry.folder] for entry in entries if entry.folder and used[entry.folder] != "train"}, spare
 
 
 def relate(
@@ -101,18 +109,21 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
         layout = find_layout(archive.namelist(), "data/raw.zip", params.folders)
         for folder, count in layout.unlabelled.items():
             print(f"{folder}: {count} {'file has' if count == 1 else 'files have'} no label and will be left out")
-        given = given_splits(layout, params)
-        inspected = inspect_all(archive, [entry.name for entry in layout.entries])
+        entries, given, spare = use_folders(layout, params)
+        for folder, names in spare.items():
+            files = f"{len(names)} file{'s' * (len(names) != 1)}"
+            print(f"{folder}: {files} will be left out, since split.val and split.test name other folders; split.folders can make it train")
+        inspected = inspect_all(archive, [entry.name for entry in entries])
         infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
-        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in layout.entries}, given, params)
+        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in entries}, given, params)
         if params.leak == "fail":
             refuse_leaks(relations)
-        findings = [*audit.unusable(layout.outside, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
+        findings = [*audit.unusable(layout.outside, spare, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
         unused = left_out(findings)
         used = {name: infos[name] for name in sorted(infos.keys() - unused)}
         findings += audit.outliers(used)
-        check_classes(layout.entries, inspected, unused)
-        entries = sorted((entry for entry in layout.entries if entry.name not in unused), key=lambda entry: entry.name)
+        check_classes(entries, inspected, unused)
+        entries = sorted((entry for entry in entries if entry.name not in unused), key=lambda entry: entry.name)
         pictures = place(entries, inspected, infos, assign(entries, given, together, user_groups, params), together)
         check_every_class_everywhere(pictures)
         write_trees(archive, pictures, infos, splits)

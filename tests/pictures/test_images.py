@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 from timm.data import create_transform
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, v2
@@ -340,7 +340,50 @@ def test_a_picture_in_a_format_that_is_not_read_is_called_by_its_format(content,
     assert fault_of(content + bytes(80)) == f"a picture in the format {name}, which is not read; convert it to JPEG or PNG"
 
 
-@pytest.mark.parametrize("content", [grey_tiff(1, 64, 3, struct.pack("<d", 0.5)), b"II*\0\x10\0\0\0CR\2\0", b"MM\0+\0\x08\0\0"])
+def thumbnail_tiff(tags):
+    """A good TIFF of 4 by 4 pixels with more tags, as the thumbnail in a raw file."""
+    with io.BytesIO() as file:
+        info = TiffImagePlugin.ImageFileDirectory_v2()
+        for tag, kind, value in tags:
+            info.tagtype[tag] = kind
+            info[tag] = value
+        Image.new("RGB", (4, 4)).save(file, "TIFF", tiffinfo=info)
+        return file.getvalue()
+
+
+def canon(content):
+    """A TIFF whose directory starts behind Canon's mark."""
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    entries = [struct.unpack_from("<HHII", content, at) for at in range(start + 2, start + 2 + 12 * count, 12)]
+    shifted = b"".join(struct.pack("<HHII", tag, kind, n, value + 8 * (tag == 273)) for tag, kind, n, value in entries)
+    return b"II*\0" + struct.pack("<I", start + 8) + b"CR\2\0" + bytes(4) + content[8:start] + struct.pack("<H", count) + shifted + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        thumbnail_tiff([(50706, TiffTags.BYTE, b"\1\4\0\0")]),  # DNG
+        thumbnail_tiff([(254, TiffTags.LONG, 1), (330, TiffTags.LONG, (8, 8))]),  # NEF, ARW: the picture is below its thumbnail
+        canon(grey_tiff(4, 8, 1, b"abcd")),
+        b"II*\0\x10\0\0\0CR\2\0",
+        b"\0\0\0\x18ftypcrx \0\0\0\1crx isom",
+        b"FUJIFILMCCD-RAW 0201FF159502X-T3",
+        b"IIRO\x08\0\0\0",
+        b"IIU\0\x18\0\0\0",
+        b"FOVb\0\0\3\0",
+    ],
+)
+def test_a_raw_file_of_a_camera_is_called_one_even_if_its_thumbnail_decodes(content):
+    assert fault_of(content + bytes(80)) == "a camera's raw file, which is not read; convert it to JPEG or PNG"
+
+
+@pytest.mark.parametrize("tags", [[], [(254, TiffTags.LONG, 0), (330, TiffTags.LONG, (8, 8))], [(254, TiffTags.LONG, 1)]])
+def test_a_tiff_with_smaller_copies_or_without_a_larger_picture_is_read(tags):
+    assert decode(thumbnail_tiff(tags)).size == (4, 4)
+
+
+@pytest.mark.parametrize("content", [grey_tiff(1, 64, 3, struct.pack("<d", 0.5)), b"II*\0\x10\0\0\0", b"MM\0+\0\x08\0\0"])
 def test_a_tiff_of_an_unusual_kind_is_called_one(content):
     assert fault_of(content) == (
         "a TIFF that cannot be read: damaged, a camera's raw file, or pixels of an unusual kind; convert it to JPEG or PNG"

@@ -27,8 +27,8 @@ def test_a_folder_becomes_its_pictures_sorted_by_name(here):
     assert found(here, "in") == ["in/a.JPG", "in/b.png", "in/c/a.gif"]
 
 
-@pytest.mark.parametrize("suffix", [".avif", ".JP2", ".jpx", ".heic", ".jxl"])
-def test_modern_formats_in_a_folder_are_not_passed_over(here, suffix):
+@pytest.mark.parametrize("suffix", [".avif", ".JP2", ".jpx", ".heic", ".jxl", ".CR2", ".nef", ".dng", ".arw", ".RAF"])
+def test_modern_formats_and_raw_files_in_a_folder_are_not_passed_over(here, suffix):
     (here / f"empty/a{suffix}").touch()
     assert found(here, "empty") == [f"empty/a{suffix}"]
 

@@ -78,18 +78,34 @@ def split_names(folders):
 @pytest.mark.parametrize(
     ("folders", "val", "test", "expected"),
     [
-        ("train val test", 0.1, 0.1, ("test", "val")),
-        ("Training VALID Testing", 0.1, 0.1, ("Testing", "VALID")),
-        ("train validation", 0.1, 0.1, ("validation", None)),  # what its publisher held out is the test split
-        ("train test", 0.1, 0.1, ("test", None)),
-        ("train val", "val", 0.1, (None, "val")),
-        ("train val test", "test", "val", ("val", "test")),
-        ("train training test", 0.1, 0.1, ("test", None)),
-        ("", 0.1, 0.1, (None, None)),
+        ("train val test", 0.1, 0.1, {"train": "train", "test": "test", "val": "val"}),
+        ("Training VALID Testing", 0.1, 0.1, {"Training": "train", "Testing": "test", "VALID": "val"}),
+        ("train validation", 0.1, 0.1, {"train": "train", "validation": "test"}),  # what its publisher held out is the test split
+        ("train test", 0.1, 0.1, {"train": "train", "test": "test"}),
+        ("train val", "val", 0.1, {"train": "train", "val": "val"}),
+        ("train val test", "test", "val", {"train": "train", "val": "test", "test": "val"}),
+        ("train training test", 0.1, 0.1, {"train": "train", "training": "train", "test": "test"}),
+        ("", 0.1, 0.1, {}),
     ],
 )
 def test_split_folders_become_test_and_val(folders, val, test, expected):
     assert choose_folders(Layout([], [], split_names(folders)), val, test) == expected
+
+
+@pytest.mark.parametrize(
+    ("folders", "val", "test", "spare"),
+    [
+        ("train test testing", 0.1, "testing", "test"),
+        ("train test testing tests", 0.1, "test", "testing tests"),
+        ("train val valid test", "valid", 0.1, "val"),
+        ("train val test", 0.1, "val", "test"),
+        ("train val valid validation test", "val", "valid", "validation test"),
+    ],
+)
+def test_a_folder_in_whose_place_another_is_named_is_not_trained_on(folders, val, test, spare):
+    used = choose_folders(Layout([], [], split_names(folders)), val, test)
+    assert set(folders.split()) - set(used) == set(spare.split())
+    assert [folder for folder, split in used.items() if split == "train"] == ["train"]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +114,8 @@ def test_split_folders_become_test_and_val(folders, val, test, expected):
         ("train val", 0.1, "holdout", "params.yaml: split.test: 'holdout' is not a split folder of the pictures; they have train, val"),
         ("train val", "val", "val", "params.yaml: split: val and test both name the folder 'val'; name different ones"),
         ("train val valid", 0.1, 0.1, "data/raw.zip: contains 'val' and 'valid'; name one of them in params.yaml: split"),
+        ("train val valid test", 0.1, "test", "data/raw.zip: contains 'val' and 'valid'; name one of them in params.yaml: split"),
+        ("test testing", 0.1, "test", "data/raw.zip: contains test, testing and no training folder; add train/"),
         ("val test", 0.1, 0.1, "data/raw.zip: contains val, test and no training folder; add train/"),
     ],
 )

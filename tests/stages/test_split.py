@@ -384,6 +384,15 @@ def test_pictures_without_a_label_are_counted_and_left_out_by_name(tmp_path, cap
     assert audit_of(data)["pictures"] == 20
 
 
+def test_pictures_of_a_second_test_folder_are_counted_and_left_out_by_name(tmp_path, capsys):
+    contents = {**folders(train=(10, 10), test=(2, 2), holdout=(1, 2)), "holdout/cats/broken.png": b""}
+    data = split(tmp_path, contents, test="test")
+    assert capsys.readouterr().out.startswith("holdout: 4 files will be left out, since split.val and split.test name other folders; ")
+    assert set(reasons(data)) == {name for name in contents if name.startswith("holdout/")}
+    assert set(reasons(data).values()) == {"in the folder holdout, which is neither val nor test"}
+    assert counts_by_folder(data) == {("train", "train"): 16, ("train", "val"): 4, ("test", "test"): 4}
+
+
 @pytest.mark.parametrize(
     ("absent", "counts"),
     [
