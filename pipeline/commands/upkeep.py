@@ -18,22 +18,24 @@ def add_data(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser("data", help="refresh: pin the current content of download.source in params.yaml")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("refresh", help="read download.source and rewrite download.digest")
+    action.add_argument("--force", action="store_true", help="of a folder, read all files, not only those that changed since the last look")
     action.set_defaults(run=print_refresh)
 
 
 def print_refresh(parsed: argparse.Namespace) -> None:
     """Refresh the digest and print the result in one line."""
-    before, after = refresh()
+    before, after = refresh(parsed.force)
     if before == after:
         print(f"download.digest {after}: nothing changed")
     else:
         print(f"download.digest {before} -> {after}: see `git diff params.yaml`, then run `dvc repro`")
 
 
-def refresh() -> tuple[str | None, str]:
+def refresh(reads_all: bool = False) -> tuple[str | None, str]:
     """Set download.digest in params.yaml to that of the source as it is now. Returns the digest before and after.
 
-    No other byte of params.yaml changes. Raises PipelineError.
+    `reads_all`: read also those files of a folder that did not change since the last look. No other byte of params.yaml changes.
+    Raises PipelineError.
     """
     from pipeline.core.params import PARAMS, read_params, read_section, set_params
     from pipeline.sources.members import Limits
@@ -47,7 +49,7 @@ def refresh() -> tuple[str | None, str]:
     before = section["digest"]
     source = find_source(section["source"])
     limits = read_section("download.limits", Limits, PARAMS)
-    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits, section.get("encoding"))
+    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits, section.get("encoding"), reads_all)
     if source.known_digest not in (None, after):
         print(f"{source.title}: differs from its known digest {source.known_digest}; check the pictures before you train", file=sys.stderr)
     if before != after:

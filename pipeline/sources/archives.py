@@ -4,16 +4,14 @@ import bz2
 import gzip
 import html
 import lzma
-import os
 import re
 import stat
 import struct
 import sys
 import tarfile
 import textwrap
-import unicodedata
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ from tqdm import tqdm
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
 from pipeline.net import store
-from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, is_junk, name_fault, shown
+from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, shown
 from pipeline.sources.names import expect_encoding, tar_name, zip_names
 
 _COMPRESSIONS: dict[bytes, Any] = {rb"\x1f\x8b": gzip.open, rb"BZh[1-9]1AY&SY": bz2.open, rb"\xfd7zXZ\0": lzma.open}
@@ -80,32 +78,6 @@ def open_archive(path: Path, title: str, limits: Limits, encoding: str | None = 
         yield members
 
 
-def folder_members(folder: Path, limits: Limits) -> Members:
-    """The regular files below a folder, by their path in it, sorted, without hidden files and those that systems add.
-
-    Raises PipelineError on links, special files and unsafe names, and beyond the limits.
-    """
-    members: Members = {}
-    budget, waiting = Budget(str(folder), limits), [folder]
-    while waiting:
-        for path in sorted(waiting.pop().iterdir()):
-            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
-            if is_junk(name):
-                continue
-            if name in members:
-                raise PipelineError(f"{folder}: contains {shown(name)} twice, in two Unicode forms; rename one")
-            budget.add_file()
-            status = path.lstat()
-            if fault := _folder_fault(path, name, status.st_mode):
-                raise PipelineError(f"{folder}: {shown(name)} {fault}")
-            if stat.S_ISDIR(status.st_mode):
-                waiting.append(path)
-            else:
-                budget.reach(name, status.st_size)
-                members[name] = partial(_read_file, name, path, budget)
-    return dict(sorted(members.items()))
-
-
 def pack(members: Members, target: Path) -> str:
     """Write members as one zip and return their `digest_of`. The same content gives the same bytes.
 
@@ -124,9 +96,13 @@ def pack(members: Members, target: Path) -> str:
 
 
 def digest_of(members: Members) -> str:
-    """The digest of a set of files: sha256 over the lines «sha256  path», sorted by path."""
-    lines = (f"{sha256_of(members[name]())}  {name}\n" for name in tqdm(sorted(members), "pack", disable=None, leave=False))
-    return sha256_of("".join(lines).encode())
+    """The digest of a set of files, see `digest_of_sums`."""
+    return digest_of_sums({name: sha256_of(members[name]()) for name in tqdm(sorted(members), "pack", disable=None, leave=False)})
+
+
+def digest_of_sums(sums: Mapping[str, str]) -> str:
+    """The sha256 over the lines «sha256  path», sorted by path, of `path: sha256`."""
+    return sha256_of("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def zip_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> Iterator[ArchiveEntry]:
@@ -201,24 +177,6 @@ def _text_in(start: bytes) -> str | None:
     if not "".join(words).rstrip("\ufffd").isprintable() or not words:
         return None
     return f"a text that begins with {textwrap.shorten(' '.join(words), 60, placeholder=' …')!r}"
-
-
-def _folder_fault(path: Path, name: str, mode: int) -> str | None:
-    """Why a file or folder on disk is refused, and what to do."""
-    if stat.S_ISLNK(mode):
-        return "is a link; replace it by the file itself"
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        return "is a pipe, a socket or a device; leave it out"
-    if fault := name_fault(name):
-        return f"{fault}; rename it"
-    if not os.access(path, os.R_OK):
-        return "is not readable; change its permissions or leave it out"
-    return None
-
-
-def _read_file(name: str, path: Path, budget: Budget) -> bytes:
-    with path.open("rb") as file:
-        return budget.read(name, iter(partial(file.read, BLOCK), b""))
 
 
 def _find_directory(file: BinaryIO) -> tuple[int, int]:

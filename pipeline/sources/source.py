@@ -12,7 +12,8 @@ from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import project_root, sha256_of_file
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
-from pipeline.sources.archives import digest_of, folder_members, open_archive
+from pipeline.sources.archives import digest_of, open_archive
+from pipeline.sources.folders import folder_digest, folder_members
 from pipeline.sources.formats import (
     PublishedFile,
     Reader,
@@ -192,9 +193,8 @@ def open_source(
             with open_published(source.title, _fetch_files(source.named, mirrors, digest, limits), limits) as published:
                 yield source.named.read(published)
         elif source.path is not None and source.path.is_dir():
-            members = folder_members(source.path, limits)
-            expect_folders(members, source.title)
-            yield members
+            expect_folders(files := folder_members(source.path, limits), source.title)
+            yield {**files}
         else:
             with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
                 expect_folders(members, source.title)
@@ -205,23 +205,29 @@ def open_source(
         raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None) -> str:
+def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None, reads_all: bool = False) -> str:
     """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of pictures in folders.
 
-    A file with a published checksum is taken from the store if it is there, since no other file would be accepted.
+    A file with a published checksum is taken from the store if it is there, since no other file would be accepted. Of a folder, only
+    files that changed since the last look are read, see `folder_digest`; `reads_all`: all of them.
     """
-    if not source.pinned_by_content:
-        path = _find_archive(source, mirrors, None, limits)
-        with open_archive(path, source.title, limits, encoding) as members:
-            expect_folders(members, source.title)
-        return sha256_of_file(path)
-    if source.named is None:
-        with open_source(source, mirrors, None, limits) as members:
-            return digest_of(members)
-    paths = _fetch_files(source.named, mirrors, None, limits)
-    with open_published(source.title, paths, limits) as published:
-        digest = digest_of(source.named.read(published))
-    for file in source.named.files:
+    if source.named is not None:
+        return _measure_named(source.title, source.named, mirrors, limits)
+    if source.path is not None and source.path.is_dir():
+        files = folder_members(source.path, limits)
+        expect_folders(files, source.title)
+        return folder_digest(source.path, files, reads_all)
+    path = _find_archive(source, mirrors, None, limits)
+    with open_archive(path, source.title, limits, encoding) as members:
+        expect_folders(members, source.title)
+    return sha256_of_file(path)
+
+
+def _measure_named(title: str, named: NamedSource, mirrors: tuple[str, ...], limits: Limits) -> str:
+    paths = _fetch_files(named, mirrors, None, limits)
+    with open_published(title, paths, limits) as published:
+        digest = digest_of(named.read(published))
+    for file in named.files:
         if file.md5 is None:
             store.alias(digest, paths[file.name])  # so that the stage does not download it again
     return digest

@@ -164,6 +164,8 @@ def data(root, monkeypatch):
     (root / "pictures.zip").write_bytes(zip_bytes(ZipMember(b"ants/1.png")))
     yield "data refresh"
     yield "data refresh"
+    yield "data refresh --force"
+    yield "data refresh --help"
 
 
 def mend(root, monkeypatch):

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import PipelineError
 from pipeline.sources import archives as archive_module
+from pipeline.sources import folders as folders_module
 from pipeline.sources import members as members_module
-from pipeline.sources.archives import digest_of, folder_members, open_archive, pack
+from pipeline.sources.archives import digest_of, open_archive, pack
+from pipeline.sources.folders import folder_members
 from pipeline.sources.members import is_archive
 from tests.archives import ZipMember, limits, make_tar, make_zip, tar_bytes, tar_member, zip_bytes
 
@@ -341,7 +343,7 @@ def test_a_name_in_a_folder_that_is_no_utf_8_is_refused(tmp_path):
 
 def test_what_may_not_be_read_in_a_folder_is_refused(tmp_path, monkeypatch):
     write(tmp_path, "cats/1")
-    monkeypatch.setattr(archive_module.os, "access", lambda path, mode: path.name != "1")  # root may read everything
+    monkeypatch.setattr(folders_module.os, "access", lambda path, mode: path.name != "1")  # root may read everything
     assert message_of_folder(tmp_path) == f"{tmp_path}: 'cats/1' is not readable; change its permissions or leave it out"
 
 

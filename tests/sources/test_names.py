@@ -7,7 +7,8 @@ import zlib
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.sources.archives import folder_members, open_archive
+from pipeline.sources.archives import open_archive
+from pipeline.sources.folders import folder_members
 from pipeline.sources.names import expect_encoding, guess_encoding
 from tests.archives import ZipMember, limits, tar_bytes, tar_member, zip_bytes
 

@@ -9,7 +9,8 @@ import zipfile
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.sources.archives import digest_of, folder_members
+from pipeline.sources.archives import digest_of
+from pipeline.sources.folders import folder_members
 from pipeline.sources.members import Limits
 from pipeline.stages.download import Params, run
 from tests.archives import ZipMember, zip_bytes
