@@ -47,6 +47,17 @@ def run_dvc(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, text=True, check=False, **options)
 
 
+def locked_params(stage: str, lock: Path = Path("dvc.lock")) -> dict[str, Any]:
+    """The params of params.yaml with which a stage last ran, by dvc.lock; none if it never did. Raises PipelineError if it is torn."""
+    try:
+        locked = parse_yaml(lock.read_text(encoding="utf-8"))
+        return dict(locked["stages"][stage]["params"]["params.yaml"])
+    except (FileNotFoundError, KeyError):
+        return {}
+    except (ValueError, TypeError):
+        raise PipelineError(f"{lock}: is not what DVC writes; run `pipeline mend`") from None
+
+
 def mend() -> list[str]:
     """Repair what a killed DVC left half-written: delete its list of running commands, restore dvc.lock from git. Keep a copy of both.
 

@@ -100,6 +100,12 @@ def process_space() -> str:
     return sha256_of("/".join(parts).encode())[:8]
 
 
+def left_behind(folder: Path) -> list[Path]:
+    """The temporary files in a folder of processes that were killed while they wrote, sorted. Of other machines only old ones."""
+    found = [(path, _LEFTOVER.search(path.name)) for path in sorted(folder.glob(".*.partial*"))]
+    return [path for path, match in found if match and _is_left_behind(path, match[1], int(match[2]))]
+
+
 def _beside(path: Path, ending: str) -> Path:
     """A name beside `path` that no other process uses: all copies of a project share `.cache/`, also those in other containers."""
     return path.with_name(f".{path.name}.{process_space()}-{os.getpid()}.{ending}")

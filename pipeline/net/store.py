@@ -1,13 +1,22 @@
-"""The store, `.cache/store`: downloaded files by their sha256, aliases of them, and partial downloads."""
+"""The store, `.cache/store`: downloaded files by their sha256, aliases of them, and partial downloads.
 
+A process that uses the store holds a shared lock until it ends, so that what it fetched or found is not removed under its hands.
+"""
+
+import fcntl
 import hashlib
+import os
 import re
 import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from pipeline.core.files import atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, write_json
+from pipeline.core.files import atomic_file, cache_dir, left_behind, read_json, sha256_of, sha256_of_file, write_json
 
 # A strong ETag or an HTTP date. It goes into a request header, so nothing else is accepted from a server or a file.
 _VALIDATOR = re.compile(r'"[!#-~]{0,200}"|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT')
@@ -21,6 +30,8 @@ def stored(digest: str) -> Path | None:
     if not path.is_file():
         return None
     if sha256_of_file(path) == digest:
+        with suppress(PermissionError):  # of another user
+            os.utime(path)  # when it was last used
         return path
     path.unlink()
     return None
@@ -146,6 +157,77 @@ class Partial:
         return path
 
 
+@dataclass(frozen=True)
+class StoredItem:
+    """A file in the store with the notes about it, or a download that did not end.
+
+    `name`: its sha256, or the name of the unfinished file; `size`: in bytes; `used`: when it was last fetched or found, in seconds since
+    1970; `keys`: the sha256, the aliases, and the sha256 of the URLs under which the store finds it.
+    """
+
+    name: str
+    is_complete: bool
+    size: int
+    used: float
+    keys: frozenset[str]
+    paths: tuple[Path, ...]
+
+    def remove(self) -> None:
+        """Remove the notes, then the file."""
+        for path in reversed(self.paths):
+            path.unlink(missing_ok=True)
+
+
+def list_items() -> list[StoredItem]:
+    """What the store contains, sorted by name. Files that this module did not write are not listed."""
+    store = cache_dir("store")
+    if not store.is_dir():
+        return []
+    paths = sorted(path for path in store.iterdir() if path.is_file() and not path.is_symlink())
+    notes: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if re.fullmatch(r"[0-9a-f]{32,64}\.(alias|seen\.json)", path.name):
+            notes[_target(path)].append(path)
+    items = [_item(path, True, notes[path.name]) for path in paths if re.fullmatch("[0-9a-f]{64}", path.name)]
+    for path in paths:
+        if re.fullmatch(r"[0-9a-f]{64}\.partial", path.name):
+            items.append(_item(path, False, [note for note in paths if note == path.with_suffix(".json")]))
+    items += [_item(path, False, []) for path in left_behind(store)]
+    return [item for item in items if item]
+
+
+@contextmanager
+def alone() -> Iterator[bool]:
+    """Yield whether no other process uses the store. If so, none starts to before the block ends."""
+    is_alone = False
+    with suppress(OSError):  # another one has the lock, or the file system has no locks
+        _lock(fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = True
+    try:
+        yield is_alone
+    finally:
+        with suppress(OSError):
+            _lock(fcntl.LOCK_SH)
+
+
+def _item(path: Path, is_complete: bool, notes: list[Path]) -> StoredItem | None:
+    """An item, or None if another process has just moved it away."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    keys = frozenset(each.name.partition(".")[0] for each in (path, *notes))
+    return StoredItem(path.name, is_complete, status.st_size, status.st_mtime, keys, (path, *notes))
+
+
+def _target(note: Path) -> str:
+    """The sha256 to which an alias or a note about a URL leads; empty if this module did not write it."""
+    try:
+        return str(read_json(note)["sha256"]) if note.suffix == ".json" else note.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return ""
+
+
 def _seen_note(url: str) -> Path:
     return _store() / f"{sha256_of(url.encode())}.seen.json"
 
@@ -166,4 +248,20 @@ def _checksum_of(path: Path, algorithm: str) -> str:
 def _store() -> Path:
     store = cache_dir("store")
     store.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # a file system without locks
+        _lock(fcntl.LOCK_SH)
     return store
+
+
+_held: dict[Path, int] = {}  # the lock's file, open as long as this process lives
+
+
+def _lock(mode: int) -> None:
+    """Take the lock of the store, or change how it is held. Raises OSError."""
+    path = cache_dir("locks") / "store.lock"
+    if path not in _held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for earlier in list(_held):  # of another project
+            os.close(_held.pop(earlier))
+        _held[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(_held[path], mode)

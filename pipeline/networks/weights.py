@@ -82,6 +82,13 @@ def store_key(url: str) -> str:
     return sha256_of(url.encode())
 
 
+def store_keys(name: str, weights: str, digest: str | None) -> set[str]:
+    """Return the keys in the store of what the section `backbone` names, or first digits of one. Raises PipelineError."""
+    source = published_source(zoo.find_architecture(name)) if weights == "pretrained" else None
+    keys = (digest, *((store_key(source[0]), digits_in_name(source[0])) if source else ()))
+    return {key for key in keys if key}
+
+
 def load_weights(
     tensors: State, architecture: zoo.Architecture, weights: str, digest: str | None, head_tensors: Collection[str] = ()
 ) -> Origin:

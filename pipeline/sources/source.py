@@ -1,7 +1,7 @@
 """The source of the pictures: a named dataset, a folder, an archive, or a URL."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import PipelineError, without_password
-from pipeline.core.files import project_root, sha256_of_file
+from pipeline.core.files import project_root, sha256_of, sha256_of_file
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
 from pipeline.sources.archives import digest_of, open_archive
@@ -231,6 +231,14 @@ def _measure_named(title: str, named: NamedSource, mirrors: tuple[str, ...], lim
         if file.md5 is None:
             store.alias(digest, paths[file.name])  # so that the stage does not download it again
     return digest
+
+
+def store_keys(text: str, mirrors: Iterable[str], digest: str | None) -> set[str]:
+    """The keys in the store of what `download.source` and `download.digest` name, and the sha256 of its URLs."""
+    files = NAMED[text].files if text in NAMED else ()
+    urls = [file.url for file in files] or [text]
+    urls += [f"{mirror.rstrip('/')}/{file.name}" for mirror in mirrors for file in files] if files else mirrors
+    return {key for key in (digest, *(file.md5 for file in files), *(sha256_of(url.encode()) for url in urls)) if key}
 
 
 def expect_digest(source: Source, found: str, pinned: str) -> None:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from pipeline.core import dvc
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import sha256_of_file, write_json
+from pipeline.core.files import sha256_of, sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
 from tests.archives import ZipMember, zip_bytes
 from tests.checkout import ROOT
@@ -182,6 +182,26 @@ def mend(root, monkeypatch):
     yield "mend"
 
 
+def store(root, monkeypatch):
+    limits = f"url_mirrors: [], {LIMITS}"
+    contents = {number: b"%d" % number * size for number, size in ((1, 2_500_000), (2, 30_000), (3, 1))}
+    names = {number: sha256_of(content) for number, content in contents.items()}
+    (root / "params.yaml").write_text(f"download: {{source: 'http://data.example/a.zip', digest: {names[1]}, {limits}}}\n")
+    yield "store"
+    for number, content in contents.items():
+        path = root / ".cache/store" / names[number]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        os.utime(path, (1.7e9 + number, 1.7e9 + number))
+    write_json(root / "data/source.json", {"digest": names[1]})
+    write_json(root / "models/backbone/backbone.json", {"weights": {"sha256": names[2]}})
+    yield "store"
+    yield "store --trim"
+    yield "store --trim --yes"
+    yield "store --trim"
+    yield "store"
+
+
 def publish(root, monkeypatch):
     monkeypatch.setattr("pipeline.tracking.publish.publish", lambda *_: [])
     yield "publish"
@@ -238,14 +258,14 @@ def ui(root, monkeypatch):
 
 
 def usage(root, monkeypatch):
-    for command in ("", *"results predict explain audit verify data retrain publish mend deps ui models summary".split()):
+    for command in ("", *"results predict explain audit verify data retrain publish mend store deps ui models summary".split()):
         yield f"{command} --help".strip()
     yield "nonsense"
     yield ""
 
 
 # Each yields the command lines to type, and prepares the project in between.
-COMMANDS = [results, audit, verify, models, predict, explain, summary, data, mend, publish, retrain, deps, ui, usage]
+COMMANDS = [results, audit, verify, models, predict, explain, summary, data, mend, store, publish, retrain, deps, ui, usage]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
