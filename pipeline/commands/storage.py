@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def print_store(parsed: argparse.Namespace) -> None:
 
 def trim(names: set[str]) -> list["StoredItem"]:
     """Remove those items that nothing refers to, and return them. Raises PipelineError if another process uses the store."""
+    from pipeline.core.files import writing
     from pipeline.net.store import alone, list_items
 
     with alone() as is_alone:
@@ -58,8 +60,9 @@ def trim(names: set[str]) -> list["StoredItem"]:
             raise PipelineError(f"{_STORE}: another process is using it; run the command again when that has ended")
         references = find_references()  # anew: params.yaml may have changed since the question
         unused = [item for item in list_items() if item.name in names and not referring(item, references)]
-        for item in unused:
-            item.remove()
+        with writing(_STORE):
+            for item in unused:
+                item.remove()
     return unused
 
 
@@ -73,10 +76,13 @@ def find_references() -> dict[str, list[str]]:
 
     found = defaultdict(list)
     last_run = {"download": locked_params("download").get("download"), "backbone": locked_params("backbone").get("backbone")}
-    for where, params in (("params.yaml", read_params()), ("dvc.lock", last_run)):
-        for section, keys in _keys(params):
+    for section, keys in _keys(read_params()):
+        for key in keys:
+            found[key].append(f"params.yaml: {section}")
+    with suppress(PipelineError):  # the packages of today may not know the last run's network; then no stage can fetch it again
+        for section, keys in _keys(last_run):
             for key in keys:
-                found[key].append(f"{where}: {section}")
+                found[key].append(f"dvc.lock: {section}")
     for path, names in ((Path("data/source.json"), ["digest"]), (Path("models/backbone/backbone.json"), ["weights", "sha256"])):
         if digest := _digest_in(path, names):
             found[digest].append(str(path))
@@ -96,8 +102,9 @@ def _keys(params: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
 
     download, backbone = params.get("download"), params.get("backbone")
     if isinstance(download, dict):
-        mirrors = [str(mirror) for mirror in download.get("url_mirrors") or ()]
-        yield "download", source.store_keys(str(download.get("source")), mirrors, _text(download.get("digest")))
+        mirrors = download.get("url_mirrors")
+        urls = [str(mirror) for mirror in mirrors] if isinstance(mirrors, list) else []
+        yield "download", source.store_keys(str(download.get("source")), urls, _text(download.get("digest")))
     if isinstance(backbone, dict):
         yield "backbone", weights.store_keys(str(backbone.get("name")), str(backbone.get("weights")), _text(backbone.get("digest")))
 
@@ -121,7 +128,12 @@ def _digest_in(path: Path, keys: list[str]) -> str | None:
 
 def _agreed(question: str) -> bool:
     """Whether the user at the terminal agrees; False if there is none."""
-    return sys.stdin is not None and sys.stdin.isatty() and input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    if sys.stdin is None or not sys.stdin.isatty():
+        return False
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False
 
 
 def _row(item: "StoredItem", referred: list[str]) -> tuple[str, ...]:

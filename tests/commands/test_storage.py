@@ -116,6 +116,18 @@ def test_what_the_last_run_used_and_wrote_refers_to_its_files():
     assert referred() == {data: ["data/source.json"], network: ["models/backbone/backbone.json"], old: ["dvc.lock: download"]}
 
 
+def test_a_network_that_is_unknown_is_refused_in_the_params_and_passed_by_in_the_last_run():
+    old = fetched(b"old")
+    network = {"name": "of_long_ago", "weights": "pretrained", "digest": None}
+    locked = {"download": {"source": URL, "digest": old, "url_mirrors": []}}
+    stages = {"download": {"params": {"params.yaml": locked}}, "backbone": {"params": {"params.yaml": {"backbone": network}}}}
+    Path("dvc.lock").write_text(json.dumps({"stages": stages}))
+    assert referred() == {old: ["dvc.lock: download"]}
+    write_params(backbone="{name: of_long_ago, weights: pretrained, digest: null}")
+    with pytest.raises(PipelineError, match="of_long_ago"):
+        trim({old})
+
+
 def test_trim_says_what_and_how_much_and_removes_that_with_its_notes(capsys):
     pinned, other = fetched(b"pinned"), fetched(b"x" * 2_500_000)
     write_params(URL, pinned)
