@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_file, sha256_of
+from pipeline.core.files import atomic_file, project_root, sha256_of
 from pipeline.core.params import parse_yaml
 from pipeline.core.stage import import_closure
 
@@ -56,6 +56,17 @@ def locked_params(stage: str, lock: Path = Path("dvc.lock")) -> dict[str, Any]:
         return {}
     except (ValueError, TypeError):
         raise PipelineError(f"{lock}: is not what DVC writes; run `pipeline mend`") from None
+
+
+def cached_out(stage: str, out: Path, lock: Path = Path("dvc.lock")) -> Path | None:
+    """The file in the project's DVC cache that an out of a stage was after the last run, by dvc.lock, or None."""
+    try:
+        outs = parse_yaml(lock.read_text(encoding="utf-8"))["stages"][stage]["outs"]
+        md5 = next((str(entry["md5"]) for entry in outs if entry["path"] == str(out)), "")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    path = project_root() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
+    return path if re.fullmatch("[0-9a-f]{32}", md5) and path.is_file() else None
 
 
 def mend() -> list[str]:

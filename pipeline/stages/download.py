@@ -1,7 +1,7 @@
 """Download the pictures, or take them from this machine, and pack them into one zip whose content is pinned."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints
 
@@ -10,6 +10,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file, sha256_of_file, write_json
 from pipeline.core.params import Section
 from pipeline.sources.archives import pack
+from pipeline.sources.folders import FolderFile, note_packed, restore_packed
 from pipeline.sources.members import Limits, Members
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
 
@@ -22,7 +23,7 @@ class Params(Section):  # section `download` of params.yaml
     limits: Limits  # a source that exceeds them is refused
 
 
-def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, object]:
+def describe_source(source: Source, members: Members, raw: Path, digest: str) -> dict[str, Any]:
     """The content of `data/source.json`: where the pictures are from, their licence and number, and the digest of the zip."""
     return {
         "source": source.title,
@@ -39,12 +40,16 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
     with open_source(source, mirrors, params.digest, params.limits, params.encoding) as members:
+        files = {name: file for name, file in members.items() if isinstance(file, FolderFile)}
         with atomic_file(raw) as partial:
-            content_digest = pack(members, partial)
-            if source.pinned_by_content:
-                expect_digest(source, content_digest, params.digest)
+            if not (files and source.path and restore_packed(source.path, files, params.digest, raw, partial)):
+                content_digest = pack(members, partial)
+                if source.pinned_by_content:
+                    expect_digest(source, content_digest, params.digest)
             facts = describe_source(source, members, partial, params.digest)
         write_json(source_json, facts)
+        if files:
+            note_packed(params.digest, facts["raw_sha256"])
 
 
 if __name__ == "__main__":

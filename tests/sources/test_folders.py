@@ -1,5 +1,7 @@
 """The digest of a folder reads only files that changed since the last look. Reads are counted."""
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -7,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.commands.upkeep import refresh
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import cache_dir
 from pipeline.sources import folders
 from pipeline.sources.archives import digest_of
 from pipeline.sources.folders import FolderFile, folder_digest, folder_members
 from pipeline.sources.members import Limits
+from pipeline.stages.download import Params, run
 
 LIMITS = Limits(fetch_gigabytes=1, fetch_hours=1, files=100, gigabytes=1, ratio=10)
 NAMES = [f"{label}/{number}.png" for label in ("ants", "bees") for number in range(3)]
@@ -125,3 +129,72 @@ def test_data_refresh_and_retrain_look_so_and_force_reads_all(pictures, read):
         refresh(reads_all)
         counts.append(len(read))
     assert counts == [6, 0, 6]
+
+
+@pytest.fixture
+def download(tmp_path, pictures, read):
+    """Run the stage as DVC does, which keeps its outs and removes them before: the files that were read, and the bytes of the outs."""
+
+    def run_once():
+        digest = folder_digest(pictures, folder_members(pictures, LIMITS))
+        outs = [tmp_path / "data/raw.zip", tmp_path / "data/source.json"]
+        for out in outs:
+            out.unlink(missing_ok=True)
+        read.clear()
+        run(Params(source="pictures", digest=digest, url_mirrors=[], encoding=None, limits=LIMITS), *outs)
+        kept = cached(outs[0].read_bytes())
+        lock = {"stages": {"download": {"outs": [{"path": str(outs[0]), "md5": kept.parent.name + kept.name}]}}}
+        Path("dvc.lock").write_text(json.dumps(lock))
+        return list(read), [out.read_bytes() for out in outs]
+
+    return run_once
+
+
+def cached(content):
+    """A file of DVC's cache."""
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    path = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_the_stage_download_reads_no_file_of_a_folder_that_it_packed_before(download):
+    found, outs = download()
+    assert found == NAMES
+    assert download() == ([], outs)
+
+
+def test_the_stage_packs_a_changed_folder(pictures, download):
+    _, outs = download()
+    write(pictures / "ants/1.png", b"another", OLD_NS)
+    found, changed = download()
+    assert (found, changed != outs) == (NAMES, True)
+    assert download() == ([], changed)
+
+
+def test_a_folder_that_changed_after_its_digest_was_pinned_is_refused(tmp_path, pictures, download):
+    download()
+    digest = folder_digest(pictures, folder_members(pictures, LIMITS))
+    write(pictures / "ants/1.png", b"another", OLD_NS)
+    params = Params(source="pictures", digest=digest, url_mirrors=[], encoding=None, limits=LIMITS)
+    with pytest.raises(PipelineError, match=r"params\.yaml pins download\.digest"):
+        run(params, tmp_path / "data/raw.zip", tmp_path / "data/source.json")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"made_of": 3, "sha256": 4}'])
+@pytest.mark.parametrize("name", [".cache/sums/packed.json", "dvc.lock", ".dvc/cache/files/md5/*/*"])
+def test_where_the_zip_of_the_last_run_is_damaged_or_not_known_it_is_packed_again(download, name, content):
+    _, outs = download()
+    [path] = Path().glob(name)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    assert download() == (NAMES, outs)
+    assert download() == ([], outs)
+
+
+def test_other_code_packs_anew(download, monkeypatch):
+    download()
+    monkeypatch.setattr(folders, "code_digest", lambda _: "of other code")
+    assert download()[0] == NAMES
