@@ -2,6 +2,7 @@
 # make test: set up, then the checks and the tests, within ten minutes on two cores.  make test-all: the slow tests, too.
 # make check: the linters, the type checker, known vulnerabilities of the pinned packages.
 # make bench: measure the start-up of the command line.  make setup: .venv alone.  make lock: pin the newest packages.
+# make canary: the tests of tracking with the newest MLflow, without a change of .venv.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,7 +22,7 @@ HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.pr
 # Whole files go to one of three processes, of which one often waits; whole pipelines run first, see tests/conftest.py.
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: run test test-all check bench setup lock
+.PHONY: run test test-all check bench setup lock canary
 run: $(READY)
 	@pipeline mend
 	dvc repro
@@ -57,3 +58,6 @@ $(READY): requirements.lock pyproject.toml
 lock:
 	python -m pip install --quiet uv
 	uv pip compile --quiet --universal --all-extras --upgrade --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
+
+canary: $(READY)
+	.ci/canary

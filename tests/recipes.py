@@ -22,7 +22,7 @@ def recipe_of(**changes):
     return Recipe(**{"seed": 0, "threads": 1, "regime": "finetuned", **PLAIN, **changes})
 
 
-def trainer_of(model, train=(None,) * 4, val=(), labels=(0, 1), classifier=None, hardware=CPU, **changes):
-    """A trainer of a model by the plain recipe, changed. For single steps the number of batches in `train` is enough."""
+def trainer_of(model, train=((None, range(8)),) * 4, val=(), labels=(0, 1), classifier=None, hardware=CPU, **changes):
+    """A trainer of a model by the plain recipe, changed. For single steps the labels in `train` are enough."""
     count = sum(len(labels) for _, labels in val)
     return Trainer(model, classifier or model, Regime(), recipe_of(**changes), train, val, np.arange(count) % 2 == 0, labels, hardware)

@@ -112,6 +112,7 @@ def retrain() -> dict[str, Any]:
 
 def _retrain() -> dict[str, Any]:
     from pipeline.core.dvc import mend
+    from pipeline.evaluation.comparison import other_test_set
 
     for line in mend():
         print(line, file=sys.stderr)
@@ -123,8 +124,8 @@ def _retrain() -> dict[str, Any]:
     ran = re.findall(r"^Running stage '(.+)':", _dvc("repro"), re.MULTILINE)
     scores, tested = _last_comparison()
     facts = {"changed": changed, "ran": ran, "models": scores, "before": scores_before}
-    other = "; the scores before are of other test pictures" if tested_before not in (None, tested) else ""
-    return {**facts, "published": _publish(), "summary": f"{len(ran)} stages ran{other}"}
+    notes = [f"{len(ran)} stages ran", *other_test_set(tested_before, tested)]
+    return {**facts, "published": _publish(), "summary": "; ".join(notes)}
 
 
 def _publish() -> bool:

@@ -102,3 +102,8 @@ def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:
 def verdicts_against_best(comparison: Mapping[str, Any], count: int) -> list[str]:
     """A sentence per model that is compared with the most accurate one; none if there are two models."""
     return [verdict(name, facts, count) for name, facts in comparison.get("best", {"differences": {}})["differences"].items()]
+
+
+def other_test_set(before: str | None, now: str | None) -> list[str]:
+    """A note if the scores before are of another set of test pictures, else none. Both: the sha256 of the set; None if it is unknown."""
+    return ["the scores before are of other test pictures"] if before not in (None, now) else []

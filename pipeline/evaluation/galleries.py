@@ -1,7 +1,5 @@
 """Galleries of test pictures, class activation maps, contact sheets, and the montage of the classes."""
 
-import base64
-import io
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.core.files import atomic_file, write_json
 from pipeline.evaluation.intervals import Array
-from pipeline.pictures.images import decode, thumbnail_url
+from pipeline.pictures.images import data_url, decode, thumbnail_url
 from pipeline.pictures.manifest import Picture
 
 if TYPE_CHECKING:
@@ -35,6 +33,7 @@ TITLES = {
     "random": "Random test pictures",
 }
 _SHOWN = 12  # pictures per gallery
+_QUALITY = 82  # of their JPEGs
 
 # The montage
 _MOST_CLASSES = 150
@@ -201,20 +200,13 @@ def write_galleries(
         draw_sheet(folder / f"gallery_{kind}.png", cells, f"{title}: {len(chosen[kind])} of {len(rows)} test pictures")
     pictures = {
         rows[number]["image_id"]: {
-            "picture": _data_url(thumbnails[number]),
-            "map": _data_url(overlays[number]) if number in overlays else None,
+            "picture": data_url(thumbnails[number], _QUALITY),
+            "map": data_url(overlays[number], _QUALITY) if number in overlays else None,
         }
         for number in numbers
     }
     galleries = {kind: [_answer(rows[number]) for number in each] for kind, each in chosen.items()}
     write_json(folder / "galleries.json", {"pictures": pictures, "galleries": galleries})
-
-
-def _data_url(image: Image.Image) -> str:
-    """A picture as the data URL of a JPEG."""
-    with io.BytesIO() as file:
-        image.convert("RGB").save(file, "JPEG", quality=82)
-        return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:

@@ -392,6 +392,11 @@ def thumbnail_url(content: bytes) -> str:
     """A picture reduced to at most 96 pixels per side, as the data URL of a JPEG."""
     image = decode(content, at_least=_THUMBNAIL_SIDE)
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    return data_url(image, quality=85)
+
+
+def data_url(image: Image.Image, quality: int) -> str:
+    """A picture (RGB) as the data URL of a JPEG."""
     with io.BytesIO() as file:
-        image.save(file, "JPEG", quality=85)
+        image.save(file, "JPEG", quality=quality)
         return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

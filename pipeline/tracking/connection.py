@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of
-from pipeline.tracking.internals import EXPERIMENT_TAGS, move_artifact_locations, open_once
+from pipeline.tracking.internals import EXPERIMENT_TAGS, move_artifact_locations, open_once, schema_cure
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,12 +55,15 @@ def _set_environment() -> None:
 def connect(name: str = EXPERIMENT) -> tuple["MlflowClient", str]:
     """A client and the id of the experiment `name`. Creates the database and the experiment if they do not exist.
 
-    Raises the errors that `mlflow_errors` knows; an address that MLflow cannot use, or whose driver is missing, is an AddressFault.
+    Raises the errors that `mlflow_errors` knows; an address that MLflow cannot use, whose driver is missing, or whose database is of
+    another version of MLflow, is an AddressFault.
     """
     faults = _mlflow_faults()
     try:
         return _connect(name)
-    except faults:
+    except faults as error:
+        if cure := schema_cure(str(error), tracking_uri().replace(f"{project_root().resolve()}/", "")):
+            raise AddressFault(cure) from None
         raise
     except ImportError as error:
         package = _DRIVERS.get(error.name or "", error.name)

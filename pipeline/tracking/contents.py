@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import cache_dir, read_json, read_table, sha256_of_file, sha256_of_json
 from pipeline.core.params import parse_yaml
+from pipeline.evaluation.comparison import other_test_set
 from pipeline.evaluation.scores import flat
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.pictures.manifest import SPLITS, Picture, read_manifest
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 # all that a run contains to see whose it is, and whether it is complete.
 CONTENTS = "pipeline.contents"
 PUBLISHED = "published_sha256"
-_EDITION = 3  # of the contents of a run; raise it when they change, and `publish` completes the runs of before
+TEST_SET = "test_sha256"  # a tag, too: of the test pictures, so that a later run can tell whether its scores are of the same ones
+_EDITION = 4  # of the contents of a run; raise it when they change, and `publish` completes the runs of before
 
 _OTHER_STAGES = ("download", "split", "backbone", "embed")
 _SCHEMA = json.dumps({"image_id": "string", "path": "string", "sha256": "string", "label": "string", "width": "long", "height": "long"})
@@ -101,6 +103,7 @@ def log_contents(client: "MlflowClient", run: "Run", contents: RunContents) -> N
     tags = {
         MODEL: model_sha256,
         CONTENTS: contents.digest,
+        TEST_SET: contents.scores["test_sha256"],
         NOTE: describe_run(contents, _previous_run(client, run, contents)),
         **_speed_tags(model_sha256),
         **PAGE_TAGS,
@@ -214,7 +217,8 @@ def describe_run(contents: RunContents, previous: "Run | None") -> str:
         f"| --- | --- | --- |{' --- | --- |' * bool(previous)}",
         *(_figure_row(name, figures, old.get(name)) for name in figures if f"{name}_low" in figures),
     ][: 4 + _FIGURE_ROWS]
-    return "\n".join([*lines, "", *_changes(contents, previous)])
+    note = other_test_set(previous.data.tags.get(TEST_SET), scores["test_sha256"]) if previous else []
+    return "\n".join([*lines, "", *(f"Note: {each}.\n" for each in note), *_changes(contents, previous)])
 
 
 def _figure_row(name: str, figures: Mapping[str, float], old: float | None) -> str:

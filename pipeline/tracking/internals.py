@@ -42,6 +42,19 @@ def open_once() -> None:
     logging.getLogger(utils.__name__).setLevel(logging.CRITICAL)
 
 
+def schema_cure(error: str, uri: str) -> str | None:
+    """If an error says that the database at `uri` is of another version of MLflow, what to do about it."""
+    found = re.search(r"database schema \(found version (\w+)", error)
+    if found is None:
+        return None
+    import mlflow
+    from mlflow.store import db_migrations
+
+    if any((Path(db_migrations.__path__[0]) / "versions").glob(f"{found[1]}_*.py")):
+        return f"the database is of an earlier version of MLflow; copy it, run `mlflow db upgrade {uri}`"
+    return f"the database is of a later version of MLflow than {mlflow.__version__}; install that version"
+
+
 def resume(run_id: str) -> Any:
     """The context in which MLflow's fluent functions log to a run. Metrics of the system stay out: they would differ each time."""
     import mlflow

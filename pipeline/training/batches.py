@@ -1,6 +1,6 @@
 """The data of a training run, and its batches: augmented pictures, or the activations of a frozen front."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -147,6 +147,14 @@ class TrainingPictures:
         if scale < 1:
             image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
         return image
+
+
+def batch_sizes(batches: Batches) -> list[int]:
+    """The number of pictures of each batch. No picture is read."""
+    if not isinstance(batches, DataLoader):
+        return [len(labels) for _, labels in batches]
+    size, pictures = cast(int, batches.batch_size), len(cast("Sized", batches.sampler))
+    return [min(size, pictures - number * size) for number in range(len(batches))]
 
 
 def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe) -> DataLoader[Any]:

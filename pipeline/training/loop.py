@@ -19,7 +19,7 @@ from pipeline.networks.classifier import Classifier, load_backbone, load_classif
 from pipeline.networks.regimes import Regime, add_side_heads, main_logits, make_plan
 from pipeline.networks.splitting import split_at
 from pipeline.pictures.images import Array
-from pipeline.training.batches import Batches, TrainingData, activation_batches, picture_batches
+from pipeline.training.batches import Batches, TrainingData, activation_batches, batch_sizes, picture_batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.recipe import (
     DivergedError,
@@ -124,6 +124,7 @@ class Trainer:
         classifier.dropout.p = recipe.dropout
         self.mix = make_mix(float(recipe.mixup), recipe.cutmix, num_classes)
         self.class_weights = class_weights(labels, num_classes).to(hardware.device) if recipe.balance == "loss" else None
+        self.batch_sizes = batch_sizes(train)
         steps = self.epochs * math.ceil(len(train) / recipe.accumulate)
         self.plateau = Plateau()
         self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, recipe)
@@ -147,11 +148,12 @@ class Trainer:
         Raises DivergedError if the loss is not finite.
         """
         check_finite(float(loss.detach()), f"{title}, step {number}: the train loss")
-        # The last group of an epoch may be shorter than `accumulate`: its gradients are averaged over its own length.
-        together, batches = self.recipe.accumulate, len(self.train)
+        # The last batch of an epoch may be short, and so may be its group: each picture has the same weight in its step.
+        together = self.recipe.accumulate
         first = (number - 1) // together * together
-        (loss / min(together, batches - first)).backward()  # type: ignore[no-untyped-call]
-        if number % together and number < batches:
+        pictures = sum(self.batch_sizes[first : first + together])
+        (loss / (pictures / self.batch_sizes[number - 1])).backward()  # type: ignore[no-untyped-call]
+        if number % together and number < len(self.batch_sizes):
             return
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)

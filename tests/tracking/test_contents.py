@@ -22,7 +22,7 @@ FIGURES = {"log_loss": {"value": 0.5, "low": 0.25, "high": 0.75}, "ece": {"value
 
 def contents(params=None, figures=FIGURES, folder=Path()):
     """The contents of a run of the model in a folder."""
-    scores = {"test_pictures": 153, "confidence": 0.95, "figures": figures}
+    scores = {"test_pictures": 153, "test_sha256": "7" * 64, "confidence": 0.95, "figures": figures}
     return RunContents(folder, folder, FACTS, scores, params or {}, [])
 
 
@@ -43,6 +43,14 @@ def test_the_first_run_of_a_name_has_its_figures_with_their_intervals():
 
 def test_a_figure_is_beside_that_of_the_previous_run():
     assert "| `log_loss` | 0.500 | 0.250 to 0.750 | 0.750 | -0.250 |" in describe_run(contents(), run({}, {"test_log_loss": 0.75}))
+
+
+@pytest.mark.parametrize(("before", "count"), [("8" * 64, 1), ("7" * 64, 0), (None, 0)], ids=["other", "same", "unknown"])
+def test_figures_of_other_test_pictures_before_are_said_to_be_so(before, count):
+    previous = run({}, {"test_log_loss": 0.75}, **({"test": before} if before else {}))
+    text = describe_run(contents(), previous)
+    assert "0.750 | -0.250" in text
+    assert text.splitlines().count("Note: the scores before are of other test pictures.") == count
 
 
 def test_params_and_inputs_that_differ_are_named_but_not_the_digest_of_the_params():

@@ -62,8 +62,8 @@ def write_model(root, facts, graph=b"a graph"):
 def write_scores(root, **changed):
     accuracy = {"value": changed.pop("top1_accuracy", 0.75), "low": 0.5, "high": 1.0}
     undefined = {"value": 1.0, "low": None, "high": None}
-    scores = {"model": "finetuned", "model_sha256": SHA256, "test_pictures": 4, "confidence": 0.95,
-              "figures": {"top1_accuracy": accuracy, "roc_auc": undefined}}  # fmt: skip
+    scores = {"model": "finetuned", "model_sha256": SHA256, "test_pictures": 4, "test_sha256": "7" * 64,
+              "confidence": 0.95, "figures": {"top1_accuracy": accuracy, "roc_auc": undefined}}  # fmt: skip
     write_json(root / "results/finetuned/scores.json", {**scores, **changed})
 
 
@@ -118,7 +118,7 @@ def test_the_description_says_what_changed_since_the_last_run_of_that_name(files
     publish(files)
     first = the_run()[1].info.run_id
     write_model(files, {**FACTS, "params": {"epochs": 3}, "inputs_sha256": {**FACTS["inputs_sha256"], "params": "q" * 64}})
-    write_scores(files, top1_accuracy=0.875)
+    write_scores(files, top1_accuracy=0.875, test_sha256="8" * 64)
     publish(files)
     client, experiment_id = connect()
     (run,) = (run for run in client.search_runs([experiment_id]) if run.info.run_id != first)
@@ -126,6 +126,7 @@ def test_the_description_says_what_changed_since_the_last_run_of_that_name(files
         "`finetuned`, 2 classes, scored on 4 test pictures; intervals of 95 %.\n\n"
         "| figure | value | interval | before | change |\n| --- | --- | --- | --- | --- |\n"
         "| `top1_accuracy` | 0.875 | 0.500 to 1.000 | 0.750 | +0.125 |\n\n"
+        "Note: the scores before are of other test pictures.\n\n"
         f"Changed since run `{first}`:\n\n- `epochs`: `2` → `3`\n- `schedule.warmup`: `0.1` → `absent`"
     )
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pipeline.pictures.images import Preprocessing
-from pipeline.training.batches import TrainingData, activation_batches, decode_val, picture_batches
+from pipeline.training.batches import TrainingData, activation_batches, batch_sizes, decode_val, picture_batches
 from tests.recipes import CPU, recipe_of
 
 SIZE = 8
@@ -54,6 +54,13 @@ def test_each_epoch_brings_every_picture_once_in_another_order(data):
     first, second = numbers(train), numbers(train)
     assert sorted(first) == sorted(second) == list(range(12))
     assert first != second
+
+
+@pytest.mark.parametrize("batch_size", [4, 5, 11, 20])
+@pytest.mark.parametrize("balance", ["none", "sampling"])
+def test_the_sizes_of_the_batches_are_known_before_they_come(data, batch_size, balance):
+    for batches in pictures_of(data, batch_size, balance=balance):
+        assert batch_sizes(batches) == [len(labels) for _, labels in batches]
 
 
 def test_the_order_follows_from_the_seed(data):

@@ -21,6 +21,7 @@ def build_small():
 
 PIXELS = torch.randint(0, 256, (6, 8, 8, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 LABELS = torch.tensor([0, 1, 0, 0, 1, 0])
+ALL = (PIXELS, LABELS)
 
 
 def test_a_trainer_leaves_frozen_batchnorm_out_of_the_optimiser():
@@ -31,39 +32,34 @@ def test_a_trainer_leaves_frozen_batchnorm_out_of_the_optimiser():
 
 
 def test_a_trainer_spreads_its_schedule_over_all_steps_of_all_epochs():
-    trainer = trainer_of(build_small(), (None,) * 5, epochs=2, learning_rate=1.0, warmup=0.5)
+    trainer = trainer_of(build_small(), (ALL,) * 5, epochs=2, learning_rate=1.0, warmup=0.5)
     assert trainer.schedule.get_last_lr() == [0.2, 0.2]  # the first of five warm-up steps of ten
 
 
-def test_two_batches_that_make_one_step_move_as_one_of_both():
-    # SGD: the step follows the mean of the two gradients; that of one batch of both halves is the same mean.
+@pytest.mark.parametrize(
+    ("accumulate", "sizes"),
+    [(2, (3, 3)), (2, (4, 2)), (3, (4, 1, 1)), (4, (5, 1)), (4, (6,))],
+    ids=["full", "short last batch", "unequal batches", "short last group and batch", "one batch"],
+)
+def test_batches_that_make_one_step_move_as_one_batch_of_all_their_pictures(accumulate, sizes):
+    # SGD without weight decay: a weight moves by the gradient alone.
     moved = []
-    for accumulate, parts in ((2, (slice(0, 3), slice(3, 6))), (1, (slice(0, 6),))):
+    for together, parts in ((accumulate, sizes), (1, (6,))):
         model = build_small()
-        trainer = trainer_of(model, parts, accumulate=accumulate, optimiser="sgd", schedule="constant", warmup=0.0)
+        batches = list(zip(PIXELS.split(parts), LABELS.split(parts), strict=True))
+        plain = {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 1.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
+        trainer = trainer_of(model, batches, accumulate=together, **plain)
         trainer.begin_epoch(1)
-        for number, part in enumerate(parts, start=1):
-            trainer.step(trainer.loss(PIXELS[part], LABELS[part])[0], number, "epoch 1/1")
+        for number, batch in enumerate(batches, start=1):
+            trainer.step(trainer.loss(*batch)[0], number, "epoch 1/1")
         moved.append(model.head.weight.detach())
     torch.testing.assert_close(*moved)
     assert not torch.equal(moved[0], build_small().head.weight)
 
 
-def test_a_batch_that_is_left_over_counts_as_much_as_a_step_of_its_own():
-    moved = []
-    for accumulate in (4, 1):
-        model = build_small()
-        trainer = trainer_of(model, (None,), accumulate=accumulate, optimiser="sgd", schedule="constant", warmup=0.0)
-        trainer.begin_epoch(1)
-        trainer.step(trainer.loss(PIXELS, LABELS)[0], 1, "epoch 1/1")
-        moved.append(model.head.weight.detach())
-    assert torch.equal(*moved)
-    assert not torch.equal(moved[0], build_small().head.weight)
-
-
 def test_what_is_left_of_an_epoch_makes_a_step_too():
     model = build_small()
-    trainer = trainer_of(model, (None,) * 3, accumulate=2, epochs=1, schedule="constant")
+    trainer = trainer_of(model, (ALL,) * 3, accumulate=2, epochs=1, schedule="constant")
     trainer.begin_epoch(1)
     seen = []
     for number in (1, 2, 3):
@@ -77,7 +73,7 @@ def test_what_is_left_of_an_epoch_makes_a_step_too():
 def test_a_clipped_gradient_has_the_norm_that_is_named():
     model = build_small()
     changes = {"optimiser": "sgd", "momentum": 0.0, "learning_rate": 1.0, "weight_decay": 0.0, "schedule": "constant"}
-    trainer = trainer_of(model, (None,), clip_norm=1e-3, **changes)
+    trainer = trainer_of(model, [ALL], clip_norm=1e-3, **changes)
     before = copy.deepcopy(model.state_dict())
     trainer.begin_epoch(1)
     trainer.step(trainer.loss(PIXELS, LABELS)[0], 1, "epoch 1/1")
@@ -140,14 +136,14 @@ def test_a_trainer_that_is_restored_goes_on_as_if_nothing_had_happened(changes):
                 trainer.end_epoch({"epoch": number // 4, "val_loss": 1.0 + number, "val_accuracy": 0.5})
 
     whole = build_small()
-    undisturbed = trainer_of(whole, (None,) * 4, **changes)
+    undisturbed = trainer_of(whole, (ALL,) * 4, **changes)
     steps(undisturbed, range(1, 13))
     first = build_small()
-    before = trainer_of(first, (None,) * 4, **changes)
+    before = trainer_of(first, (ALL,) * 4, **changes)
     steps(before, range(1, 9))
     second = build_small()
     second.load_state_dict(first.state_dict())
-    after = trainer_of(second, (None,) * 4, **changes)
+    after = trainer_of(second, (ALL,) * 4, **changes)
     after.restore(copy.deepcopy(before.state()))
     steps(after, range(9, 13))
     for one, other in ((undisturbed.model, after.model), (undisturbed.average.scored, after.average.scored)):
