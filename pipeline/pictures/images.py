@@ -22,11 +22,9 @@ _PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, Ti
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", *(plugin.format for plugin in _PLUGINS))
 IMAGEFOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 JPEG_2000_SUFFIXES = (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx")
-_UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".jxl"),
-    # Raw files of cameras
+_UNREAD_SUFFIXES = (  # HEIC, JPEG XL, and raw files of cameras
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".kdc", ".mef", ".mos", ".mrw", ".nef"),
-    *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+    *(".nrw", ".orf", ".pef", ".raf", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f", ".heic", ".heif", ".jxl"),
 )
 PICTURE_SUFFIXES = (*IMAGEFOLDER_SUFFIXES, ".gif", ".jfif", ".jpe", ".mpo", ".avif", *JPEG_2000_SUFFIXES, *_UNREAD_SUFFIXES)
 _RAW = "a camera's raw file"

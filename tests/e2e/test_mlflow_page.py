@@ -64,7 +64,7 @@ def write_model(root: Path, name: str, seed: int) -> None:
     for figure in ("confusion_matrix", "gallery_mistakes"):
         Image.fromarray(noise).save(results / f"{figure}.png")
     write_json(results / "scores.json",
-               {"model": name, "model_sha256": sha256_of(graph), "test_pictures": 1, "confidence": 0.95,
+               {"model": name, "model_sha256": sha256_of(graph), "test_pictures": 1, "test_sha256": "7" * 64, "confidence": 0.95,
                 "figures": {"balanced_accuracy": {"value": 0.75, "low": 0.5, "high": 1.0}}})  # fmt: skip
 
 
