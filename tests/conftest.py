@@ -16,7 +16,7 @@ HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
 
 LONGEST_FIRST = ["test_readme.py", "test_digits.py", "test_crash.py", "test_retrain.py"]  # the rest fills up the time of both workers
 # Tests of the rooms whose coverage is measured. Elsewhere nothing is traced, which would cost half as much time again.
-MEASURED = ("net", "sources", "pictures", "stages/test_download", "stages/test_split", "stages/test_hostile", "training/test_checkpoint")
+MEASURED = ("net/", "sources/", "pictures/", "stages/test_download", "stages/test_split", "stages/test_hostile", "training/test_checkpoint")
 
 
 def pytest_collection_modifyitems(items):

@@ -72,6 +72,7 @@ def find_references() -> dict[str, list[str]]:
     Raises PipelineError if that cannot be read: then nothing is known to be unused.
     """
     from pipeline.core.dvc import locked_params
+    from pipeline.core.files import read_value
     from pipeline.core.params import read_params
 
     found = defaultdict(list)
@@ -83,8 +84,8 @@ def find_references() -> dict[str, list[str]]:
         for section, keys in _keys(last_run):
             for key in keys:
                 found[key].append(f"dvc.lock: {section}")
-    for path, names in ((Path("data/source.json"), ["digest"]), (Path("models/backbone/backbone.json"), ["weights", "sha256"])):
-        if digest := _digest_in(path, names):
+    for path, keys_in_it in ((Path("data/source.json"), ["digest"]), (Path("models/backbone/backbone.json"), ["weights", "sha256"])):
+        if digest := _text(read_value(path, *keys_in_it)):
             found[digest].append(str(path))
     return dict(found)
 
@@ -111,19 +112,6 @@ def _keys(params: Mapping[str, Any]) -> Iterator[tuple[str, set[str]]]:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
-
-
-def _digest_in(path: Path, keys: list[str]) -> str | None:
-    """The text at these keys, one in the other, of a JSON file; None if there is none."""
-    from pipeline.core.files import read_json
-
-    try:
-        value = read_json(path)
-        for key in keys:
-            value = value[key]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None
-    return _text(value)
 
 
 def _agreed(question: str) -> bool:

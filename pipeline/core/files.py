@@ -166,6 +166,17 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def read_value(path: Path, *keys: str) -> Any:
+    """The value at these keys, one in the other, of a JSON file; None if the file or a key is missing, or if something else is there."""
+    try:
+        value = read_json(path)
+        for key in keys:
+            value = value[key]
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None
+    return value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all. NaN raises ValueError: JSON does not have it."""
     with atomic_file(path) as partial:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from pipeline.core.files import atomic_file, cache_dir, left_behind, read_json, sha256_of, sha256_of_file, write_json
+from pipeline.core.files import atomic_file, cache_dir, left_behind, read_value, sha256_of, sha256_of_file, write_json
 
 # A strong ETag or an HTTP date. It goes into a request header, so nothing else is accepted from a server or a file.
 _VALIDATOR = re.compile(r'"[!#-~]{0,200}"|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT')
@@ -68,11 +68,7 @@ def forget(digest: str) -> None:
 
 def seen(url: str) -> tuple[str, Path] | None:
     """What a URL last provided, see `remember`, if the stored file is still there and intact."""
-    try:
-        note = read_json(_seen_note(url))
-        validator, sha256 = note["validator"], note["sha256"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # missing, or not written by this module
-        return None
+    validator, sha256 = (read_value(_seen_note(url), key) for key in ("validator", "sha256"))
     if not is_validator(validator) or not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
         return None
     path = stored(sha256)
@@ -222,9 +218,11 @@ def _item(path: Path, is_complete: bool, notes: list[Path]) -> StoredItem | None
 
 def _target(note: Path) -> str:
     """The sha256 to which an alias or a note about a URL leads; empty if this module did not write it."""
+    if note.suffix == ".json":
+        return str(read_value(note, "sha256") or "")
     try:
-        return str(read_json(note)["sha256"]) if note.suffix == ".json" else note.read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return note.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, ValueError):
         return ""
 
 
@@ -233,10 +231,7 @@ def _seen_note(url: str) -> Path:
 
 
 def _read_validator(note: Path) -> str:
-    try:
-        validator = read_json(note)["validator"]
-    except (FileNotFoundError, ValueError, TypeError, KeyError):  # missing, or not written by this class
-        return ""
+    validator = read_value(note, "validator")
     return str(validator) if is_validator(validator) else ""
 
 
