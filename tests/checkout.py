@@ -39,19 +39,46 @@ def write_digits(folder: Path, numbers: Iterable[int]) -> Path:
     return folder
 
 
+# Variables of the caller that a command gets. No other: pytest's own, for one, switches MLflow's telemetry off.
+KEPT = ("HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "LOGNAME", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "SHELL", "TERM", "TMPDIR", "USER")
+
+
 def user_environment(folder: Path) -> dict[str, str]:
-    """Variables under which a user types commands in a clone: this Python first on the path, the clone's own code, nothing else of ours."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "MLFLOW_", "PYTHON"))}
+    """Variables under which a user types commands in a clone: those of a login, this Python first on the path, the clone's own code."""
     git = {
         f"GIT_{who}_{what}": f"tester{'@localhost' * (what == 'EMAIL')}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
     }
     return {
-        **kept, **git,
+        **{name: os.environ[name] for name in KEPT if name in os.environ}, **git,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),  # a user installs the clone; the tests' environment has another checkout
-        "DVC_NO_ANALYTICS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
     }  # fmt: skip
+
+
+# Notes each address that Python code looks up or connects to. ONNX Runtime does so in C++, and leaves files in HOME when it does.
+_NOTE_ADDRESSES = """
+import os, sys
+def note(event, arguments, file=os.environ["ADDRESSES"]):
+    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
+        with open(file, "a") as notes:
+            print(sys.argv, event, arguments, file=notes)
+sys.addaudithook(note)
+"""
+
+
+def watched(user: Path, folder: Path) -> dict[str, str]:
+    """Variables under which a user who never ran anything types commands in a clone. `user`: a new folder, for what `traces` returns."""
+    for name in ("home", "tmp", "code"):
+        (user / name).mkdir(parents=True)
+    (user / "code/sitecustomize.py").write_text(_NOTE_ADDRESSES)
+    homes = {"HOME": str(user / "home"), "TMPDIR": str(user / "tmp"), "ADDRESSES": str(user / "addresses")}
+    return {**homes, "PYTHONPATH": f"{user / 'code'}{os.pathsep}{folder}"}
+
+
+def traces(user: Path) -> list[str]:
+    """What watched commands left outside of their clone, and the addresses that they looked up or connected to."""
+    left = [str(path.relative_to(user)) for name in ("home", "tmp") for path in sorted((user / name).rglob("*"))]
+    return [*left, *((user / "addresses").read_text().splitlines() if (user / "addresses").exists() else [])]
 
 
 def type_in(folder: Path, *command: str, code: int = 0, **variables: str) -> str:

@@ -1,43 +1,9 @@
-"""The stages stay at home: no file outside of the project, and no connection to another machine."""
+"""What keeps a run at home, and the watch that `tests/e2e` keeps over one."""
 
-import os
 import re
-import subprocess
 import sys
 
-import pytest
-import yaml
-
-from tests.checkout import ROOT
-from tests.projects import TREES
-
-# Reports each address that Python code looks up or connects to. ONNX Runtime does so in C++, and leaves a file in HOME when it does.
-WATCH = """
-import os, sys
-def watch(event, arguments):
-    if event in ("socket.getaddrinfo", "socket.connect", "socket.gethostbyname"):
-        with open(os.environ["WATCHED"], "a") as file:
-            print(sys.argv, event, arguments, file=file)
-sys.addaudithook(watch)
-"""
-STAGES = [
-    ("embed", *TREES, "models/backbone", "data/embeddings"),
-    ("evaluate", "models/baseline", "data/splits/test", "data/manifest.csv", "results/baseline", "metrics/baseline.json"),
-    ("report", "data", "models", "results", "report", "metrics/comparison.json"),
-]
-
-
-@pytest.fixture
-def fresh_user(tmp_path):
-    """The environment of a user who never ran anything: an empty HOME and TMPDIR, no variable of ours."""
-    (tmp_path / "watch").mkdir()
-    (tmp_path / "watch/sitecustomize.py").write_text(WATCH)
-    for name in ("home", "tmp"):
-        (tmp_path / name).mkdir()
-    ours = ("DVC_", "MLFLOW_", "ORT_", "XDG_", "MPL", "HF_")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return {**kept, "HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "tmp"), "WATCHED": str(tmp_path / "watched"),
-            "PYTHONPATH": os.pathsep.join([str(tmp_path / "watch"), str(ROOT)])}  # fmt: skip
+from tests.checkout import ROOT, traces, type_in, watched
 
 
 def test_onnx_runtime_is_imported_where_its_telemetry_is_switched_off_and_nowhere_else():
@@ -48,13 +14,14 @@ def test_onnx_runtime_is_imported_where_its_telemetry_is_switched_off_and_nowher
     assert 'setdefault("ORT_DISABLE_TELEMETRY", "1")' in before
 
 
-def test_the_stages_leave_no_file_outside_of_the_project_and_reach_for_no_machine(in_small_project, fresh_user, tmp_path):
-    params = yaml.safe_load((in_small_project / "params.yaml").read_text())
-    (in_small_project / "params.yaml").write_text(yaml.safe_dump({**params, "models": {}}))
-    (in_small_project / "dvc.lock").write_text("stages: {}\n")
-    for stage, *arguments in STAGES:
-        subprocess.run([sys.executable, "-m", f"pipeline.stages.{stage}", *arguments], env=fresh_user, check=True)
-    left = [path.relative_to(tmp_path) for name in ("home", "tmp") for path in (tmp_path / name).rglob("*") if path.is_file()]
-    assert sorted(map(str, left)) == []
-    assert not (tmp_path / "watched").exists(), (tmp_path / "watched").read_text()
-    assert (in_small_project / "mlflow.db").exists()
+def test_the_watch_sees_files_folders_and_addresses_of_child_processes_and_no_switch_of_the_caller(tmp_path, monkeypatch):
+    for switch in ("ORT_DISABLE_TELEMETRY", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "DO_NOT_TRACK", "CI"):
+        monkeypatch.setenv(switch, "1")
+    child = "import os, pathlib, socket, tempfile; print(sorted(os.environ)); (pathlib.Path.home() / 'id').touch(); tempfile.mkdtemp('x')"
+    child += "; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', 9))"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    printed = type_in(tmp_path, sys.executable, "-c", code, **watched(tmp_path / "user", tmp_path))
+    file, folder, address = traces(tmp_path / "user")
+    assert (file, folder[:4], folder[-1]) == ("home/id", "tmp/", "x")
+    assert "socket.connect" in address
+    assert not re.search("ORT_|MPL|XDG|TORCH|TRACK|CI'|PYTEST|MLFLOW|DVC", printed)

@@ -40,8 +40,9 @@ def cache_dir(room: str) -> Path:
 
 
 def keep_caches_here() -> None:
-    """Let matplotlib keep its list of fonts in the project, in place of the user's home. A folder that the user names wins."""
-    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir("matplotlib").resolve()))
+    """Let libraries keep their caches in the project, in place of the user's home and /tmp. A folder that the user names wins."""
+    for variable, room in {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}.items():
+        os.environ.setdefault(variable, str(cache_dir(room).resolve()))
 
 
 @contextmanager

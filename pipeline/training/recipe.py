@@ -13,7 +13,6 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
-from torchvision.transforms import v2
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Section, nearest
@@ -172,6 +171,8 @@ def make_augmentation(
 
     `augment` adds TrivialAugment (trivial: Müller and Hutter, 2021), RandAugment (rand: Cubuk et al., 2020), or nothing (none).
     """
+    from torchvision.transforms import v2  # it makes folders for its caches, so `keep_caches_here` comes first
+
     steps: list[nn.Module] = [v2.RandomResizedCrop(image_size, (min_crop_area, 1.0), interpolation=v2.InterpolationMode(interpolation))]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
@@ -186,6 +187,8 @@ def make_mix(mixup: float, cutmix: float, num_classes: int) -> Callable[[Tensor,
     The function takes pixels uint8 (N, S, S, 3) and labels int64 (N,). It returns blended pixels and labels float32 (N, classes), or its
     arguments when both alphas are 0 or the inputs are activations.
     """
+    from torchvision.transforms import v2
+
     kinds = [(v2.MixUp, mixup), (v2.CutMix, cutmix)]
     blends = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha > 0]
     if not blends:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkout import clone, commit, copy, set_params, type_in, write_digits
+from tests.checkout import clone, commit, copy, set_params, type_in, watched, write_digits
 from tests.repro import stages_run
 
 EPOCHS = 3  # training can be killed between two of them
@@ -49,7 +49,7 @@ def digits(once, fresh):
 
     def run(folder):
         copy(fresh, folder)
-        printed = type_in(folder / "clone", "dvc", "repro")
+        printed = type_in(folder / "clone", "dvc", "repro", **watched(folder / "user", folder / "clone"))
         commit(folder / "clone", "ran")
         return printed
 

@@ -20,7 +20,7 @@ from pipeline.networks.classifier import WithProbs, load_classifier
 from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
 from tests.browsers import status_of
-from tests.checkout import set_params, type_in, user_environment
+from tests.checkout import set_params, traces, type_in, user_environment, watched
 from tests.repro import Repro, read_lock, stages_run
 
 pytestmark = pytest.mark.e2e
@@ -101,6 +101,10 @@ def test_a_run_leaves_nothing_that_git_would_add(ran):
     assert type_in(ran, "git", "status", "--porcelain", "--untracked-files") == ""
     committed = type_in(ran, "git", "diff", "--name-only", "HEAD~1").split()
     assert set(committed) <= {"dvc.lock", *(f"metrics/{name}.json" for name in ("baseline", "finetuned", "comparison"))}
+
+
+def test_a_run_leaves_nothing_outside_of_the_project_and_reaches_for_no_machine(digits):
+    assert traces(digits[0].parent / "user") == []
 
 
 def test_another_number_of_epochs_reruns_that_stage_and_what_follows_it_alone(changed):
@@ -186,7 +190,9 @@ def test_the_logged_model_answers_like_the_stored_one_where_this_project_is_not_
     script = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f).lower()]\n"
     script += "sys.path = [p for p in sys.path if 'site-packages' in p or 'lib/python' in p]\n" + CHECK_LOGGED_MODEL
     type_in(tmp_path, sys.executable, "-c", script, "", str(logged_model(folder, name)), str(folder / f"results/{name}/predictions.csv"),
-            str(folder / "data/manifest.csv"), str(folder / "data/splits/test"), str(folder / "pipeline"))  # fmt: skip
+            str(folder / "data/manifest.csv"), str(folder / "data/splits/test"), str(folder / "pipeline"),
+            **watched(tmp_path / "user", tmp_path), MLFLOW_DISABLE_TELEMETRY="true")  # fmt: skip
+    assert traces(tmp_path / "user") == []
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
@@ -196,7 +202,9 @@ def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(ran, 
     pictures = {
         f"data/splits/test/{picture.path}": picture.image_id for picture in read_manifest(folder / "data/manifest.csv").split("test")
     }
-    type_in(folder, "pipeline", "predict", "data/splits/test", "--model", name, "--output", str(answers))
+    user = watched(tmp_path / "user", folder)
+    type_in(folder, "pipeline", "predict", "data/splits/test", "--model", name, "--output", str(answers), **user)
+    assert traces(tmp_path / "user") == []
     columns = [column for column in next(iter(wanted.values())) if column.startswith("prob_")]
     answered = {pictures[row["path"]]: row for row in read_table(answers)}
     assert answered.keys() == wanted.keys()
