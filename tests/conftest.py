@@ -1,9 +1,12 @@
 """What tests of several rooms share: generated pictures, clones of this project, a fresh database, and no network but loopback."""
 
+import os
 import shutil
 import socket
+from contextlib import contextmanager
 
 import pytest
+from filelock import FileLock
 
 from tests import checkout, projects
 from tests.checkout import ROOT
@@ -12,12 +15,45 @@ HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
 
 
 LONGEST_FIRST = ["test_readme.py", "test_digits.py", "test_crash.py", "test_retrain.py"]  # the rest fills up the time of both workers
+# Tests of the rooms whose coverage is measured. Elsewhere nothing is traced, which would cost half as much time again.
+MEASURED = ("net", "sources", "pictures", "stages/test_download", "stages/test_split", "stages/test_hostile", "training/test_checkpoint")
 
 
 def pytest_collection_modifyitems(items):
     """Run whole pipelines first, so that neither worker is left with one at the end."""
     order = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: (item.get_closest_marker("e2e") is None, order.get(item.path.name, len(order))))
+
+
+@contextmanager
+def unmeasured(config):
+    """Pause the measurement of coverage, if there is one."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    controller = plugin and plugin.cov_controller
+    if not (controller and controller.started):
+        yield
+        return
+    controller.pause()
+    try:
+        yield
+    finally:
+        controller.resume()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """Import the tests unmeasured: xdist's controller, which imports this file alone, has seen every module being imported."""
+    with unmeasured(session.config):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Measure coverage by the tests of the measured rooms."""
+    if item.path.relative_to(ROOT / "tests").as_posix().startswith(MEASURED):
+        return (yield)
+    with unmeasured(item.config):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +67,23 @@ def no_network_but_loopback(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory):
+    """Fill a folder once for all workers: `once(name, fill)` returns the folder and the text that `fill(folder)` returned."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def fill_once(name, fill):
+        folder, printed = shared / name, shared / f"{name}.txt"
+        with FileLock(shared / f"{name}.lock"):
+            if not printed.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                printed.write_text(fill(folder))
+        return folder, printed.read_text()
+
+    return fill_once
 
 
 @pytest.fixture(scope="session")
@@ -52,28 +105,33 @@ def clone():
 
 
 @pytest.fixture(scope="session")
-def fresh_database(tmp_path_factory):
+def fresh_database(once):
     """A database made as the first process of a project makes it."""
     from pipeline.tracking import connection
 
-    folder = tmp_path_factory.mktemp("fresh")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("DVC_ROOT", str(folder))
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        connection._create_database(folder / "mlflow.db")
-    return (folder / "mlflow.db").read_bytes()
+    def create(folder):
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            projects.enter(folder, monkeypatch)
+            connection._create_database(folder / "mlflow.db")
+        return ""
+
+    return (once("fresh_database", create)[0] / "mlflow.db").read_bytes()
 
 
 @pytest.fixture(scope="session")
-def small_project(tmp_path_factory, fresh_database):
+def small_project(once, fresh_database):
     """A folder in which every stage before `train` has run, with an empty database. Copy it: it is shared."""
-    folder = tmp_path_factory.mktemp("small") / "project"
-    folder.mkdir()
-    (folder / "mlflow.db").write_bytes(fresh_database)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        projects.enter(folder, monkeypatch)
-        projects.make_project(folder)
-    return folder
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "mlflow.db").write_bytes(fresh_database)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            projects.enter(folder, monkeypatch)
+            projects.make_project(folder)
+        return ""
+
+    return once("small_project", make)[0]
 
 
 @pytest.fixture

@@ -1,33 +1,13 @@
 """Clones with 400 of the digits, a tiny network and three epochs: one in which nothing has run, one in which all stages ran."""
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.checkout import clone, commit, copy, set_params, type_in, write_digits
 from tests.repro import stages_run
 
 EPOCHS = 3  # training can be killed between two of them
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory):
-    """Fill a folder once for all workers: `once(name, fill)` returns the folder and the text that `fill(folder)` returned."""
-    own = tmp_path_factory.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-    def fill_once(name, fill):
-        folder, printed = shared / name, shared / f"{name}.txt"
-        with FileLock(shared / f"{name}.lock"):
-            if not printed.exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                printed.write_text(fill(folder))
-        return folder, printed.read_text()
-
-    return fill_once
 
 
 def write_weights(path: Path) -> str:
@@ -50,7 +30,7 @@ def prepare(folder: Path) -> str:
     clone(folder / "clone")
     backbone = {"name": "test_resnet", "weights": "../test_resnet.safetensors", "digest": write_weights(folder / "test_resnet.safetensors")}
     training = {"regime": "finetuned", "epochs": EPOCHS}
-    changes = {"threads": 1, "download.source": "../pictures", "backbone": backbone, "models.finetuned": training}
+    changes = {"threads": 1, "download.source": "../pictures", "backbone": backbone, "embed.image_size": 32, "models.finetuned": training}
     set_params(folder / "clone", changes)
     printed = type_in(folder / "clone", "pipeline", "data", "refresh")
     commit(folder / "clone", "400 digits")
