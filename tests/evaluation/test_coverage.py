@@ -7,8 +7,8 @@ with ten classes and nearly perfect models, since the areas are then close to 1.
 In worlds of groups the pictures of a group are alike: proportions are drawn from a beta distribution per group (so that correct answers
 correlate by 0.3), and logits and labels correlate by 0.5 through a Gaussian copula, which leaves the true values as they are.
 
-coverage.json contains the shares of 2,000 draws, and of the first 300 of them. The short tests repeat these 300. The slow test writes the
-file: run it when a formula has changed.
+coverage.json contains the shares of 2,000 draws, and of the first 300 of them. The short tests repeat these 300, the slow test
+writes the file: run it when a formula has changed.
 """
 
 import json
@@ -188,6 +188,13 @@ SIMULATIONS = {
     "areas, 3 classes, 30 groups of 10": (areas, 3, THIRTY, 2),
     "areas, 3 classes, 15 groups of 20": (areas, 3, FIFTEEN, 2),
 }
+# Seconds each, while another of its kind is short: such figures are repeated in other worlds, or such worlds with other figures.
+LONG = {
+    *(f"ECE, T = {t}, {count} pictures" for t, count in ((0.75, 300), (0.75, 1000), (1.5, 250))),
+    "log loss, T = 1.0", "Brier score, T = 0.5", "areas, 10 classes, nearly perfect",
+    *(f"{figure}, 15 groups of 20" for figure in ("macro F1", "log loss, T = 0.5", "Brier score, T = 1.0", "ECE, T = 0.5",
+                                                  "difference of two models", "areas, 3 classes")),
+}  # fmt: skip
 
 
 def cover(name, draws):
@@ -201,7 +208,7 @@ def within(shares, bars):
     return all(bars[0] <= share <= bars[1] for share in shares)
 
 
-@pytest.mark.parametrize("name", SIMULATIONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SIMULATIONS])
 def test_an_interval_contains_the_true_value_in_95_of_100_draws(name):
     shares = cover(name, FEW).mean(axis=0)
     assert within(shares, FEW_BARS), shares
@@ -276,7 +283,14 @@ def false_claims(models, world, draws):
 
 
 @pytest.mark.parametrize(
-    ("count", "world"), [(2, SINGLES), (2, THIRTY), (2, FIFTEEN), (10, SINGLES), pytest.param(10, THIRTY, marks=pytest.mark.slow)]
+    ("count", "world"),
+    [
+        (2, SINGLES),
+        (2, THIRTY),
+        (2, FIFTEEN),
+        (4, SINGLES),
+        *(pytest.param(10, world, marks=pytest.mark.slow) for world in (SINGLES, THIRTY)),
+    ],
 )
 def test_equal_models_are_called_different_in_at_most_5_of_100_draws(count, world):
     assert false_claims(["baseline", *map(str, range(1, count))], world, 100) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 100)
