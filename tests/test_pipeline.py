@@ -1,6 +1,7 @@
 """All stages in order on thirty generated pictures: they write the same bytes twice, and every way to predict agrees."""
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,9 +19,11 @@ from pipeline.core.params import read_section
 from pipeline.networks.artifact import verify_model
 from pipeline.networks.classifier import WithProbs, load_classifier
 from pipeline.pictures.images import read_square
+from pipeline.pictures.manifest import read_manifest
 from pipeline.serving.predictor import Predictor
 from pipeline.serving.pyfunc import PictureModel
 from pipeline.stages import backbone, download, embed, evaluate, report, split, train, train_baseline
+from tests import projects
 from tests.recipes import PLAIN
 
 PARAMS = {
@@ -178,3 +181,28 @@ def test_the_history_starts_before_training_and_has_a_row_per_epoch(two_runs):
     rows = read_table(two_runs[2] / "models/finetuned/history.csv")
     assert [row["epoch"] for row in rows] == ["0", "1", "2"]
     assert rows[0]["train_loss"] == ""
+
+
+def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_only_what_was_never_embedded(in_small_project, capsys):
+    def deal_and_embed(seed, split_seed):
+        """Run both stages; the sums of the pictures of train and val, and how many of them were embedded and found in the cache."""
+        params = {**projects.PARAMS, "seed": seed, "split": {**projects.PARAMS["split"], "seed": split_seed}}
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+        outs = ("data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+        projects.run(split, "split", "data/raw.zip", *outs)
+        capsys.readouterr()
+        projects.run(embed, "embed", *projects.TREES, "models/backbone", "data/embeddings")
+        embedded, known = re.search(r"(\d+) pictures? embedded.*?(\d+) .*cache", "".join(capsys.readouterr())).groups()
+        return dealt(), (int(embedded), int(known))
+
+    def dealt():
+        manifest = read_manifest(Path("data/manifest.csv"))
+        return {picture.sha256 for picture in (*manifest.train, *manifest.val)}
+
+    first = dealt()
+    assert deal_and_embed(projects.PARAMS["seed"] + 1, projects.PARAMS["seed"]) == (first, (0, len(first)))
+    second, counts = deal_and_embed(projects.PARAMS["seed"] + 1, None)
+    assert counts == (len(second - first), len(second & first))
+    assert second - first
+    third, counts = deal_and_embed(projects.PARAMS["seed"] + 1, projects.PARAMS["seed"] + 2)
+    assert counts == (len(third - first - second), len(third & (first | second)))

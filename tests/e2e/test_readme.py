@@ -15,7 +15,7 @@ DOCS = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))
 ELSEWHERE = {
     r"git clone |make ": "the fixture does it",
     r"source ": "the environment is active",
-    r"pipeline ui": "a server: test_digits starts and stops it",
+    r"pipeline ui": "a server: test_mlflow_page starts and stops it",
     r".*hymenoptera": "test_hymenoptera runs it",
     r"pipeline (segment|detect) ": "needs a photograph and published weights; tests/stock tests them on others",
 }
@@ -72,7 +72,7 @@ def test_the_report_on_the_digits_is_under_five_megabytes(default_run):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("command", [command for command, _ in commands_in(README)])
+@pytest.mark.parametrize("command", dict.fromkeys(command for command, _ in commands_in(README)))  # the second `dvc repro`: test_digits
 def test_a_command_of_the_readme_ends_well(small_run, type_in, command):
     type_in(small_run, "bash", "-euc", command)
 
