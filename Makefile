@@ -37,8 +37,7 @@ test-all: check
 check: $(READY)
 	ruff check
 	ruff format --check
-	mypy
-	mypy bench/*.py .ci/*.py
+	mypy pipeline bench/*.py .ci/*.py
 	python .ci/packages.py
 
 bench: $(READY)
