@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.prefix == sys.base_prefix" 2>/dev/null && echo yes)
 
-# Whole files go to one of three processes, of which one often waits; whole pipelines run first, see tests/conftest.py.
+# Whole files go to one of three processes, of which one often waits; the longest run first, see tests/conftest.py.
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
 
 .PHONY: run test test-all check bench setup lock canary
@@ -28,6 +28,7 @@ run: $(READY)
 	dvc repro
 	@pipeline results
 
+test test-all: export PYTHONDONTWRITEBYTECODE :=  # or each process that a test starts compiles the pipeline again
 test: check
 	$(PYTEST) -m "not slow" --cov --cov-report=
 
@@ -37,8 +38,7 @@ test-all: check
 check: $(READY)
 	ruff check
 	ruff format --check
-	mypy
-	mypy bench/*.py .ci/*.py
+	mypy pipeline bench/*.py .ci/*.py
 	python .ci/packages.py
 
 bench: $(READY)

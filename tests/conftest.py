@@ -14,15 +14,28 @@ from tests.checkout import ROOT
 HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
 
 
-LONGEST_FIRST = ["test_readme.py", "test_digits.py", "test_crash.py", "test_retrain.py"]  # the rest fills up the time of both workers
+# The first of three workers makes the clone that the next three files wait for; the others begin with something else. Short files fill up
+# the time of all at the end.
+LONGEST_FIRST = [
+    *("e2e/test_readme.py", "e2e/test_mlflow_page.py", "stages/test_train.py"),
+    *("e2e/test_digits.py", "e2e/test_crash.py", "e2e/test_retrain.py", "e2e/test_report_page.py", "e2e/test_faults.py"),
+    *("evaluation/test_coverage.py", "tracking/test_publish.py", "test_pipeline.py", "tracking/test_connection.py"),
+    *("tracking/test_runs.py", "networks/test_families.py", "test_privacy.py", "commands/test_tune.py", "commands/test_advise.py"),
+    *("networks/test_onnx_file.py", "stages/test_embed.py", "stages/test_split.py", "pictures/test_duplicates.py"),
+]
 # Tests of the rooms whose coverage is measured. Elsewhere nothing is traced, which would cost half as much time again.
 MEASURED = ("net/", "sources/", "pictures/", "stages/test_download", "stages/test_split", "stages/test_hostile", "training/test_checkpoint")
 
 
 def pytest_collection_modifyitems(items):
-    """Run whole pipelines first, so that neither worker is left with one at the end."""
+    """Run the longest files first, so that no worker is left with one at the end."""
     order = {name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: (item.get_closest_marker("e2e") is None, order.get(item.path.name, len(order))))
+    items.sort(key=lambda item: order.get(name_of(item), len(order)))
+
+
+def name_of(item):
+    """The path of a test's file below tests/."""
+    return item.path.relative_to(ROOT / "tests").as_posix()
 
 
 @contextmanager
@@ -50,7 +63,7 @@ def pytest_collection(session):
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     """Measure coverage by the tests of the measured rooms."""
-    if item.path.relative_to(ROOT / "tests").as_posix().startswith(MEASURED):
+    if name_of(item).startswith(MEASURED):
         return (yield)
     with unmeasured(item.config):
         return (yield)

@@ -118,12 +118,27 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, address):
-    """The table of runs, with the assistant's panel closed, as on a later visit."""
-    page = browser.new_page(viewport={"width": 1400, "height": 800})
+@pytest.fixture(scope="module")
+def visitor(browser, address):
+    """Somebody who was here before: the assistant's panel is closed, the page's scripts are in the browser's cache."""
+    visitor = browser.new_context(viewport={"width": 1400, "height": 800})
+    first = open_table(visitor, address)
+    first.locator('[data-component-id^="mlflow.assistant"][data-component-id$="close"]').first.click()
+    first.close()
+    yield visitor
+    visitor.close()
+
+
+def open_table(visitor, address):
+    page = visitor.new_page()
     page.goto(f"{address}/#/experiments/1/runs?workflowType=machine_learning")
-    page.locator('[data-component-id^="mlflow.assistant"][data-component-id$="close"]').first.click()
+    return page
+
+
+@pytest.fixture
+def page(visitor, address):
+    """The table of runs."""
+    page = open_table(visitor, address)
     yield page
     page.close()
 

@@ -1,7 +1,7 @@
 """Runs are found again by their key, logged to without twins, and training waits for MLflow a few seconds at most."""
 
+import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -265,32 +265,41 @@ def test_a_process_ends_while_mlflow_hangs_and_says_no_more_than_one_line(tmp_pa
 
 # Processes that are gone
 
-OPEN = """
-import sys, time
-from tests.tracking.test_runs import FACTS, FOLDER, ROWS, connect, runs
-with runs.live_run(FACTS, FOLDER) as log:
-    log(ROWS[0])
-    client, experiment = connect()
-    while not [run for run in client.search_runs([experiment]) if run.data.metrics]:
-        time.sleep(0.05)
-    print("open", flush=True)
-    sys.stdin.readline()
-"""
+FORKING = multiprocessing.get_context("forkserver")  # imports MLflow once, which takes seconds
+FORKING.set_forkserver_preload([__name__])
+
+
+def hold_open(folder, pipe):
+    """Log a row to the run of FACTS, say so, and go on until the pipe ends."""
+    os.chdir(folder)
+    os.environ["DVC_ROOT"] = str(folder)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    with runs.live_run(FACTS, FOLDER) as log:
+        log(ROWS[0])
+        client, experiment = connect()
+        while not [run for run in client.search_runs([experiment]) if run.data.metrics]:
+            time.sleep(0.05)
+        pipe.send("open")
+        pipe.recv()
 
 
 @pytest.fixture
 def elsewhere(project):
     """Another process of this project that has logged a row to the run of FACTS, and goes on."""
-    process = start(OPEN, project, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == "open\n"
+    ours, theirs = FORKING.Pipe()
+    process = FORKING.Process(target=hold_open, args=(project, theirs))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "open"
     yield process
-    process.kill()
-    process.communicate()
+    kill(process)
+    process.close()
+    ours.close()
 
 
 def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
 
 
 def locks(project):
