@@ -122,6 +122,7 @@ def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None
         "models": [make_model("baseline", class_names), make_model(model, class_names, facts)],
         "source": {"source": "insects.zip", "licence": "CC BY 4.0"},
         "backbone": {"architecture": {"name": "resnet18", "library": "torchvision"}, "weights": {"name": "a package", "licence": "MIT"}},
+        "embedding": {"preprocessing": {"image_size": 64}, "image_sizes": []},
         "audit": make_audit(class_names, *findings),
         "sizes": ((8, 8), (640, 480)),
         "doubts": doubts,

@@ -1,9 +1,9 @@
-"""The frozen backbone as an ONNX file, the image size it runs at, and the features of pictures, which are cached per picture."""
+"""The frozen backbone as an ONNX file, the image sizes it accepts, and the features of pictures, which are cached per picture."""
 
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -47,18 +47,7 @@ def preprocessing_of(architecture: Architecture, image_size: int) -> Preprocessi
     return Preprocessing(image_size, architecture.crop, architecture.interpolation, architecture.crop_mode, border)
 
 
-def resolve_image_size(wanted: int | str, backbone: dict[str, Any], pictures: list[Picture], takes: Callable[[int], bool]) -> int:
-    """Return the side in pixels at which pictures enter the network. `takes`: whether the network accepts a side.
-
-    `auto` is the useful size, but at most the network's own. It is the own size of a network that accepts no other, or not the useful one.
-    """
-    if isinstance(wanted, int):
-        return wanted
-    own, useful = int(backbone["architecture"]["image_size"]), useful_size(pictures)
-    return useful if not backbone["architecture"]["fixed_size"] and useful < own and takes(useful) else own
-
-
-def useful_size(pictures: list[Picture]) -> int:
+def useful_size(pictures: Sequence[Picture]) -> int:
     """Return twice the median of the pictures' longer sides, as a multiple of 32 and at least 64: a larger size adds no detail."""
     longer_side = median(max(picture.width, picture.height) for picture in pictures)
     return max(_SMALLEST_SIZE, _SIZE_STEP * math.ceil(2 * longer_side / _SIZE_STEP))
@@ -138,6 +127,15 @@ def embed(
     for row, digest in enumerate(digests):  # pictures of equal bytes were embedded once
         features[row] = features[first_rows[digest]]
     return features, sum(digest in new for digest in digests)
+
+
+def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], place: hardware.Hardware) -> Array:
+    """Features by torch, without an export: float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
+    import torch
+
+    place.place(backbone.eval())
+    with torch.inference_mode():
+        return np.concatenate([backbone(torch.from_numpy(pixels).to(place.device)).cpu().numpy() for pixels in batches])
 
 
 def _cache_key(onnx_path: Path, preprocessing: Preprocessing, batch_size: int, threads: int) -> str:

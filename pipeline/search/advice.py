@@ -21,14 +21,15 @@ from pipeline.core.params import read_section
 from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import EmbedParams, preprocessing_of, resolve_image_size, takes_size, useful_size
+from pipeline.networks.embedding import EmbedParams, embed_eagerly, preprocessing_of, useful_size
 from pipeline.networks.weights import PACKAGED, write_backbone
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, square_batches
-from pipeline.search.probing import Probe, Sample, SampleRun, embed, probe, read_sample, settle_norms, train_on_sample, with_head
+from pipeline.search.probing import Probe, Sample, SampleRun, probe, read_sample, settle_norms, train_on_sample, with_head
 from pipeline.tracking.connection import connect, mlflow_errors
 from pipeline.training.batches import TrainingData
 from pipeline.training.head import HeadParams, deal_folds
+from pipeline.training.image_size import choose_image_size
 from pipeline.training.recipe import Recipe, resolve_auto
 from pipeline.training.temperature import halves, store_model
 
@@ -178,8 +179,8 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     architecture, all_train = facts["architecture"], sample.manifest.train
     backbone, _ = load_backbone(folder, with_weights=not untrained)
     wanted = read_section("embed", EmbedParams).image_size
-    size = resolve_image_size(wanted, facts, all_train, lambda side: takes_size(backbone, side))
-    preprocessing = preprocessing_of(Architecture(**architecture), size)
+    image_size = choose_image_size(wanted, folder, all_train, _SPLITS / "train", recipe.threads).side
+    preprocessing = preprocessing_of(Architecture(**architecture), image_size)
     train, val = (
         [*square_batches([_SPLITS / part[0].split / each.path for each in part], preprocessing, _BATCH_SIZE, recipe.threads, "advise")]
         for part in (sample.train, sample.val)
@@ -188,7 +189,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
         settle_norms(backbone, train, hardware)
     both = [*sample.train, *sample.val]
     grid, folds = read_section("train_baseline", HeadParams).l2_grid, deal_folds(both, recipe.seed)
-    features = embed(backbone, [*train, *val], hardware)
+    features = embed_eagerly(backbone, [*train, *val], hardware)
     probed = probe(features, np.array(sample.manifest.labels(both)), len(sample.train), folds, halves(sample.val), grid, recipe.threads)
     return ProbedNetwork(folder, preprocessing, useful_size(all_train) < architecture["image_size"], val, probed)
 

@@ -21,13 +21,12 @@ from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest
 from pipeline.training.batches import TrainingData
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.head import Array, Examples, Head, fit_baseline
+from pipeline.training.head import Array, Examples, Head, fit_baseline, losses_of
 from pipeline.training.loop import Trainer, prepare, train, val_logits
 from pipeline.training.recipe import Recipe
 from pipeline.training.temperature import calibrated_losses
 
 _SAMPLE_SIZE = {"train": 1000, "val": 500}  # pictures at most, but two per class
-_SMALLEST_PROB = 1e-6  # smaller ones count as this: a head cannot predict a class that its folds lack
 
 # Of the learning-rate finder.
 _LOWEST, _HIGHEST = 1e-7, 1.0
@@ -89,15 +88,7 @@ def probe(
     `out_of_fold_probs`; `val_halves`: see `calibrated_losses`.
     """
     head, _, probs = fit_baseline(Examples(features, labels), count_train, folds, val_halves, l2_grid, threads)
-    losses = -np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB))
-    return Probe(head, losses, probs.argmax(axis=1) != labels)
-
-
-@torch.inference_mode()
-def embed(backbone: Backbone, batches: Sequence[Array], hardware: Hardware) -> Array:
-    """Features, float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
-    hardware.place(backbone.eval())
-    return np.concatenate([backbone(torch.from_numpy(pixels).to(hardware.device)).cpu().numpy() for pixels in batches])
+    return Probe(head, losses_of(probs, labels), probs.argmax(axis=1) != labels)
 
 
 @torch.inference_mode()

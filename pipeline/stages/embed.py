@@ -9,12 +9,12 @@ import numpy as np
 
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
-from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, resolve_image_size, takes_size, useful_size
+from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, useful_size
 from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
 from pipeline.pictures.manifest import read_manifest
+from pipeline.training.image_size import choose_image_size
 
 _CHECKED = 8  # pictures on which the export is compared with torch
 
@@ -27,14 +27,14 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     """Resolve the image size, export the backbone, embed the pictures, and write the folder `embeddings`."""
     facts = read_json(backbone / "backbone.json")
     table = read_manifest(manifest)
-    image_size = resolve_image_size(params.image_size, facts, table.train, lambda side: takes_size(load_backbone(backbone)[0], side))
+    choice = choose_image_size(params.image_size, backbone, table.train, train, params.threads)
     architecture = Architecture(**facts["architecture"])
-    preprocessing = preprocessing_of(architecture, image_size)
+    preprocessing = preprocessing_of(architecture, choice.side)
     pictures = [*table.train, *table.val]
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
     checked = [paths[index] for index in spread(len(paths), _CHECKED)]
     sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
-    onnx_path = export_backbone(backbone, image_size, sample, params.threads)
+    onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
     features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
     print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
     with atomic_dir(embeddings) as partial:
@@ -44,7 +44,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
             shutil.copyfile(path, partial / path.name)
         tiny = useful_size(table.train) < architecture.image_size
         size = read_facts(open_session(onnx_path, params.threads))["size"]
-        write_json(partial / "embedding.json", {"preprocessing": asdict(preprocessing), "tiny": tiny, "size": size})
+        found = {"preprocessing": asdict(preprocessing), "image_sizes": choice.trials, "tiny": tiny, "size": size}
+        write_json(partial / "embedding.json", found)
 
 
 if __name__ == "__main__":

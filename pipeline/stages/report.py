@@ -81,6 +81,7 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
         models=[read_model(name, models, results, comparison["differences"].get(name)) for name in names],
         source=source,
         backbone=backbone,
+        embedding=read_json(data / "embeddings/embedding.json"),
         audit=read_json(data / "audit.json"),
         sizes=extremes(manifest.pictures),
         doubts=read_doubts(data, manifest.pictures, models / "out_of_fold.csv"),

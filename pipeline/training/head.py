@@ -19,6 +19,7 @@ from pipeline.training.temperature import calibrated_losses
 Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
 _FOLDS = 5
+_SMALLEST_PROB = 1e-6  # smaller ones count as this: a head cannot predict a class that its folds lack
 
 
 class HeadParams(Section):
@@ -115,6 +116,11 @@ def out_of_fold_probs(examples: Examples, folds: Array, l2: float, threads: int)
             head = fit_head(Examples(examples.features[others], labels), l2)
             probs[np.ix_(~others, present)] = softmax(head.logits(examples.features[~others]).astype(np.float64), axis=1)
     return probs
+
+
+def losses_of(probs: Array, labels: Array) -> Array:
+    """The log loss of each picture in nats, float64 (pictures,), of probabilities as `out_of_fold_probs` returns them."""
+    return np.asarray(-np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB)))
 
 
 def _scores(head: Head, examples: Examples) -> tuple[float, float]:

@@ -11,9 +11,10 @@ from torch import nn
 
 from pipeline.core.errors import PipelineError
 from pipeline.networks.classifier import Backbone
+from pipeline.networks.embedding import embed_eagerly
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.search import probing
-from pipeline.search.probing import Curve, SampleRun, draw_sample, embed, find_rates, probe, read_sample, settle_norms
+from pipeline.search.probing import Curve, SampleRun, draw_sample, find_rates, probe, read_sample, settle_norms
 from tests.recipes import CPU, trainer_of
 from tests.training.test_loop import TRAIN, build_small
 
@@ -71,7 +72,7 @@ def backbone():
 
 
 def test_features_are_a_row_a_picture_in_their_order(backbone, batches):
-    features = embed(backbone, batches, CPU)
+    features = embed_eagerly(backbone, batches, CPU)
     assert (features.shape, features.dtype) == ((12, 5), np.float32)
     with torch.inference_mode():
         assert features[4:8] == pytest.approx(backbone(torch.from_numpy(batches[1])).numpy(), abs=1e-6)
@@ -83,7 +84,7 @@ def test_norms_take_the_statistics_of_the_pictures(backbone, batches):
     norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     settle_norms(backbone, batches, CPU)
     assert norm.running_mean.numpy() == pytest.approx(torch.cat(seen).mean(dim=(0, 2, 3)).numpy(), abs=1e-5)
-    embed(backbone, batches, CPU)
+    embed_eagerly(backbone, batches, CPU)
     assert norm.running_mean.numpy() == pytest.approx(torch.cat(seen[:3]).mean(dim=(0, 2, 3)).numpy(), abs=1e-5)
 
 

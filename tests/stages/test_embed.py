@@ -1,9 +1,8 @@
-"""The stage embed: the size at which pictures enter the network, the export and the features that are cached, their order."""
+"""The stage embed: the export and the features that are cached, their order, and what it writes down."""
 
 import json
 import re
 import shutil
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,19 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torchvision.models import inception_v3
 
 from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
 from pipeline.networks import embedding, onnx_file
 from pipeline.networks.classifier import Backbone
-from pipeline.networks.embedding import export_backbone, resolve_image_size, takes_size
+from pipeline.networks.embedding import export_backbone
 from pipeline.networks.onnx_file import export_onnx
 from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
-from pipeline.stages import embed as stage
 from pipeline.stages.embed import Params, run
+from pipeline.training import image_size
 from tests.checkout import ROOT
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -32,70 +30,6 @@ TRAIN, VAL = {"1.png": 1, "2.png": 2, "4.png": 4, "5.png": 5}, {"0.png": 0, "3.p
 
 def make_picture(width, height, image_id="a.png", split="train"):
     return Picture(image_id, image_id, "0" * 64, "ants", split, image_id, width, height)
-
-
-def make_facts(image_size=224, fixed_size=False):
-    return {"architecture": {"image_size": image_size, "fixed_size": fixed_size}}
-
-
-def takes_all(side):
-    """A network that takes every side."""
-    return True
-
-
-@pytest.mark.parametrize(
-    ("side", "image_size"), [(1, 64), (8, 64), (28, 64), (32, 64), (33, 96), (48, 96), (96, 192), (112, 224), (113, 224), (500, 224)]
-)
-def test_auto_is_twice_the_pictures_side_up_to_the_networks_own(side, image_size):
-    assert resolve_image_size("auto", make_facts(), [make_picture(side, side)], takes_all) == image_size
-
-
-def test_the_longer_side_counts():
-    assert resolve_image_size("auto", make_facts(), [make_picture(10, 40)], takes_all) == 96
-
-
-def test_the_median_picture_counts():
-    assert resolve_image_size("auto", make_facts(), [make_picture(side, side) for side in (8, 40, 2000)], takes_all) == 96
-
-
-def test_of_two_pictures_the_mean_counts():
-    pictures = [make_picture(side, side) for side in (40, 57)]
-    assert resolve_image_size("auto", make_facts(), pictures, takes_all) == 128  # twice 48.5 is above 96
-
-
-def test_a_network_smaller_than_the_least_takes_its_own():
-    assert resolve_image_size("auto", make_facts(image_size=32), [make_picture(8, 8)], takes_all) == 32
-
-
-@pytest.mark.parametrize("side", [8, 500])
-def test_a_network_of_fixed_size_takes_its_own(side):
-    assert resolve_image_size("auto", make_facts(384, fixed_size=True), [make_picture(side, side)], takes_all) == 384
-
-
-@pytest.mark.parametrize("fixed_size", [False, True])
-def test_a_number_is_taken_as_it_is(fixed_size):
-    assert resolve_image_size(100, make_facts(fixed_size=fixed_size), [make_picture(8, 8)], takes_all) == 100
-
-
-@pytest.mark.parametrize(("side", "asked"), [(8, [64]), (500, [])])
-def test_a_network_that_refuses_a_smaller_size_takes_its_own(side, asked):
-    tried = []
-    assert resolve_image_size("auto", make_facts(299), [make_picture(side, side)], tried.append) == 299
-    assert tried == asked
-
-
-@pytest.fixture(scope="module")
-def inception():
-    """A network that takes no picture below 75 pixels, at weights that torch draws quickly."""
-    network = inception_v3(weights=None, aux_logits=False, transform_input=True, init_weights=False)
-    network.fc = nn.Identity()
-    return Backbone(network, *HALF).eval()
-
-
-@pytest.mark.parametrize(("side", "image_size"), [(8, 299), (48, 96)])
-def test_tiny_pictures_enter_inception_at_its_own_size(inception, side, image_size):
-    takes = partial(takes_size, inception)
-    assert resolve_image_size("auto", make_facts(299), [make_picture(side, side)], takes) == image_size
 
 
 class Refusing(nn.Module):
@@ -123,7 +57,7 @@ def draw_backbone(seed=0, kernel=3, stride=1):
 
 def put_in_place(backbone, patch):
     """Let the stage load this network."""
-    for module in (stage, embedding):
+    for module in (image_size, embedding):
         patch.setattr(module, "load_backbone", lambda _: (backbone, 4))
 
 
@@ -140,10 +74,10 @@ def deal(root, train, val):
     write_manifest(root / "manifest.csv", pictures)
 
 
-def run_in(root, name="again", image_size="auto", batch_size=4, threads=1):
+def run_in(root, name="again", batch_size=4, threads=1, **changes):
     """Run the stage, and return the bytes of the features."""
     paths = (root / path for path in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(threads=threads, image_size=image_size, batch_size=batch_size), *paths, root / name)
+    run(Params(**{"threads": threads, "image_size": "auto", "batch_size": batch_size, **changes}), *paths, root / name)
     return (root / name / "features.npy").read_bytes()
 
 
@@ -211,6 +145,7 @@ def test_the_features_are_those_of_the_network_in_the_pictures_order(embedded):
 def test_the_size_that_was_resolved_is_written_down(embedded):
     assert json.loads((embedded.folder / "embedding.json").read_text()) == {
         "preprocessing": {"image_size": 64, "crop": 1.0, "interpolation": "bicubic", "crop_mode": "center", "border": None},
+        "image_sizes": [],
         "tiny": True,
         "size": {"parameters": 4 * 3 * 9 + 4, "gmacs": 0.0004152},  # multiply-adds: 62 x 62 places, 4 x 27 weights each
     }
