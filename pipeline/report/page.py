@@ -93,7 +93,8 @@ class Report:
     """The content of the page.
 
     `models`: the baseline first; `embedding`: the content of embedding.json; `sizes`: of the smallest and the largest picture; `doubts`:
-    rows of out_of_fold.csv, each with a `thumbnail`; `against_best`: sentences; `montage`: data URLs by class; `digests`, `versions`: by name.
+    rows of out_of_fold.csv, each with a `thumbnail`; `against_best`: sentences; `montage`: data URLs by class; `digests`, `versions`: by
+    name.
     """
 
     models: Sequence[Model]
