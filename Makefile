@@ -22,14 +22,15 @@ HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.pr
 # Whole files go to one of three processes, of which one often waits; the longest run first, see tests/conftest.py.
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
 
-.PHONY: run test test-all check bench setup lock canary
+.PHONY: run test tests test-all check bench setup lock canary
 run: $(READY)
 	@pipeline mend
 	dvc repro
 	@pipeline results
 
-test test-all: export PYTHONDONTWRITEBYTECODE :=  # or each process that a test starts compiles the pipeline again
-test: check
+tests test-all: export PYTHONDONTWRITEBYTECODE :=  # or each process that a test starts compiles the pipeline again
+test: check tests
+tests: $(READY)
 	$(PYTEST) -m "not slow" --cov --cov-report=
 
 test-all: check
@@ -48,8 +49,10 @@ setup: $(READY)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(if $(HAS_TORCH),--system-site-packages) $(VENV)
-	$(if $(HAS_TORCH),grep -vE '$(TORCH_LINES)',cat) requirements.lock > $(VENV)/requirements.txt
-	python -m pip install --quiet --no-deps --no-compile -r $(VENV)/requirements.txt
+	grep -vE '$(TORCH_LINES)' requirements.lock > $(VENV)/requirements.txt
+	$(if $(HAS_TORCH),,grep -E '$(TORCH_LINES)' requirements.lock > $(VENV)/torch.txt)
+	# Side by side, since pip unpacks one package after the other, and torch with its libraries takes as long as all others.
+	ls $(VENV)/*.txt | xargs -n 1 -P 2 python -m pip install --quiet --no-deps --no-compile -r
 	# In parallel, which pip does not do. Some packages contain files for other Pythons, which do not compile.
 	python -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	python -m pip install --quiet --no-deps --no-build-isolation -e .
