@@ -181,6 +181,19 @@ def record_output(layer: nn.Module) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+@contextmanager
+def replaced_forward(layer: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Let a layer run another function for the block."""
+    before = vars(layer).get("forward")
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+        if before is not None:
+            layer.forward = before
+
+
 def random_pixels(image_size: int) -> Tensor:
     """Return two random pictures, always the same: uint8 (2, S, S, 3)."""
     generator = torch.Generator().manual_seed(0)

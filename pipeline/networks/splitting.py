@@ -6,7 +6,7 @@ and verifies each one: from its activations alone, the rear must return the feat
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from pipeline.networks.classifier import Backbone, Classifier, random_pixels, run_watched
+from pipeline.networks.classifier import Backbone, Classifier, random_pixels, replaced_forward, run_watched
 
 _TOLERANCE = 1e-4  # between the features of a rear and of the whole network, as a share of the largest feature
 _MAX_TRIES = 12  # layers that are tried as the end of one stage
@@ -208,10 +208,7 @@ def _layers_before(layer: str, calls: Sequence[LayerCall]) -> dict[str, torch.Si
 @contextmanager
 def _replaced(outputs: Mapping[nn.Module, Tensor]) -> Iterator[None]:
     """Let each layer return its given output without running."""
-    for layer, output in outputs.items():
-        layer.forward = lambda *_, output=output, **__: output
-    try:
+    with ExitStack() as stack:
+        for layer, output in outputs.items():
+            stack.enter_context(replaced_forward(layer, lambda *_, output=output, **__: output))
         yield
-    finally:
-        for layer in outputs:
-            del layer.forward

@@ -187,7 +187,7 @@ def find_rates(trainer: Trainer, steps: int) -> Curve:
         curve.losses.append(unbiased)
         if step == steps:
             break
-        trainer.step(loss, len(trainer.train), f"find-lr, rate {rate:.1e}")
+        trainer.step(loss, len(trainer.train))
     if len(curve.rates) < _FEWEST_STEPS:
         raise PipelineError(f"find-lr: training diverged after {len(curve.rates)} steps; set precision: fp32, or check the pictures")
     return curve

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.core import stage
-from pipeline.core.hardware import choose_hardware
+from pipeline.core.hardware import choose_hardware, keep_freed_memory
 from pipeline.networks.artifact import identity
 from pipeline.tracking.runs import live_run
 from pipeline.training.batches import decode_val, read_training_data
@@ -20,6 +20,7 @@ class Params(Recipe):
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path, model: Path) -> None:
     """Read the data, train, and write the model folder. A run that was killed resumes after its last complete epoch."""
+    keep_freed_memory()
     data = read_training_data(train, val, manifest, backbone, embeddings, baseline)
     recipe = resolve_auto(params, len(data.train_paths))
     hardware = choose_hardware(recipe.seed, recipe.threads, recipe.precision)

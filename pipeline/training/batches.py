@@ -1,6 +1,8 @@
 """The data of a training run, and its batches: augmented pictures, or the activations of a frozen front."""
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,16 +13,18 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from pipeline.core.files import atomic_file, read_json
-from pipeline.core.hardware import Hardware
+from pipeline.core.hardware import Hardware, usable_cpus
 from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
 from pipeline.training.temperature import halves
 
 _MEMORY_BYTES = 2 << 30  # of decoded training pictures
+_MOST_WORKERS, _FEW_BATCHES = 8, 4
+_SHARED_MEMORY, _PREFETCHED = Path("/dev/shm"), 3  # noqa: S108 - batches come through it: per worker two that wait and one in use
 
 # Pixels uint8 (N, S, S, 3), or activations in their place, and class numbers int64 (N,).
 Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
@@ -78,13 +82,13 @@ def decode_val(data: TrainingData, recipe: Recipe) -> list[Array]:
     return [*square_batches(data.val_paths, data.preprocessing, recipe.batch_size, recipe.threads, "decode")]
 
 
-def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe) -> tuple[Batches, Batches]:
-    """Batches of training pictures, augmented anew in each epoch, and of the val pictures as they are."""
+def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, size: int) -> tuple[Batches, Batches]:
+    """Batches of training pictures, augmented anew in each epoch to that side in pixels, and of the val pictures as they are."""
     flip = not data.tiny if recipe.flip == "auto" else recipe.flip
-    size, interpolation = data.preprocessing.image_size, data.preprocessing.interpolation
-    augment = make_augmentation(size, interpolation, recipe.min_crop_area, flip, recipe.augment)
+    augment = make_augmentation(size, data.preprocessing.interpolation, recipe.min_crop_area, flip, recipe.augment)
     pictures = TrainingPictures(data.train_paths, data.train_labels, size, augment, recipe.threads)
-    return _dataloader(cast("Dataset[Any]", pictures), data.train_labels, recipe), _in_batches(val_pixels, data.val_labels)
+    workers = _workers(len(data.train_paths), recipe.batch_size, size)
+    return _dataloader(cast("Dataset[Any]", pictures), data.train_labels, recipe, workers), _in_batches(val_pixels, data.val_labels)
 
 
 def activation_batches(
@@ -110,13 +114,27 @@ def activation_batches(
                 filled += len(batch)
             if rows is not None:
                 rows.flush()
-    examples = TensorDataset(torch.from_numpy(np.load(path, mmap_mode="c")), torch.tensor(data.train_labels))
+    examples = Activations(np.load(path, mmap_mode="c"), data.train_labels)
     val = [run_front(pixels, nullcontext()) for pixels in val_pixels]  # scored in fp32, as the stored model answers
-    return _dataloader(examples, data.train_labels, recipe), _in_batches(val, data.val_labels)
+    return _dataloader(cast("Dataset[Any]", examples), data.train_labels, recipe), _in_batches(val, data.val_labels)
+
+
+class Activations:
+    """A map-style dataset of activations, float32, and class numbers. It is asked as `TrainingPictures` is."""
+
+    def __init__(self, rows: Array, labels: Sequence[int]) -> None:
+        self.rows, self.labels = rows, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+        index, _ = drawn
+        return torch.from_numpy(self.rows[index]), self.labels[index]
 
 
 class TrainingPictures:
-    """A map-style dataset of augmented training pictures: pixels uint8 (S, S, 3) and the class number.
+    """A map-style dataset of augmented training pictures: pixels uint8 (S, S, 3) and the class number, for an index and a seed.
 
     Pictures are decoded once, to a shorter side of at most `2 * image_size`, and kept while they fit into memory.
     """
@@ -137,9 +155,12 @@ class TrainingPictures:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+        index, seed = drawn
         image = self.kept.get(index) or self._read(self.paths[index])
-        return torch.from_numpy(np.array(self.augment(image))), self.labels[index]
+        with torch.random.fork_rng(devices=[]):  # so that the picture does not depend on which process augments it, and when
+            torch.manual_seed(seed)
+            return torch.from_numpy(np.array(self.augment(image))), self.labels[index]
 
     def _read(self, path: Path) -> Image.Image:
         image = decode(path, at_least=self.side)
@@ -157,15 +178,42 @@ def batch_sizes(batches: Batches) -> list[int]:
     return [min(size, pictures - number * size) for number in range(len(batches))]
 
 
-def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe) -> DataLoader[Any]:
+class Draws(Sampler[tuple[int, int]]):
+    """The examples in the order of another sampler, each with a seed of its own. All comes from one generator."""
+
+    def __init__(self, order: Sampler[int], generator: torch.Generator) -> None:
+        self.order, self.generator = order, generator
+
+    def __len__(self) -> int:
+        return len(cast("Sized", self.order))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = list(self.order)
+        return zip(order, torch.randint(2**62, (len(order),), generator=self.generator).tolist(), strict=True)
+
+
+def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe, workers: int = 0) -> DataLoader[Any]:
     """Batches of examples, shuffled anew in each epoch; with `balance: sampling` each class is drawn equally often."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    size, sampler = recipe.batch_size, None
+    order: Sampler[int] = RandomSampler(labels, generator=generator)
     if recipe.balance == "sampling":
         weights = class_weights(labels, max(labels) + 1)[torch.tensor(labels)]
-        sampler = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
-    is_one_left = len(labels) % size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
-    return DataLoader(examples, size, shuffle=sampler is None, sampler=sampler, generator=generator, drop_last=is_one_left)
+        order = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
+    is_one_left = len(labels) % recipe.batch_size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
+    return DataLoader(
+        examples, recipe.batch_size, sampler=Draws(order, generator), num_workers=workers, persistent_workers=workers > 0,
+        drop_last=is_one_left, pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator(),  # of no use; from another one it would draw more or less often, by the number of workers
+    )  # fmt: skip
+
+
+def _workers(pictures: int, batch_size: int, side: int) -> int:
+    """How many processes augment pictures: one less than there are processors, none where they do not pay or cannot work."""
+    if sys.platform != "linux" or pictures < _FEW_BATCHES * batch_size:  # elsewhere a new process imports everything again
+        return 0
+    batch_bytes = _PREFETCHED * batch_size * side * side * 3
+    room = shutil.disk_usage(_SHARED_MEMORY).free // (2 * batch_bytes) if _SHARED_MEMORY.is_dir() else 0
+    return min(max(1, usable_cpus() - 1), _MOST_WORKERS, room)
 
 
 def _in_batches(arrays: Sequence[Array], labels: Sequence[int]) -> Batches:

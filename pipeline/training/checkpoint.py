@@ -116,6 +116,6 @@ def _restore_random(state: dict[str, Any], batches: object) -> None:
 
 
 def _generators(batches: object) -> list[torch.Generator]:
-    """A dataloader's generator, which shuffles its examples; a list of batches has none."""
-    generator = getattr(batches, "generator", None)
+    """The generator that shuffles a dataloader's examples; a list of batches has none."""
+    generator = getattr(getattr(batches, "sampler", None), "generator", None)
     return [] if generator is None else [generator]

@@ -4,7 +4,9 @@
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from tqdm import tqdm
 from pipeline.core.hardware import Hardware
 from pipeline.networks.artifact import describe_model
 from pipeline.networks.classifier import Classifier, load_backbone, load_classifier
+from pipeline.networks.embedding import takes_size
+from pipeline.networks.folding import depthwise_in_fp32, folded_norms
 from pipeline.networks.regimes import Regime, add_side_heads, main_logits, make_plan
 from pipeline.networks.splitting import split_at
 from pipeline.pictures.images import Array
@@ -32,9 +36,11 @@ from pipeline.training.recipe import (
     make_mix,
     make_optimiser,
     make_schedule,
+    training_size,
 )
 from pipeline.training.temperature import calibrated_losses
 
+_LOOK_EVERY = 100  # batches
 _SIDE_SHARE = 0.3  # weight of a side head's loss (Szegedy et al., 2015)
 
 
@@ -47,32 +53,33 @@ def train(trainer: "Trainer", log: Callable[[EpochMetrics], None], checkpoint: C
     history = checkpoint.restore(trainer)
     for metrics in history:
         log(metrics)
-    while len(history) <= trainer.epochs and not trainer.stopping.is_over:
-        epoch = len(history)
-        title = f"epoch {epoch}/{trainer.epochs}"
-        metrics = {"epoch": epoch, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
-        if epoch > 0:
-            trainer.begin_epoch(epoch)
-            metrics |= train_epoch(trainer, title)
-        metrics |= score(trainer.average.scored, trainer.val, trainer.val_halves, trainer.hardware.device, title)
-        trainer.end_epoch(metrics)
-        history.append(metrics)
-        log(metrics)
-        checkpoint.write(trainer, history)
+    with trainer.fast_layers():
+        while len(history) <= trainer.epochs and not trainer.stopping.is_over:
+            epoch = len(history)
+            title = f"epoch {epoch}/{trainer.epochs}"
+            metrics = {"epoch": epoch, "learning_rate": float(trainer.schedule.get_last_lr()[0])}
+            if epoch > 0:
+                trainer.begin_epoch(epoch)
+                metrics |= train_epoch(trainer, title)
+            metrics |= score(trainer.average.scored, trainer.val, trainer.val_halves, trainer.hardware.device, title)
+            trainer.end_epoch(metrics)
+            history.append(metrics)
+            log(metrics)
+            checkpoint.write(trainer, history)
     trainer.model.load_state_dict(trainer.stopping.weights)
     return history
 
 
 def train_epoch(trainer: "Trainer", title: str) -> EpochMetrics:
     """Run once over the training pictures: the mean of the loss that is minimised, and the accuracy."""
-    means, device = RunningMeans(), trainer.hardware.device
-    for number, (inputs, labels) in enumerate(tqdm(trainer.train, title, disable=None, leave=False), start=1):
-        inputs, labels = inputs.to(device), labels.to(device)  # noqa: PLW2901 - the same batch on the device
+    means, device = RunningMeans(title), trainer.hardware.device
+    for number, batch in enumerate(tqdm(trainer.train, title, disable=None, leave=False), start=1):
+        inputs, labels = (part.to(device, non_blocking=True) for part in batch)
         with trainer.hardware.autocast():
             loss, logits = trainer.loss(inputs, labels)
-        trainer.step(loss, number, title)
+        trainer.step(loss, number)
         means.add(loss, logits, labels)
-    return means.metrics("train", title)
+    return means.metrics("train")
 
 
 def score(model: nn.Module, batches: Batches, halves: Array, device: torch.device, title: str) -> EpochMetrics:
@@ -136,18 +143,25 @@ class Trainer:
         """Switch the model to training mode, with frozen what the regime freezes in this epoch."""
         self.regime.train_mode(self.model, self.classifier, epoch)
 
+    @contextmanager
+    def fast_layers(self) -> Iterator[None]:
+        """Within the block, frozen norms are folded, and depthwise convolutions run in the faster precision."""
+        inputs = next((inputs[:2].to(self.hardware.device) for inputs, _ in self.val), None)
+        with ExitStack() as stack:
+            if inputs is not None and not self.regime.norms:
+                stack.enter_context(folded_norms(self.model, inputs))
+            if self.hardware.depthwise != self.hardware.precision:
+                stack.enter_context(depthwise_in_fp32(self.model))
+            yield
+
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and the logits (N, classes)."""
         inputs, targets = self.mix(inputs, labels)
         logits, side_logits = main_logits(self.model(inputs))
         return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
 
-    def step(self, loss: Tensor, number: int, title: str) -> None:
-        """Backpropagate the loss of batch `number`, counted from 1, and update the weights when a group of batches is complete.
-
-        Raises DivergedError if the loss is not finite.
-        """
-        check_finite(float(loss.detach()), f"{title}, step {number}: the train loss")
+    def step(self, loss: Tensor, number: int) -> None:
+        """Backpropagate the loss of batch `number`, counted from 1, and update the weights when a group of batches is complete."""
         # The last batch of an epoch may be short, and so may be its group: each picture has the same weight in its step.
         together = self.recipe.accumulate
         first = (number - 1) // together * together
@@ -185,22 +199,33 @@ class Trainer:
 
 
 class RunningMeans:
-    """Loss and accuracy, averaged over the pictures of all batches."""
+    """Loss and accuracy, averaged over the pictures of all batches. They stay on the device, which need not wait for each batch."""
 
-    def __init__(self) -> None:
-        self.loss, self.right, self.count = 0.0, 0, 0
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.losses: list[Tensor] = []
+        self.right: list[Tensor] = []
+        self.counts: list[int] = []
 
     def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch."""
-        self.loss += float(mean_loss.detach()) * len(labels)
-        self.right += int((logits.argmax(dim=1) == labels).sum())
-        self.count += len(labels)
+        """Add a batch. Now and then the losses are looked at: raises DivergedError if one is not finite."""
+        self.losses.append(mean_loss.detach())
+        self.right.append((logits.argmax(dim=1) == labels).sum())
+        self.counts.append(len(labels))
+        if len(self.counts) % _LOOK_EVERY == 0:
+            self._look()
 
-    def metrics(self, split: str, title: str) -> EpochMetrics:
-        """`<split>_loss` and `<split>_accuracy`. Raises DivergedError if the loss is not finite."""
-        loss = self.loss / self.count
-        check_finite(loss, f"{title}: the {split} loss")
-        return {f"{split}_loss": loss, f"{split}_accuracy": self.right / self.count}
+    def metrics(self, split: str) -> EpochMetrics:
+        """`<split>_loss` and `<split>_accuracy`. Raises DivergedError if a loss is not finite."""
+        losses, pictures = self._look(), sum(self.counts)
+        loss = sum(loss * count for loss, count in zip(losses, self.counts, strict=True)) / pictures
+        return {f"{split}_loss": loss, f"{split}_accuracy": int(torch.stack(self.right).sum()) / pictures}
+
+    def _look(self) -> list[float]:
+        losses: list[float] = torch.stack(self.losses).tolist()
+        for step, loss in enumerate(losses, start=1):
+            check_finite(loss, f"{self.title}, step {step}: the train loss")
+        return losses
 
 
 def check_finite(loss: float, title: str) -> None:
@@ -226,7 +251,8 @@ def prepare(
         train_batches, val_batches = activation_batches(data, val_pixels, recipe, front, hardware, activations)
     else:
         model = add_side_heads(classifier, data.backbone, recipe.regime != "scratch", size)
-        train_batches, val_batches = picture_batches(data, val_pixels, recipe)
+        train_size = training_size(recipe.train_image_size, size, partial(takes_size, classifier.backbone))
+        train_batches, val_batches = picture_batches(data, val_pixels, recipe, train_size)
         hardware.place(model)  # before the trainer copies the weights to average them
     return Trainer(model, classifier, plan.regime, recipe, train_batches, val_batches, data.val_halves, data.train_labels, hardware)
 
@@ -241,5 +267,7 @@ def start_classifier(recipe: Recipe, data: TrainingData) -> Classifier:
 
 def describe_training(name: str, recipe: Recipe, data: TrainingData, hardware: Hardware, code: str) -> dict[str, Any]:
     """The facts of a training run, see `describe_model`: model `name`, trained by the module `code`."""
-    facts: dict[str, str | int] = {"device": hardware.device.type, "precision": hardware.precision, "threads": recipe.threads}
+    facts: dict[str, str | int] = {
+        "device": hardware.device.type, "precision": hardware.precision, "depthwise": hardware.depthwise, "threads": recipe.threads
+    }  # fmt: skip
     return describe_model(name, data.class_names, data.preprocessing, recipe, code, data.inputs, facts, data.learned)

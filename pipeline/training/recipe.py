@@ -27,6 +27,7 @@ _RATES, _SGD_RATES = {False: 3e-4, True: 1e-3}, {False: 3e-3, True: 3e-2}
 _SGD = ("sgd", "momentum", "nesterov")
 _MANY_PICTURES = 20_000  # from which on BiT uses MixUp
 
+_SMALLER_FROM, _SMALLER, _SIZE_STEP = 160, 5 / 7, 32  # of training crops, in pixels
 _DROP = 0.1
 _DROPS_AT = (0.3, 0.6, 0.9)  # fractions of all steps, as in BiT
 _PLATEAU_EPOCHS = 1  # epochs without a lower val loss that are tolerated
@@ -73,6 +74,7 @@ class Recipe(Section):
     label_smoothing: Fraction
     balance: Literal["none", "loss", "sampling"]
     dropout: Fraction  # on the features, before the head
+    train_image_size: Literal["auto"] | PositiveInt  # of the crops, in pixels; auto: see `training_size`
     min_crop_area: Annotated[float, Field(gt=0, le=1)]  # smallest fraction of a picture that a random crop covers
     flip: Literal["auto"] | bool  # auto: not for tiny pictures, such as scanned characters
     augment: Literal["none", "trivial", "rand"]
@@ -122,6 +124,22 @@ def make_optimiser(stage_of: Mapping[nn.Parameter, int], stages: int, recipe: Re
         return create_optimizer_v2(listed, opt=name, lr=top, weight_decay=0.0, momentum=recipe.momentum)
     except (AssertionError, ImportError) as error:  # its library or a GPU is missing
         raise PipelineError(f"params.yaml: recipe.optimiser: {name!r} does not run here: {error}; choose another") from None
+
+
+def training_size(wanted: int | str, image_size: int, takes: Callable[[int], bool]) -> int:
+    """The side of training crops: that which is `wanted`, or for `auto` five sevenths of the side of val pictures, from 160 pixels on.
+
+    A random crop shows things larger than the central crop of val does, and smaller crops make up for that (Touvron et al., 2019), at half
+    of the time. `takes`: whether the network accepts a side. Raises PipelineError if it refuses the one that is wanted.
+    """
+    if wanted == image_size or (wanted == "auto" and image_size < _SMALLER_FROM):
+        return image_size
+    side = wanted if isinstance(wanted, int) else _SIZE_STEP * round(image_size * _SMALLER / _SIZE_STEP)
+    if takes(side):
+        return side
+    if wanted == "auto":
+        return image_size
+    raise PipelineError(f"params.yaml: train_image_size: the backbone refuses {side}; set auto, or {image_size}")
 
 
 class Plateau:

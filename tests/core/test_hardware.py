@@ -1,13 +1,18 @@
 """Device, precision, threads and seeds."""
 
 import os
+import platform
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.core.hardware import choose_device, choose_precision, make_repeatable
+from pipeline.core import hardware
+from pipeline.core.hardware import choose_depthwise, choose_device, choose_precision, make_repeatable
+from tests.checkout import ROOT
 
 
 @pytest.fixture
@@ -60,6 +65,52 @@ def test_auto_on_this_cpu_is_one_of_the_two():
 
 def test_auto_is_fp32_on_mps():
     assert choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("precision", "device"), [("fp32", "cpu"), ("fp32", "cuda"), ("bf16", "cuda")])
+def test_depthwise_convolutions_compute_as_others_do_where_nothing_is_tried(precision, device, monkeypatch):
+    monkeypatch.setattr(hardware, "_time_depthwise", None)
+    assert choose_depthwise(precision, torch.device(device), 1) == precision
+
+
+@pytest.mark.parametrize(("fp32", "bf16", "chosen"), [(1.0, 2.0, "fp32"), (2.0, 1.0, "bf16")])
+def test_depthwise_convolutions_compute_in_what_is_faster_which_is_tried_once(fp32, bf16, chosen, monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(hardware, "_time_depthwise", {torch.float32: fp32, torch.bfloat16: bf16}.__getitem__)
+    assert choose_depthwise("bf16", torch.device("cpu"), 1) == chosen
+    monkeypatch.setattr(hardware, "_time_depthwise", None)
+    assert choose_depthwise("bf16", torch.device("cpu"), 1) == chosen
+
+
+def test_the_time_of_a_depthwise_layer_is_measured():
+    assert 0 < hardware._time_depthwise(torch.float32) < 60
+
+
+ASK_TWICE = """
+import ctypes, resource, sys
+from pipeline.core.hardware import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+libc, size, faults = ctypes.CDLL(None), 64 << 20, []
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(faults[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc")
+@pytest.mark.parametrize(
+    ("how", "settings", "is_kept"), [("keep", {}, True), ("leave", {}, False), ("keep", {"MALLOC_ARENA_MAX": "2"}, False)]
+)
+def test_memory_that_is_kept_is_not_faulted_in_again(how, settings, is_kept):
+    command = [sys.executable, "-c", ASK_TWICE, how]
+    faults = int(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, **settings}).stdout)
+    assert (faults < 100) == is_kept  # the block has 16,384 pages
 
 
 @pytest.mark.usefixtures("settings")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 
 from pipeline.pictures.images import Preprocessing
+from pipeline.training import batches as batches_module
 from pipeline.training.batches import TrainingData, activation_batches, batch_sizes, decode_val, picture_batches
 from tests.recipes import CPU, recipe_of
 
@@ -32,7 +34,7 @@ def data(tmp_path):
 def pictures_of(data, batch_size=4, **changes):
     """The batches of train and of val."""
     recipe = recipe_of(batch_size=batch_size, **changes)
-    return picture_batches(data, decode_val(data, recipe), recipe)
+    return picture_batches(data, decode_val(data, recipe), recipe, SIZE)
 
 
 def activations_of(data, front, path):
@@ -61,6 +63,42 @@ def test_each_epoch_brings_every_picture_once_in_another_order(data):
 def test_the_sizes_of_the_batches_are_known_before_they_come(data, batch_size, balance):
     for batches in pictures_of(data, batch_size, balance=balance):
         assert batch_sizes(batches) == [len(labels) for _, labels in batches]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are processors
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_number_of_processes_changes_no_picture(data, monkeypatch, workers):
+    def epochs(count):
+        monkeypatch.setattr(batches_module, "_workers", lambda *_: count)
+        train, _ = pictures_of(data, batch_size=5, min_crop_area=0.1, augment="trivial")
+        assert train.num_workers == count
+        return [(pixels.clone(), labels) for _ in range(2) for pixels, labels in train], torch.rand(1)
+
+    for path in data.train_paths:
+        noise = np.random.default_rng(len(path.name)).integers(0, 256, (3 * SIZE, 2 * SIZE, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    torch.manual_seed(0)
+    alone, after = epochs(0)
+    torch.manual_seed(0)
+    beside, after_too = epochs(workers)
+    assert torch.equal(after, after_too)
+    assert len(alone) == len(beside) == 6
+    for (pixels, labels), (pixels_too, labels_too) in zip(alone, beside, strict=True):
+        assert torch.equal(pixels, pixels_too)
+        assert torch.equal(labels, labels_too)
+    assert len({pixels.numpy().tobytes() for pixels, _ in alone}) == 6
+
+
+@pytest.mark.parametrize(
+    ("pictures", "cpus", "free", "platform", "workers"),
+    [(1000, 2, 1 << 30, "linux", 1), (1000, 1, 1 << 30, "linux", 1), (10**6, 64, 1 << 40, "linux", 8), (10**6, 6, 1 << 40, "linux", 5),
+     (127, 8, 1 << 30, "linux", 0), (1000, 8, 64 << 20, "linux", 2), (1000, 8, 1 << 20, "linux", 0), (1000, 8, 1 << 30, "darwin", 0)],
+)  # fmt: skip
+def test_processes_that_augment_are_as_many_as_pay_and_fit(monkeypatch, pictures, cpus, free, platform, workers):
+    monkeypatch.setattr(batches_module, "usable_cpus", lambda: cpus)
+    monkeypatch.setattr(batches_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(batches_module.sys, "platform", platform)
+    assert batches_module._workers(pictures, 32, 224) == workers
 
 
 def test_the_order_follows_from_the_seed(data):

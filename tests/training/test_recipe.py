@@ -10,7 +10,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.params import read_section
 from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.networks.regimes import Regime
-from pipeline.training.recipe import EarlyStopping, Recipe, WeightAverage, make_optimiser, resolve_auto
+from pipeline.training.recipe import EarlyStopping, Recipe, WeightAverage, make_optimiser, resolve_auto, training_size
 from tests.recipes import PLAIN, recipe_of
 
 AUTO = {"epochs": "auto", "learning_rate": "auto", "mixup": "auto"}
@@ -245,3 +245,22 @@ def test_the_highest_accuracy_is_the_best_where_that_is_watched():
         best.see({"epoch": epoch, "val_loss": 0.1, "val_accuracy": accuracy}, model)
     assert best.weights["weight"].item() == 1
     assert best.is_over
+
+
+@pytest.mark.parametrize(("image_size", "side"), [(64, 64), (128, 128), (160, 128), (224, 160), (299, 224), (384, 288)])
+def test_training_crops_are_smaller_than_large_pictures(image_size, side):
+    assert training_size("auto", image_size, lambda _: True) == side
+
+
+def test_training_crops_have_the_size_that_is_named():
+    assert training_size(96, 224, lambda _: True) == 96
+
+
+def test_a_network_of_one_size_is_trained_at_it():
+    assert training_size("auto", 224, lambda side: side == 224) == training_size(224, 224, lambda _: False) == 224
+
+
+def test_a_named_size_that_the_network_refuses_is_one_line():
+    with pytest.raises(PipelineError) as error:
+        training_size(100, 224, lambda side: side == 224)
+    assert str(error.value) == "params.yaml: train_image_size: the backbone refuses 100; set auto, or 224"
