@@ -131,7 +131,7 @@ def test_dvc_lists_experiments_in_120_columns(changed):
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("training/head.py", ["train_baseline"]),
+        ("training/head.py", ["embed", "train_baseline"]),
         pytest.param("training/loop.py", ["train_baseline", "train@finetuned"], marks=pytest.mark.slow),  # both import it or its neighbours
     ],
 )
