@@ -1,6 +1,7 @@
 """The data of a training run, and its batches: augmented pictures, or the activations of a frozen front."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
@@ -202,9 +203,15 @@ def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe,
     is_one_left = len(labels) % recipe.batch_size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
     return DataLoader(
         examples, recipe.batch_size, sampler=Draws(order, generator), num_workers=workers, persistent_workers=workers > 0,
-        drop_last=is_one_left, pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent, drop_last=is_one_left, pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
         generator=torch.Generator(),  # of no use; from another one it would draw more or less often, by the number of workers
     )  # fmt: skip
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Outlive a signal to the whole group of processes: the parent ends in order, and this process ends with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _workers(pictures: int, batch_size: int, side: int) -> int:
