@@ -202,8 +202,9 @@ def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe,
         order = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
     is_one_left = len(labels) % recipe.batch_size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
     return DataLoader(
-        examples, recipe.batch_size, sampler=Draws(order, generator), num_workers=workers, persistent_workers=workers > 0,
-        worker_init_fn=_leave_signals_to_the_parent, drop_last=is_one_left, pin_memory=torch.cuda.is_available(), multiprocessing_context="fork" if workers else None,
+        examples, recipe.batch_size, sampler=Draws(order, generator), drop_last=is_one_left, pin_memory=torch.cuda.is_available(),
+        num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="fork" if workers else None,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # of no use; from another one it would draw more or less often, by the number of workers
     )  # fmt: skip
 
