@@ -58,12 +58,12 @@ def expect_folders(names: Iterable[str], title: str) -> None:
     if not names:
         raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
     archives = [name for name in names if _is_packed(name)]
-    pictures = [name for name in names if _may_be_picture(name)]
+    pictures = [name for name in names if may_be_picture(name)]
     if archives and not any("/" in name for name in pictures):
         cure = "unpack them into one folder and name that in download.source"
-        raise PipelineError(f"{title}: contains archives and no folders of pictures: {_listed(archives)}; {cure}")
+        raise PipelineError(f"{title}: contains archives and no folders of pictures: {listed(archives)}; {cure}")
     if not pictures:
-        raise PipelineError(f"{title}: contains no pictures: {_listed(names)}; name a folder or an archive of pictures")
+        raise PipelineError(f"{title}: contains no pictures: {listed(names)}; name a folder or an archive of pictures")
     if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
 
@@ -139,7 +139,7 @@ def _find_folder(wanted: str, names: list[str], title: str) -> str:
     # Of folders inside a folder of the same name, the outer one contains all.
     found = [path for path in found if not any(path.startswith(f"{other}/") for other in found)]
     if len(found) != 1:
-        fault = f"names several folders of {title}: {_listed(found)}; write a whole path" if found else f"is no folder of {title}"
+        fault = f"names several folders of {title}: {listed(found)}; write a whole path" if found else f"is no folder of {title}"
         raise PipelineError(f"params.yaml: split.folders: {wanted!r} {fault}" + "; write its path there" * (not found))
     return found[0]
 
@@ -174,8 +174,7 @@ def _by_class_first(root: str, below: dict[str, list[str]], outside: list[str], 
     splits = {
         label: named
         for label, folders in parts.items()
-        if len(named := _named_like_splits(folders)) == len(folders)
-        and all("/" in inner for inner in filter(_may_be_picture, below[label]))
+        if len(named := _named_like_splits(folders)) == len(folders) and all("/" in inner for inner in filter(may_be_picture, below[label]))
     }
     found = {folder: split for named in splits.values() for folder, split in named.items()}
     if len(set(found.values())) < 2:
@@ -260,6 +259,11 @@ def _split_in(folder: str) -> tuple[str, str]:
     return mentioned.pop() if len(mentioned) == 1 else "", " ".join(rest)
 
 
+def split_named(path: str) -> str:
+    """The split that the last part of a path mentions, or else a folder above it; "" if none does: `data/train-00000-of-00002.parquet`."""
+    return next((split for part in reversed(path.split("/")) if (split := _split_in(part)[0])), "")
+
+
 def _named_like_splits(folders: Iterable[str]) -> dict[str, str]:
     """`folder: split` of `test_set` and the like, and of `seg_train` beside `seg_test`, but not of `steam_train`."""
     mentions = {folder: _split_in(folder) for folder in folders}
@@ -277,10 +281,11 @@ def _is_passed(folder: str) -> bool:
 
 def _of_pictures(below: dict[str, list[str]]) -> list[str]:
     """The folders in which a file may be a picture by its name; all if none has one."""
-    return [folder for folder, inner in below.items() if any(map(_may_be_picture, inner))] or list(below)
+    return [folder for folder, inner in below.items() if any(map(may_be_picture, inner))] or list(below)
 
 
-def _may_be_picture(name: str) -> bool:
+def may_be_picture(name: str) -> bool:
+    """Whether a file may be a picture by its suffix."""
     return not (_NO_PICTURE.search(name) or _is_packed(name))
 
 
@@ -291,12 +296,13 @@ def _is_packed(name: str) -> bool:
 def _unclear(title: str, root: str, folders: list[str], splits: Mapping[str, str], cure: str = "") -> PipelineError:
     told = ", ".join(f"{spell(root + folder)}: {split}" for folder, split in list(splits.items())[:_NAMED_FOLDERS])
     return PipelineError(
-        f"{title}: {root or 'its root'}: the folders {_listed(sorted(folders))} may be classes or splits; if all are classes, "
+        f"{title}: {root or 'its root'}: the folders {listed(sorted(folders))} may be classes or splits; if all are classes, "
         f"set split.folders: none in params.yaml; else {cure or f'set there what each is, as {{{told}}}'}"
     )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names as a sentence lists them: the first eight, and how many more there are."""
     more = len(names) - _NAMED_FOLDERS
     return ", ".join(map(repr, names[:_NAMED_FOLDERS])) + f" and {more} more" * (more > 0)
 

@@ -27,8 +27,8 @@ from pipeline.sources.formats import (
     open_published,
     pet_members,
 )
-from pipeline.sources.layout import expect_folders
 from pipeline.sources.members import Limits, Members, is_archive
+from pipeline.sources.tables import Table, label_pictures
 
 
 @dataclass(frozen=True)
@@ -193,11 +193,9 @@ def open_source(
             with open_published(source.title, _fetch_files(source.named, mirrors, digest, limits), limits) as published:
                 yield source.named.read(published)
         elif source.path is not None and source.path.is_dir():
-            expect_folders(files := folder_members(source.path, limits), source.title)
-            yield {**files}
+            yield {**folder_members(source.path, limits)}
         else:
             with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
-                expect_folders(members, source.title)
                 yield members
     except PipelineError:
         if digest is not None:
@@ -205,8 +203,15 @@ def open_source(
         raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None, reads_all: bool = False) -> str:
-    """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of pictures in folders.
+def measure_digest(
+    source: Source,
+    mirrors: tuple[str, ...],
+    limits: Limits,
+    encoding: str | None = None,
+    reads_all: bool = False,
+    table: Table | None = None,
+) -> str:
+    """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of labelled pictures.
 
     A file with a published checksum is taken from the store if it is there, since no other file would be accepted. Of a folder, only
     files that changed since the last look are read, see `folder_digest`; `reads_all`: all of them.
@@ -215,11 +220,11 @@ def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, enc
         return _measure_named(source.title, source.named, mirrors, limits)
     if source.path is not None and source.path.is_dir():
         files = folder_members(source.path, limits)
-        expect_folders(files, source.title)
+        label_pictures({**files}, table or Table(), source.title, limits)
         return folder_digest(source.path, files, reads_all)
     path = _find_archive(source, mirrors, None, limits)
     with open_archive(path, source.title, limits, encoding) as members:
-        expect_folders(members, source.title)
+        label_pictures(members, table or Table(), source.title, limits)
     return sha256_of_file(path)
 
 

@@ -1,0 +1,265 @@
+"""Tables of labels: files of a source that give each picture its label, in place of class folders.
+
+What they contain is packed as `.labels.csv`, which the stage `split` reads: a row per picture and per fault, sorted by image_id.
+No source has a file of that name, since hidden files are ignored.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from posixpath import basename, splitext
+from typing import Annotated, NamedTuple
+
+from pydantic import StringConstraints
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import csv_line
+from pipeline.core.params import Section
+from pipeline.sources.layout import ClassFile, Folders, Layout, expect_folders, listed, may_be_picture, split_named
+from pipeline.sources.members import Budget, Limits, Members, is_junk, name_fault, shown
+
+LABELS = ".labels.csv"
+_COLUMNS = ["image_id", "label", "split", "group", "finding", "detail"]
+_DELIMITERS = (",", ";", "\t")
+# Findings: what is wrong with a row or a picture. A repeated one is used once, the others are left out.
+FINDINGS = ("missing", "unlabelled", "contradicted", "repeated")
+_Name = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Table(Section, extra="ignore"):  # a part of the section `download` of params.yaml
+    """Which file of the source has the labels, and the names of its columns."""
+
+    table: _Name | None = None  # its path in the source or the end of it, or a pattern, as *.csv; null: class folders
+    image: _Name = "image"  # the path of a picture, or the end of it; the suffix may be missing
+    label: _Name = "label"
+    split: _Name | None = None  # null: of several tables, the name of each
+    group: _Name | None = None  # pictures of one group stay together
+
+
+class Row(NamedTuple):
+    """What a table says of a picture. Empty: nothing."""
+
+    image: str
+    label: str
+    split: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is packed of a source: its files, or its pictures and `.labels.csv`.
+
+    `counts`: rows, pictures with a label, and each kind of finding; empty without a table.
+    """
+
+    members: Members
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What `.labels.csv` contains: the layout of the pictures, `image_id: group`, and (finding, image_id, detail) of each fault."""
+
+    layout: Layout
+    groups: Mapping[str, str]
+    faults: list[tuple[str, str, str]]
+
+
+def label_pictures(files: Members, table: Table, title: str, limits: Limits) -> Pictures:
+    """The pictures among a source's files with the labels of its table; without a table, all files, which must be in class folders.
+
+    `title` names the source in messages. Raises PipelineError.
+    """
+    if table.table is None:
+        expect_folders(files, title)
+        return Pictures(files)
+    names = _find_tables(files, table.table, title)
+    where, of_all = f"{title}: {', '.join(names)}", ", ".join(names)
+    pictures = {name: read for name, read in files.items() if name not in names and may_be_picture(name)}
+    rows = [row for name in names for row in _rows_of(files[name], name, table, Budget(title, limits), is_lone=len(names) == 1)]
+    judged = _judge(_match(_with_folders(rows, where), pictures, where), pictures, of_all)
+    counts = Counter(row["finding"] for row in judged)
+    labelled = len(judged) - sum(counts[kind] for kind in ("missing", "unlabelled", "contradicted"))
+    content = "".join(csv_line(_COLUMNS, row) for row in (dict(zip(_COLUMNS, _COLUMNS, strict=True)), *judged)).encode()
+    facts = {"rows": len(rows), "labelled": labelled, **{kind: counts[kind] for kind in FINDINGS}}
+    return Pictures({**pictures, LABELS: lambda: content}, facts)
+
+
+def read_labels(content: bytes, folders: Folders) -> Labelled:
+    """What `.labels.csv` says. `folders`: as `split.folders`, where the values of the split column stand for folders.
+
+    Raises PipelineError if such a value names no split.
+    """
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    faults = [(row["finding"], row["image_id"], row["detail"]) for row in rows if row["finding"]]
+    rows = [row for row in rows if row["finding"] in ("", "repeated")]
+    values = sorted({row["split"] for row in rows if row["split"]})
+    splits = {"": "", **(dict.fromkeys(values, "") if folders == "none" else _splits_of(values, folders))}
+    root = _shared_folder([row["image_id"] for row in rows])
+    entries = []
+    for row in rows:
+        image_id, value = row["image_id"], row["split"]
+        if splits.get(value, "unlabelled") == "unlabelled":
+            faults.append(("spare", image_id, f"its split {value!r} is left out according to split.folders"))
+        else:
+            entries.append(ClassFile(image_id, row["label"], image_id.removeprefix(root), value if splits[value] else None))
+    used = {value: split for value, split in splits.items() if value in values and split not in ("", "unlabelled")}
+    return Labelled(Layout(entries, [], used), {row["image_id"]: row["group"] for row in rows if row["group"]}, faults)
+
+
+def _splits_of(values: list[str], folders: Folders) -> dict[str, str]:
+    """`value: split` of the values of the split column, by `split.folders` or by their names."""
+    if not isinstance(folders, str):
+        if strange := sorted(folders.keys() - set(values)):
+            raise PipelineError(f"params.yaml: split.folders: {strange[0]!r} is not in the split column; it has {listed(values) or 'none'}")
+        return dict(folders)
+    splits = {value: split_named(value) for value in values}
+    if unknown := [value for value, split in splits.items() if not split]:
+        raise PipelineError(
+            f"params.yaml: download.split: the column has {listed(unknown)}, which name no split; "
+            f"set split.folders to what each of {listed(values)} is, or to none"
+        )
+    return splits
+
+
+def _shared_folder(names: list[str]) -> str:
+    """The folder that contains all of these paths, with a slash at its end; empty if there is none."""
+    if not names:
+        return ""
+    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
+    shared = next((depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return "".join(f"{part}/" for part in first[:shared])
+
+
+def _find_tables(files: Iterable[str], wanted: str, title: str) -> list[str]:
+    """The files that `download.table` names: by a whole path, by the end of one, or by a pattern."""
+    names = sorted(files)
+    if wanted in names:
+        return [wanted]
+    ends = [name for name in names if name.endswith(f"/{wanted}")]
+    found = ends or [name for name in names if fnmatchcase(name, wanted) or fnmatchcase(basename(name), wanted)]
+    if len(ends) > 1:
+        raise PipelineError(f"params.yaml: download.table: {wanted!r} names several files of {title}: {listed(ends)}; write a whole path")
+    if not found:
+        tables = [name for name in names if name.lower().endswith((".csv", ".tsv"))]
+        raise PipelineError(f"params.yaml: download.table: {wanted!r} is no file of {title}; its tables are {listed(tables) or 'none'}")
+    return found
+
+
+def _rows_of(read: Callable[[], bytes], name: str, table: Table, budget: Budget, is_lone: bool) -> Iterator[Row]:
+    """The rows of one table, counted on the budget. Without a split column, the name of one of several tables may name their split."""
+    where = f"{budget.title}: {name}"
+    split = None if table.split or is_lone else split_named(name)
+    for number, row in enumerate(_read_csv(read(), table, where), 1):
+        budget.add_file()
+        if not row.image:
+            raise PipelineError(f"{where}: row {number} names no picture; correct it")
+        yield row if split is None else row._replace(split=split)
+
+
+def _read_csv(content: bytes, table: Table, where: str) -> Iterator[Row]:
+    """The rows of a CSV file in UTF-8 that is separated by commas, semicolons or tabs. Raises PipelineError."""
+    try:
+        text = content.decode("utf-8-sig")
+        header = text.partition("\n")[0]
+        delimiter = max(_DELIMITERS, key=header.count)
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        names = [name.strip() for name in next(lines, [])]
+        cells = _cell_of(names, table, where)
+        for line in lines:
+            if not line:
+                continue
+            if len(line) != len(names):
+                raise PipelineError(f"{where}: line {lines.line_num} has {len(line)} cells, the first line {len(names)}; correct it")
+            yield Row(*(cell(line) for cell in cells))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PipelineError(f"{where}: is not a CSV file in UTF-8: {error}; save it as one") from None
+
+
+def _cell_of(names: list[str], table: Table, where: str) -> list[Callable[[list[str]], str]]:
+    """For each field of a Row, the function that takes it from a line. `names`: of the columns."""
+
+    def at(key: str, column: str | None) -> Callable[[list[str]], str]:
+        if column is None:
+            return lambda _: ""
+        if names.count(column) != 1:
+            fault = f"has {names.count(column)} columns {column!r}" if column in names else f"has no column {column!r}"
+            raise PipelineError(f"{where}: {fault}; its columns are {listed(names) or 'none'}; set download.{key} in params.yaml")
+        index = names.index(column)
+        return lambda line: line[index].strip()
+
+    return [at("image", table.image), at("label", table.label), at("split", table.split), at("group", table.group)]
+
+
+def _with_folders(rows: list[Row], where: str) -> list[Row]:
+    """The rows with labels that can be names of folders: slashes become `_`. Raises PipelineError if that is not enough."""
+    written: dict[str, str] = {}
+    for label in sorted({row.label for row in rows if row.label}):
+        folder = unicodedata.normalize("NFC", re.sub(r"[/\\]", "_", label))
+        if name_fault(folder) or is_junk(folder) or not folder.isprintable():
+            raise PipelineError(f"{where}: the label {shown(label)} cannot be the name of a folder; rename it")
+        if folder != label:
+            print(f"{where}: the class {label!r} is called {folder!r}, since it becomes a folder")
+        written[label] = folder
+    spelt: dict[str, str] = {}
+    for label, folder in written.items():
+        if (other := spelt.setdefault(folder.casefold(), label)) != label:
+            raise PipelineError(f"{where}: the labels {other!r} and {label!r} would be one folder on some systems; rename one")
+    return [row._replace(label=written.get(row.label, "")) for row in rows]
+
+
+def _match(rows: list[Row], pictures: Iterable[str], where: str) -> dict[str, list[Row]]:
+    """`image_id: rows`, where the key of rows without a picture is what the table has in its place.
+
+    A row names a picture by its path or the end of it, with or without the suffix. Raises PipelineError if that fits several.
+    """
+    names, by_end = set(pictures), defaultdict[str, list[str]](list)
+    for name in names:
+        for end in {basename(name), splitext(basename(name))[0]}:
+            by_end[end].append(name)
+    matched = defaultdict[str, list[Row]](list)
+    for row in rows:
+        wanted = unicodedata.normalize("NFC", row.image.replace("\\", "/").removeprefix("./").lstrip("/"))
+        found = [wanted] if wanted in names else _ends(wanted, by_end.get(basename(wanted), []))
+        if len(found) > 1:
+            raise PipelineError(f"{where}: {shown(row.image)} is the end of several paths: {listed(sorted(found))}; write whole paths")
+        matched[found[0] if found else row.image].append(row)
+    if matched.keys().isdisjoint(names):
+        first = f", but {shown(rows[0].image)}" if rows else ""
+        raise PipelineError(f"{where}: names none of the {len(names)} pictures{first}; set download.image to the column with their paths")
+    return matched
+
+
+def _ends(wanted: str, candidates: list[str]) -> list[str]:
+    """The candidates that end in a path; if there is none, those that do without their suffix."""
+    whole = [name for name in candidates if f"/{name}".endswith(f"/{wanted}")]
+    return whole or [name for name in candidates if f"/{splitext(name)[0]}".endswith(f"/{wanted}")]
+
+
+def _judge(matched: Mapping[str, list[Row]], pictures: Members, tables: str) -> list[dict[str, str]]:
+    """The rows of `.labels.csv`."""
+    judged = []
+    for image_id in sorted({*pictures, *matched}):
+        rows = matched.get(image_id, [])
+        finding, detail = _finding(rows, image_id in pictures, tables)
+        row = rows[0] if rows else Row(image_id, "", "", "")
+        judged.append(dict(zip(_COLUMNS, (image_id, row.label, row.split, row.group, finding, detail), strict=True)))
+    return judged
+
+
+def _finding(rows: list[Row], is_there: bool, tables: str) -> tuple[str, str]:
+    """What is wrong with a picture and its rows: the kind and a sentence, both empty if nothing is."""
+    if not is_there:
+        return "missing", f"in {tables}, but not among the files"
+    if not rows or not any(row.label for row in rows):
+        return "unlabelled", f"not in {tables}" if not rows else f"without a label in {tables}"
+    said = {row[1:] for row in rows}
+    if len(said) > 1:
+        differing = next(values for values in ({row[key] for row in rows} for key in (1, 2, 3)) if len(values) > 1)
+        return "contradicted", f"listed {len(rows)} times in {tables}, as {' and '.join(map(repr, sorted(differing)))}"
+    return ("repeated", f"listed {len(rows)} times in {tables}, always the same") if len(rows) > 1 else ("", "")
