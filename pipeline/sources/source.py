@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import PipelineError, without_password
@@ -13,7 +13,7 @@ from pipeline.core.files import project_root, sha256_of, sha256_of_file
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
 from pipeline.sources.archives import digest_of, open_archive
-from pipeline.sources.folders import folder_digest, folder_members
+from pipeline.sources.folders import file_member, folder_digest, folder_members
 from pipeline.sources.formats import (
     PublishedFile,
     Reader,
@@ -28,6 +28,7 @@ from pipeline.sources.formats import (
     pet_members,
 )
 from pipeline.sources.members import Limits, Members, is_archive
+from pipeline.sources.parquet import is_parquet
 from pipeline.sources.tables import Table, label_pictures
 
 
@@ -139,7 +140,7 @@ _CURE = f"give a path, a URL, or one of {', '.join(NAMED)}"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the pictures come from: a named dataset, the URL of an archive, or a local path.
+    """Where the pictures come from: a named dataset, the URL of an archive or a Parquet file, or a local path.
 
     `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is over the
     files by path (`digest_of`), not over the bytes of one archive. `known_digest`: of a named dataset, if it is known.
@@ -172,8 +173,9 @@ def find_source(text: str) -> Source:
         near = difflib.get_close_matches(text.lower(), NAMED, n=1)
         cure = f"did you mean {near[0]!r}?" if near else _CURE
         raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} does not exist; {cure}")
-    if not is_archive(path.name):
-        raise PipelineError(f"params.yaml: download.source: {text!r} is not a folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; {_CURE}")
+    if not is_archive(path.name) and path.suffix != ".parquet":
+        kinds = "a folder, .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .parquet"
+        raise PipelineError(f"params.yaml: download.source: {text!r} is not {kinds}; {_CURE}")
     return Source(path.name, "unknown", path=path)
 
 
@@ -195,7 +197,7 @@ def open_source(
         elif source.path is not None and source.path.is_dir():
             yield {**folder_members(source.path, limits)}
         else:
-            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
+            with _open_file(_find_file(source, mirrors, digest, limits), source, limits, encoding) as members:
                 yield members
     except PipelineError:
         if digest is not None:
@@ -220,12 +222,11 @@ def measure_digest(
         return _measure_named(source.title, source.named, mirrors, limits)
     if source.path is not None and source.path.is_dir():
         files = folder_members(source.path, limits)
-        label_pictures({**files}, table or Table(), source.title, limits)
-        return folder_digest(source.path, files, reads_all)
-    path = _find_archive(source, mirrors, None, limits)
-    with open_archive(path, source.title, limits, encoding) as members:
-        label_pictures(members, table or Table(), source.title, limits)
-    return sha256_of_file(path)
+        with label_pictures({**files}, table or Table(), source.title, limits):
+            return folder_digest(source.path, files, reads_all)
+    path = _find_file(source, mirrors, None, limits)
+    with _open_file(path, source, limits, encoding) as members, label_pictures(members, table or Table(), source.title, limits):
+        return sha256_of_file(path)
 
 
 def _measure_named(title: str, named: NamedSource, mirrors: tuple[str, ...], limits: Limits) -> str:
@@ -259,8 +260,19 @@ def _pin(digest: str) -> Pin:
     return Pin(digest, fault, "if the change is intended, run `pipeline data refresh`")
 
 
-def _find_archive(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
-    """The source's archive, local or downloaded. `digest`: what it must have, if it is pinned."""
+@contextmanager
+def _open_file(path: Path, source: Source, limits: Limits, encoding: str | None) -> Iterator[Members]:
+    """The files of an archive, or a Parquet file as the only one, named as in the source's address."""
+    if not is_parquet(path):
+        with open_archive(path, source.title, limits, encoding) as members:
+            yield members
+        return
+    stem = PurePosixPath(urlsplit(source.url).path if source.url else path.name).stem
+    yield {f"{stem}.parquet": file_member(path, f"{stem}.parquet", limits)}
+
+
+def _find_file(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
+    """The source's archive or Parquet file, local or downloaded. `digest`: what it must have, if it is pinned."""
     if source.path is None:
         return fetch(source.url or "", _bounds(limits), digest, None if digest is None else _pin(digest), mirrors)
     if digest is not None:

@@ -1,4 +1,4 @@
-"""Tables of labels: files of a source that give each picture its label, in place of class folders.
+"""Tables of labels: CSV or Parquet files of a source that give each picture its label, in place of class folders.
 
 What they contain is packed as `.labels.csv`, which the stage `split` reads: a row per picture and per fault, sorted by image_id.
 No source has a file of that name, since hidden files are ignored.
@@ -10,21 +10,26 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from posixpath import basename, splitext
-from typing import Annotated, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple
 
 from pydantic import StringConstraints
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import csv_line
 from pipeline.core.params import Section
+from pipeline.net import store
 from pipeline.sources.layout import ClassFile, Folders, Layout, expect_folders, listed, may_be_picture, split_named
 from pipeline.sources.members import Budget, Limits, Members, is_junk, name_fault, shown
+from pipeline.sources.parquet import name_of_picture, open_parquet, parquet_rows
 
 LABELS = ".labels.csv"
 _COLUMNS = ["image_id", "label", "split", "group", "finding", "detail"]
+_SUFFIXES = (".csv", ".tsv", ".parquet")
 _DELIMITERS = (",", ";", "\t")
 # Findings: what is wrong with a row or a picture. A repeated one is used once, the others are left out.
 FINDINGS = ("missing", "unlabelled", "contradicted", "repeated")
@@ -34,8 +39,8 @@ _Name = Annotated[str, StringConstraints(min_length=1)]
 class Table(Section, extra="ignore"):  # a part of the section `download` of params.yaml
     """Which file of the source has the labels, and the names of its columns."""
 
-    table: _Name | None = None  # its path in the source or the end of it, or a pattern, as *.csv; null: class folders
-    image: _Name = "image"  # the path of a picture, or the end of it; the suffix may be missing
+    table: _Name | None = None  # its path in the source or the end of it, or a pattern, as *.csv; null: class folders, or Parquet files
+    image: _Name = "image"  # the path of a picture, or the end of it; the suffix may be missing. In Parquet also the picture itself
     label: _Name = "label"
     split: _Name | None = None  # null: of several tables, the name of each
     group: _Name | None = None  # pictures of one group stay together
@@ -70,24 +75,27 @@ class Labelled:
     faults: list[tuple[str, str, str]]
 
 
-def label_pictures(files: Members, table: Table, title: str, limits: Limits) -> Pictures:
+@contextmanager
+def label_pictures(files: Members, table: Table, title: str, limits: Limits) -> Iterator[Pictures]:
     """The pictures among a source's files with the labels of its table; without a table, all files, which must be in class folders.
 
-    `title` names the source in messages. Raises PipelineError.
+    `title` names the source in messages. Pictures in Parquet files are copied into a temporary file beside the store. Raises PipelineError.
     """
-    if table.table is None:
-        expect_folders(files, title)
-        return Pictures(files)
     names = _find_tables(files, table.table, title)
+    if not names:
+        expect_folders(files, title)
+        yield Pictures(files)
+        return
     where, of_all = f"{title}: {', '.join(names)}", ", ".join(names)
-    pictures = {name: read for name, read in files.items() if name not in names and may_be_picture(name)}
-    rows = [row for name in names for row in _rows_of(files[name], name, table, Budget(title, limits), is_lone=len(names) == 1)]
-    judged = _judge(_match(_with_folders(rows, where), pictures, where), pictures, of_all)
-    counts = Counter(row["finding"] for row in judged)
-    labelled = len(judged) - sum(counts[kind] for kind in ("missing", "unlabelled", "contradicted"))
-    content = "".join(csv_line(_COLUMNS, row) for row in (dict(zip(_COLUMNS, _COLUMNS, strict=True)), *judged)).encode()
-    facts = {"rows": len(rows), "labelled": labelled, **{kind: counts[kind] for kind in FINDINGS}}
-    return Pictures({**pictures, LABELS: lambda: content}, facts)
+    with store.temporary_file() as spool:
+        pictures = {name: read for name, read in files.items() if name not in names and may_be_picture(name)}
+        rows = _read_tables({name: files[name] for name in names}, table, title, limits, pictures, spool)
+        judged = _judge(_match(_with_folders(rows, where), pictures, where), pictures, of_all)
+        counts = Counter(row["finding"] for row in judged)
+        labelled = len(judged) - sum(counts[kind] for kind in ("missing", "unlabelled", "contradicted"))
+        content = "".join(csv_line(_COLUMNS, row) for row in (dict(zip(_COLUMNS, _COLUMNS, strict=True)), *judged)).encode()
+        facts = {"rows": len(rows), "labelled": labelled, **{kind: counts[kind] for kind in FINDINGS}}
+        yield Pictures({**pictures, LABELS: lambda: content}, facts)
 
 
 def read_labels(content: bytes, folders: Folders) -> Labelled:
@@ -136,9 +144,16 @@ def _shared_folder(names: list[str]) -> str:
     return "".join(f"{part}/" for part in first[:shared])
 
 
-def _find_tables(files: Iterable[str], wanted: str, title: str) -> list[str]:
-    """The files that `download.table` names: by a whole path, by the end of one, or by a pattern."""
+def _find_tables(files: Iterable[str], wanted: str | None, title: str) -> list[str]:
+    """The files that `download.table` names: by a whole path, by the end of one, or by a pattern.
+
+    Without a name, the Parquet files of a source without folders of pictures.
+    """
     names = sorted(files)
+    tables = [name for name in names if name.lower().endswith(_SUFFIXES)]
+    if wanted is None:
+        packed = [name for name in tables if name.lower().endswith(".parquet")]
+        return [] if any("/" in name and may_be_picture(name) for name in set(names) - set(packed)) else packed
     if wanted in names:
         return [wanted]
     ends = [name for name in names if name.endswith(f"/{wanted}")]
@@ -146,54 +161,75 @@ def _find_tables(files: Iterable[str], wanted: str, title: str) -> list[str]:
     if len(ends) > 1:
         raise PipelineError(f"params.yaml: download.table: {wanted!r} names several files of {title}: {listed(ends)}; write a whole path")
     if not found:
-        tables = [name for name in names if name.lower().endswith((".csv", ".tsv"))]
         raise PipelineError(f"params.yaml: download.table: {wanted!r} is no file of {title}; its tables are {listed(tables) or 'none'}")
     return found
 
 
-def _rows_of(read: Callable[[], bytes], name: str, table: Table, budget: Budget, is_lone: bool) -> Iterator[Row]:
-    """The rows of one table, counted on the budget. Without a split column, the name of one of several tables may name their split."""
-    where = f"{budget.title}: {name}"
-    split = None if table.split or is_lone else split_named(name)
-    for number, row in enumerate(_read_csv(read(), table, where), 1):
-        budget.add_file()
-        if not row.image:
-            raise PipelineError(f"{where}: row {number} names no picture; correct it")
-        yield row if split is None else row._replace(split=split)
+def _read_tables(tables: Members, table: Table, title: str, limits: Limits, pictures: Members, spool: BinaryIO) -> list[Row]:
+    """The rows of all tables. Pictures that they contain are copied to `spool` and added to `pictures`.
+
+    Without a split column, the name of each of several tables may name the split of its rows.
+    """
+    rows, budget = list[Row](), Budget(title, limits)
+    for name, read in tables.items():
+        split = None if table.split or len(tables) == 1 else split_named(name)
+        for number, (row, content) in enumerate(_rows_of(read, name, table, title, limits), 1):
+            budget.add_file()
+            image = row.image
+            if content is not None:
+                image = name_of_picture(image, content, number, splitext(name)[0], pictures)
+                budget.reach(image, len(content))
+                pictures[image] = partial(_read_part, spool, spool.tell(), len(content))
+                spool.write(content)
+            if not image:
+                raise PipelineError(f"{title}: {name}: row {number} has no picture; correct it")
+            rows.append(row._replace(image=image, split=row.split if split is None else split))
+    return rows
+
+
+def _read_part(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    return file.read(size)
+
+
+def _rows_of(read: Callable[[], bytes], name: str, table: Table, title: str, limits: Limits) -> Iterator[tuple[Row, bytes | None]]:
+    """The rows of one table, and the picture of each if the table contains it."""
+    where = f"{title}: {name}"
+    if not name.lower().endswith(".parquet"):
+        yield from ((row, None) for row in _read_csv(read(), table, where))
+        return
+    with open_parquet(read, where, limits) as file:
+        _expect_columns(file.schema_arrow.names, table, where)
+        others = [column for column in (table.label, table.split, table.group) if column]
+        for path, content, cells in parquet_rows(file, table.image, list(dict.fromkeys(others)), where):
+            of_column = dict(zip(dict.fromkeys(others), cells, strict=True))
+            yield Row(path, *(of_column[column] if column else "" for column in (table.label, table.split, table.group))), content
 
 
 def _read_csv(content: bytes, table: Table, where: str) -> Iterator[Row]:
     """The rows of a CSV file in UTF-8 that is separated by commas, semicolons or tabs. Raises PipelineError."""
     try:
         text = content.decode("utf-8-sig")
-        header = text.partition("\n")[0]
-        delimiter = max(_DELIMITERS, key=header.count)
+        delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         names = [name.strip() for name in next(lines, [])]
-        cells = _cell_of(names, table, where)
-        for line in lines:
-            if not line:
-                continue
+        _expect_columns(names, table, where)
+        places = [None if column is None else names.index(column) for column in (table.image, table.label, table.split, table.group)]
+        for line in filter(None, lines):
             if len(line) != len(names):
                 raise PipelineError(f"{where}: line {lines.line_num} has {len(line)} cells, the first line {len(names)}; correct it")
-            yield Row(*(cell(line) for cell in cells))
+            yield Row(*("" if place is None else line[place].strip() for place in places))
     except (UnicodeDecodeError, csv.Error) as error:
         raise PipelineError(f"{where}: is not a CSV file in UTF-8: {error}; save it as one") from None
 
 
-def _cell_of(names: list[str], table: Table, where: str) -> list[Callable[[list[str]], str]]:
-    """For each field of a Row, the function that takes it from a line. `names`: of the columns."""
-
-    def at(key: str, column: str | None) -> Callable[[list[str]], str]:
-        if column is None:
-            return lambda _: ""
-        if names.count(column) != 1:
+def _expect_columns(names: list[str], table: Table, where: str) -> None:
+    """Raise PipelineError if a column that the params name is missing or there twice."""
+    for key in ("image", "label", "split", "group"):
+        column = getattr(table, key)
+        if column is not None and names.count(column) != 1:
             fault = f"has {names.count(column)} columns {column!r}" if column in names else f"has no column {column!r}"
             raise PipelineError(f"{where}: {fault}; its columns are {listed(names) or 'none'}; set download.{key} in params.yaml")
-        index = names.index(column)
-        return lambda line: line[index].strip()
-
-    return [at("image", table.image), at("label", table.label), at("split", table.split), at("group", table.group)]
 
 
 def _with_folders(rows: list[Row], where: str) -> list[Row]:

@@ -59,8 +59,10 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
     source, mirrors = find_source(params.source), tuple(params.url_mirrors)
     if params.digest is None:
         raise PipelineError("params.yaml: download.digest: is not set; run `pipeline data refresh` to pin the pictures")
-    with open_source(source, mirrors, params.digest, params.limits, params.encoding) as files:
-        pictures = label_pictures(files, params, source.title, params.limits)
+    with (
+        open_source(source, mirrors, params.digest, params.limits, params.encoding) as files,
+        label_pictures(files, params, source.title, params.limits) as pictures,
+    ):
         with atomic_file(raw) as partial:
             write_raw(source, files, pictures, params.digest, raw, partial)
             facts = describe_source(source, pictures, partial, params.digest)

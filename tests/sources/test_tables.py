@@ -13,9 +13,9 @@ TABLE = Table(table="labels.csv", image="file", label="breed")
 def labelled(text, pictures=PICTURES, table=TABLE, folders="auto", **changed):
     """What the stage `split` reads of pictures and a table with this text, and the names of what is packed."""
     files = {**dict.fromkeys(pictures, bytes), "labels.csv": lambda: text.encode() if isinstance(text, str) else text}
-    packed = label_pictures(files, table, "set", limits(**changed)).members
-    assert sorted(packed) == sorted([*pictures, LABELS])
-    return read_labels(packed[LABELS](), folders)
+    with label_pictures(files, table, "set", limits(**changed)) as found:
+        assert sorted(found.members) == sorted([*pictures, LABELS])
+        return read_labels(found.members[LABELS](), folders)
 
 
 def labels(*arguments, **settings):
@@ -26,6 +26,11 @@ def message_of(*arguments, **settings):
     with pytest.raises(PipelineError) as caught:
         labelled(*arguments, **settings)
     return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
 
 
 @pytest.mark.parametrize("first", ["train/1.jpg", "./train/1.jpg", "/train/1.jpg", "train\\1.jpg", "1.jpg", "1", "train/1"])
@@ -64,8 +69,8 @@ def test_what_does_not_fit_is_named():
 
 def test_what_does_not_fit_is_counted():
     files = {**dict.fromkeys(PICTURES, bytes), "labels.csv": lambda: b"file,breed\n1,cat\n1,cat\n2,cat\n2,dog\n4,dog\n"}
-    counts = label_pictures(files, TABLE, "set", limits()).counts
-    assert counts == {"rows": 5, "labelled": 1, "missing": 1, "unlabelled": 1, "contradicted": 1, "repeated": 1}
+    with label_pictures(files, TABLE, "set", limits()) as found:
+        assert found.counts == {"rows": 5, "labelled": 1, "missing": 1, "unlabelled": 1, "contradicted": 1, "repeated": 1}
 
 
 @pytest.mark.parametrize(("column", "said"), [("split", "'train' and 'val'"), ("group", "'' and 'val'")])
@@ -131,9 +136,9 @@ def test_a_picture_keeps_its_path_below_the_folder_of_all():
 
 def test_several_tables_are_splits_by_their_names():
     files = {**dict.fromkeys(PICTURES, bytes), "train.csv": lambda: b"file,breed\n1,cat\n", "test.csv": lambda: b"file,breed\n2,cat\n"}
-    packed = label_pictures(files, TABLE.model_copy(update={"table": "*.csv"}), "set", limits()).members
-    found = read_labels(packed[LABELS](), "auto").layout
-    assert {entry.name: entry.folder for entry in found.entries} == {"train/1.jpg": "train", "train/2.jpg": "test"}
+    with label_pictures(files, TABLE.model_copy(update={"table": "*.csv"}), "set", limits()) as found:
+        layout = read_labels(found.members[LABELS](), "auto").layout
+    assert {entry.name: entry.folder for entry in layout.entries} == {"train/1.jpg": "train", "train/2.jpg": "test"}
 
 
 def test_a_label_with_a_slash_becomes_a_folder_and_is_named(capsys):
@@ -162,7 +167,7 @@ def test_labels_that_differ_in_case_alone_are_refused():
         ),
         ("", "has no column 'file'; its columns are none; set download.image in params.yaml"),
         ("file,breed\n1,cat\n2\n", "line 3 has 1 cells, the first line 2; correct it"),
-        ("file,breed\n1,cat\n,cat\n", "row 2 names no picture; correct it"),
+        ("file,breed\n1,cat\n,cat\n", "row 2 has no picture; correct it"),
         ('file,breed\n"1,cat\n', "is not a CSV file in UTF-8: unexpected end of data; save it as one"),
         (
             b"file,breed\n1,\xe9\n",
@@ -191,9 +196,10 @@ def test_a_table_that_is_not_there_is_refused():
 def test_a_name_of_several_tables_is_refused():
     files = {"a/labels.csv": bytes, "b/labels.csv": bytes}
     with pytest.raises(PipelineError, match=r"names several files of set: 'a/labels\.csv', 'b/labels\.csv'; write a whole path"):
-        label_pictures(files, TABLE, "set", limits())
+        label_pictures(files, TABLE, "set", limits()).__enter__()
 
 
 def test_files_that_are_no_pictures_are_not_packed():
     files = {"1.jpg": bytes, "notes.txt": bytes, "labels.csv": lambda: b"file,breed\n1,cat\n"}
-    assert sorted(label_pictures(files, TABLE, "set", limits()).members) == [LABELS, "1.jpg"]
+    with label_pictures(files, TABLE, "set", limits()) as found:
+        assert sorted(found.members) == [LABELS, "1.jpg"]

@@ -2,13 +2,16 @@
 
 import zipfile
 from pathlib import Path
+from shutil import rmtree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from pipeline.commands.upkeep import refresh
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_table, write_table
+from pipeline.core.files import read_json, read_table, sha256_of_file, write_table
 from pipeline.stages import download, split
 from tests import projects
 from tests.checkout import make_pictures
@@ -118,3 +121,25 @@ def test_the_table_is_found_in_an_archive(pictures):
             archive.write(path, path.relative_to(pictures))
     (pictures / "labels.csv").unlink()
     assert {row["label"] for row in run_stages("set.zip").values()} == {"left", "right"}
+
+
+def test_a_parquet_set_needs_no_further_params(pictures):
+    for part, numbers in (("train", range(9)), ("test", range(9, 12))):
+        paths = [pictures / f"images/{side}-{number:03d}.png" for number in numbers for side in ("left", "right")]
+        cells = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+        (pictures / "data").mkdir(exist_ok=True)
+        pq.write_table(pa.table({"image": cells, "label": [path.name[:-8] for path in paths]}), pictures / f"data/{part}-0-of-1.parquet")
+    rmtree(pictures / "images")
+    manifest = run_stages(table=None, image="image", label="label")
+    assert {row["label"] for row in manifest.values()} == {"left", "right"}
+    assert {name for name, row in manifest.items() if row["split"] == "test"} == {
+        f"data/test-0-of-1/{side}-{number:03d}.png" for number in range(9, 12) for side in ("left", "right")
+    }
+    assert read_json(Path("data/source.json"))["files"] == 24
+
+
+def test_a_parquet_file_is_pinned_by_its_bytes(pictures):
+    cells = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(pictures.glob("images/*.png"))]
+    pq.write_table(pa.table({"image": cells, "label": [cell["path"][:-8] for cell in cells]}), "pictures.parquet")
+    assert len(run_stages("pictures.parquet", table=None, image="image", label="label")) == 24
+    assert read_json(Path("data/source.json"))["digest"] == sha256_of_file(Path("pictures.parquet"))
