@@ -1,5 +1,7 @@
-"""Where the class folders begin in a set of files, and which splits the files are already in."""
+"""The labels of a set of files, and the splits they are already in: by where the class folders begin, or by a packed table."""
 
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,6 +11,8 @@ from typing import Literal
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import spell
 from pipeline.sources.members import is_archive
+
+LABELS = ".labels.csv"  # what a table of labels says, in the packed zip, see `pipeline.sources.tables`
 
 # `split.folders`: recognised by their names, none, or what each folder is.
 Folders = Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "unlabelled"]]
@@ -52,6 +56,15 @@ class Layout:
     unlabelled: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """What `.labels.csv` contains: the layout of the pictures, `image_id: group`, and (finding, image_id, detail) of each fault."""
+
+    layout: Layout
+    groups: Mapping[str, str]
+    faults: list[tuple[str, str, str]]
+
+
 def expect_folders(names: Iterable[str], title: str) -> None:
     """Raise PipelineError if files of these names cannot be pictures in class folders, whatever the params."""
     names = sorted(names)
@@ -90,6 +103,28 @@ def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> 
     return Layout(layout.entries, layout.outside + omitted, layout.folders, layout.unlabelled | counts)
 
 
+def read_labels(content: bytes, folders: Folders) -> Labelled:
+    """What `.labels.csv` says. `folders`: as `split.folders`, where the values of the split column stand for folders.
+
+    Raises PipelineError if such a value names no split.
+    """
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    faults = [(row["finding"], row["image_id"], row["detail"]) for row in rows if row["finding"]]
+    rows = [row for row in rows if row["finding"] in ("", "repeated")]
+    values = sorted({row["split"] for row in rows if row["split"]})
+    splits = {"": "", **(dict.fromkeys(values, "") if folders == "none" else _splits_of(values, folders))}
+    root = _shared_folder([row["image_id"] for row in rows])
+    entries = []
+    for row in rows:
+        image_id, value = row["image_id"], row["split"]
+        if splits.get(value, "unlabelled") == "unlabelled":
+            faults.append(("spare", image_id, f"its split {value!r} is left out according to split.folders"))
+        else:
+            entries.append(ClassFile(image_id, row["label"], image_id.removeprefix(root), value if splits[value] else None))
+    used = {value: split for value, split in splits.items() if value in values and split not in ("", "unlabelled")}
+    return Labelled(Layout(entries, [], used), {row["image_id"]: row["group"] for row in rows if row["group"]}, faults)
+
+
 def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[str, str]:
     """`folder: split` of the split folders that are used, if the archive has any. `val`, `test`: a fraction, or a folder's name.
 
@@ -112,6 +147,30 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[
         raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
     chosen = {folder: split for folder, split in ((test_folder, "test"), (val_folder, "val")) if folder}
     return dict.fromkeys(unnamed["train"], "train") | chosen
+
+
+def _splits_of(values: list[str], folders: Folders) -> dict[str, str]:
+    """`value: split` of the values of the split column, by `split.folders` or by their names."""
+    if not isinstance(folders, str):
+        if strange := sorted(folders.keys() - set(values)):
+            raise PipelineError(f"params.yaml: split.folders: {strange[0]!r} is not in the split column; it has {listed(values) or 'none'}")
+        return dict(folders)
+    splits = {value: split_named(value) for value in values}
+    if unknown := [value for value, split in splits.items() if not split]:
+        raise PipelineError(
+            f"params.yaml: download.split: the column has {listed(unknown)}, which name no split; "
+            f"set split.folders to what each of {listed(values)} is, or to none"
+        )
+    return splits
+
+
+def _shared_folder(names: list[str]) -> str:
+    """The folder that contains all of these paths, with a slash at its end; empty if there is none."""
+    if not names:
+        return ""
+    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
+    shared = next((depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return "".join(f"{part}/" for part in first[:shared])
 
 
 def _only(folders: list[str]) -> str | None:

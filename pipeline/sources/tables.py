@@ -23,11 +23,10 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import csv_line
 from pipeline.core.params import Section
 from pipeline.net import store
-from pipeline.sources.layout import ClassFile, Folders, Layout, expect_folders, listed, may_be_picture, split_named
+from pipeline.sources.layout import LABELS, expect_folders, listed, may_be_picture, split_named
 from pipeline.sources.members import Budget, Limits, Members, is_junk, name_fault, shown
 from pipeline.sources.parquet import name_of_picture, open_parquet, parquet_rows
 
-LABELS = ".labels.csv"
 _COLUMNS = ["image_id", "label", "split", "group", "finding", "detail"]
 _SUFFIXES = (".csv", ".tsv", ".parquet")
 _DELIMITERS = (",", ";", "\t")
@@ -66,15 +65,6 @@ class Pictures:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """What `.labels.csv` contains: the layout of the pictures, `image_id: group`, and (finding, image_id, detail) of each fault."""
-
-    layout: Layout
-    groups: Mapping[str, str]
-    faults: list[tuple[str, str, str]]
-
-
 @contextmanager
 def label_pictures(files: Members, table: Table, title: str, limits: Limits) -> Iterator[Pictures]:
     """The pictures among a source's files with the labels of its table; without a table, all files, which must be in class folders.
@@ -96,52 +86,6 @@ def label_pictures(files: Members, table: Table, title: str, limits: Limits) -> 
         content = "".join(csv_line(_COLUMNS, row) for row in (dict(zip(_COLUMNS, _COLUMNS, strict=True)), *judged)).encode()
         facts = {"rows": len(rows), "labelled": labelled, **{kind: counts[kind] for kind in FINDINGS}}
         yield Pictures({**pictures, LABELS: lambda: content}, facts)
-
-
-def read_labels(content: bytes, folders: Folders) -> Labelled:
-    """What `.labels.csv` says. `folders`: as `split.folders`, where the values of the split column stand for folders.
-
-    Raises PipelineError if such a value names no split.
-    """
-    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-    faults = [(row["finding"], row["image_id"], row["detail"]) for row in rows if row["finding"]]
-    rows = [row for row in rows if row["finding"] in ("", "repeated")]
-    values = sorted({row["split"] for row in rows if row["split"]})
-    splits = {"": "", **(dict.fromkeys(values, "") if folders == "none" else _splits_of(values, folders))}
-    root = _shared_folder([row["image_id"] for row in rows])
-    entries = []
-    for row in rows:
-        image_id, value = row["image_id"], row["split"]
-        if splits.get(value, "unlabelled") == "unlabelled":
-            faults.append(("spare", image_id, f"its split {value!r} is left out according to split.folders"))
-        else:
-            entries.append(ClassFile(image_id, row["label"], image_id.removeprefix(root), value if splits[value] else None))
-    used = {value: split for value, split in splits.items() if value in values and split not in ("", "unlabelled")}
-    return Labelled(Layout(entries, [], used), {row["image_id"]: row["group"] for row in rows if row["group"]}, faults)
-
-
-def _splits_of(values: list[str], folders: Folders) -> dict[str, str]:
-    """`value: split` of the values of the split column, by `split.folders` or by their names."""
-    if not isinstance(folders, str):
-        if strange := sorted(folders.keys() - set(values)):
-            raise PipelineError(f"params.yaml: split.folders: {strange[0]!r} is not in the split column; it has {listed(values) or 'none'}")
-        return dict(folders)
-    splits = {value: split_named(value) for value in values}
-    if unknown := [value for value, split in splits.items() if not split]:
-        raise PipelineError(
-            f"params.yaml: download.split: the column has {listed(unknown)}, which name no split; "
-            f"set split.folders to what each of {listed(values)} is, or to none"
-        )
-    return splits
-
-
-def _shared_folder(names: list[str]) -> str:
-    """The folder that contains all of these paths, with a slash at its end; empty if there is none."""
-    if not names:
-        return ""
-    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
-    shared = next((depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
-    return "".join(f"{part}/" for part in first[:shared])
 
 
 def _find_tables(files: Iterable[str], wanted: str | None, title: str) -> list[str]:

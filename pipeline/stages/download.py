@@ -10,9 +10,10 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file, sha256_of_file, write_json
 from pipeline.sources.archives import digest_of, pack
 from pipeline.sources.folders import FolderFile, folder_digest, note_packed, restore_packed
+from pipeline.sources.layout import LABELS
 from pipeline.sources.members import Limits, Members
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
-from pipeline.sources.tables import LABELS, Pictures, Table, label_pictures
+from pipeline.sources.tables import Pictures, Table, label_pictures
 
 
 class Params(Table, extra="forbid"):  # section `download` of params.yaml, with the keys of a table of labels

@@ -17,8 +17,7 @@ from pipeline.pictures.audit import Finding, check_classes, check_every_class_ev
 from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, inspect_all, near_duplicates
 from pipeline.pictures.manifest import write_manifest
 from pipeline.pictures.splits import GroupTable, deal, place, read_groups, write_trees
-from pipeline.sources.layout import ClassFile, Folders, Layout, choose_folders, find_layout
-from pipeline.sources.tables import LABELS, Labelled, read_labels
+from pipeline.sources.layout import LABELS, ClassFile, Folders, Labelled, Layout, choose_folders, find_layout, read_labels
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 

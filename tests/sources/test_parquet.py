@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.sources.tables import LABELS, Table, label_pictures, read_labels
+from pipeline.sources.layout import LABELS, read_labels
+from pipeline.sources.tables import Table, label_pictures
 from tests.archives import limits
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

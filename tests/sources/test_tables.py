@@ -3,7 +3,8 @@
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.sources.tables import LABELS, Table, label_pictures, read_labels
+from pipeline.sources.layout import LABELS, read_labels
+from pipeline.sources.tables import Table, label_pictures
 from tests.archives import limits
 
 PICTURES = ["train/1.jpg", "train/2.jpg", "train/3.jpg"]
