@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from posixpath import splitext
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,9 @@ def parquet_rows(file: "ParquetFile", image: str, others: Sequence[str], where: 
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             raise PipelineError(f"{where}: the column {name!r} is of the type {kind}; name one of texts or numbers")
     class_names = {name: _class_names(schema, name) for name in others}
-    for batch in file.iter_batches(_BATCH_ROWS, columns=[image, *others]):
+    # Group by group, since Arrow keeps what it has read of all groups that are asked for together.
+    batches = (file.iter_batches(_BATCH_ROWS, [group], [image, *others]) for group in range(file.num_row_groups))
+    for batch in chain.from_iterable(batches):
         for row in batch.to_pylist():
             yield *_picture(row[image], image, where), [_text(row[name], class_names[name], f"{where}: {name}") for name in others]
 

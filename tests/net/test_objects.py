@@ -107,6 +107,13 @@ def test_an_object_that_is_not_there_is_refused_at_once(bucket, sleeps, url):
     assert sleeps == []
 
 
+def test_a_folder_in_place_of_an_object_is_refused(bucket):
+    bucket.pipe("pictures/b.zip/1.png", b"one")
+    assert message_of(fetch, "s3://pictures/b.zip", HOUR) == (
+        "s3://pictures/b.zip: is a folder, not an object; check the address and the network, or name a local file"
+    )
+
+
 def test_an_object_beyond_the_bounds_is_not_read(bucket, read):
     assert message_of(fetch, URL, Bounds(2e-9, 1, "download.limits")) == (
         f"{URL}: is larger than 2e-09 gigabytes; raise download.limits.fetch_gigabytes if this is intended"
