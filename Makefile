@@ -60,7 +60,7 @@ $(READY): requirements.lock pyproject.toml
 
 lock:
 	python -m pip install --quiet uv
-	uv pip compile --quiet --universal --all-extras --upgrade --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --extra dev --upgrade --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
 
 canary: $(READY)
 	.ci/canary

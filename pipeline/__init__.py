@@ -8,7 +8,7 @@ What they share is in rooms, one folder per subject. A room imports only from th
 
     core        errors, files, params, what every stage shares, hardware, DVC
     net         downloads, and the store that keeps them
-    sources     data sets, folders and archives → packed pictures
+    sources     data sets, folders, archives and tables of labels → packed pictures
     pictures    decode, audit and split pictures
     networks    architectures, weights, ONNX files, model folders
     training    recipe, batches, loop, linear head, checkpoint, temperature

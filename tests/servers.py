@@ -1,5 +1,6 @@
 """A web server on this machine, and the ways in which it answers, well or badly; the fixtures of tests that download."""
 
+import logging
 import socket
 import ssl
 import struct
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 
 import pytest
+import requests
 
 from pipeline.net import fetch
 
@@ -53,6 +55,34 @@ def tls_server(monkeypatch, sleeps, tmp_path):
     context.load_cert_chain(certificate)
     with serving(context) as listening:
         yield listening
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints every request
+    listening = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    listening.start()
+    host, port = listening.get_host_and_port()
+    yield f"http://{host}:{port}"
+    listening.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The file system of that server, with an empty bucket `pictures`; credentials and endpoint are where AWS's tools look for them."""
+    import s3fs
+
+    settings = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    requests.post(f"{s3_server}/moto-api/reset", timeout=10)
+    filesystem = s3fs.S3FileSystem()  # one for all tests, since making a client takes half a second
+    filesystem.invalidate_cache()
+    filesystem.mkdir("pictures")
+    return filesystem
 
 
 @contextmanager

@@ -9,11 +9,13 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.core.params import parse_yaml
+from pipeline.sources.tables import Table
 from tests.conftest import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
 PARAMS: dict[str, Any] = parse_yaml((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARAMS["download"] |= Table().model_dump()  # optional keys, of which params.yaml has a comment
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"(?<![\w/-])(?:\.venv/bin/)?pipeline +(data \w+|[a-z][a-z-]*)([^|;&>`\n]*)")

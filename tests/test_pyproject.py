@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.net.objects import PROVIDERS
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORT_NAMES = {
@@ -26,7 +28,10 @@ USED_OTHERWISE = {
     },
     "onnxscript": ("pipeline/networks/onnx_file.py", "dynamo=True"),  # torch's exporter is written with it
 }
-TEST_IMPORTS = {"axe-playwright-python": "axe_playwright_python", **{name: name for name in ("playwright", "cryptography", "hypothesis")}}
+TEST_IMPORTS = {
+    "axe-playwright-python": "axe_playwright_python",
+    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "s3fs")},
+}
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
     "mypy": ("Makefile", "mypy"),
@@ -82,6 +87,11 @@ def test_every_package_that_the_code_imports_is_declared():
 @pytest.mark.parametrize("name", names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]))
 def test_a_declared_package_is_pinned(name):
     assert re.search(rf"^{name}==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
+def test_each_provider_of_objects_is_an_extra():
+    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name != "dev"}
+    assert extras == {scheme: [package] for scheme, package in PROVIDERS.items()}
 
 
 def test_every_line_of_the_lock_is_a_version():

@@ -40,6 +40,7 @@ def refresh(reads_all: bool = False) -> tuple[str | None, str]:
     from pipeline.core.params import PARAMS, read_params, read_section, set_params
     from pipeline.sources.members import Limits
     from pipeline.sources.source import find_source, measure_digest
+    from pipeline.sources.tables import Table
 
     section = read_params(PARAMS).get("download")
     if not isinstance(section, dict) or not isinstance(section.get("source"), str):
@@ -49,7 +50,8 @@ def refresh(reads_all: bool = False) -> tuple[str | None, str]:
     before = section["digest"]
     source = find_source(section["source"])
     limits = read_section("download.limits", Limits, PARAMS)
-    after = measure_digest(source, tuple(section.get("url_mirrors") or ()), limits, section.get("encoding"), reads_all)
+    mirrors, table = tuple(section.get("url_mirrors") or ()), read_section("download", Table, PARAMS)
+    after = measure_digest(source, mirrors, limits, section.get("encoding"), reads_all, table)
     if source.known_digest not in (None, after):
         print(f"{source.title}: differs from its known digest {source.known_digest}; check the pictures before you train", file=sys.stderr)
     if before != after:

@@ -104,6 +104,7 @@ class Unchanged(Exception):  # noqa: N818 - no error: what is stored is what the
 def fetch(url: str, bounds: Bounds, key: str | None = None, pin: Pin | None = None, mirrors: tuple[str, ...] = ()) -> Path:
     """Download a URL, or the first of its mirrors that provides what is pinned, into the store. Returns the path there.
 
+    An address is one of http, https, or that of an object in a cloud.
     `key`: a sha256 or an alias. A stored file with this key is returned without a download; a downloaded file gets it as
     its alias. None: ask the server, and download anew what has changed there. An interrupted download is resumed, also by a
     later process. Raises PipelineError, and OSError if the disk is full.
@@ -169,19 +170,22 @@ def _alone(url: str) -> Iterator[None]:
 
 def _fetch_from(url: str, bounds: Bounds, pin: Pin | None, asks: bool) -> Path:
     """Download a URL into the store. `asks`: whether to ask the server first if its file is still the one that was seen before."""
-    if not re.match("https?:", url, re.IGNORECASE):
+    from pipeline.net.objects import is_object, receive_object  # which imports from here
+
+    if not is_object(url) and not re.match("https?:", url, re.IGNORECASE):
         raise Refused("is not an http or https address")
     deadline, seen = time.monotonic() + bounds.hours * 3600, store.seen(url) if asks else None
     with Session() as session, Partial(url) as partial:
         if seen and _fits(pin, bound(store.checksum, seen[1])):
             partial.known = seen[0]
+        attempt = bound(receive_object if is_object(url) else bound(receive, session), url, partial, bounds, deadline)
         try:
-            _persist(session, url, partial, bounds, deadline)
+            _persist(attempt, url, partial, bounds, deadline)
         except Unchanged:
             return seen[1]  # type: ignore[index] # only what was seen can be unchanged
         if partial.resumed and not _fits(pin, partial.checksum):
             partial.restart("")  # the bytes of the earlier process may be wrong
-            _persist(session, url, partial, bounds, deadline)
+            _persist(attempt, url, partial, bounds, deadline)
         if pin and not _fits(pin, partial.checksum):
             refusal = pin.refusal(partial.checksum(pin.algorithm))
             partial.discard()
@@ -197,13 +201,13 @@ def _fits(pin: Pin | None, checksum: Callable[[str], str]) -> bool:
     return pin is None or checksum(pin.algorithm).startswith(pin.digits)
 
 
-def _persist(session: Session, url: str, partial: Partial, bounds: Bounds, deadline: float) -> None:
-    """Request until the file is complete. Only attempts in a row without a new byte count as failures."""
+def _persist(attempt: Callable[[], None], url: str, partial: Partial, bounds: Bounds, deadline: float) -> None:
+    """Call `attempt` until the file is complete. Only attempts in a row without a new byte count as failures."""
     # The most bytes so far per version of the file: bytes that came before are no progress, those of a new version are.
     furthest, fruitless = {partial.validator: partial.size}, 0
     while True:
         try:
-            return receive(session, url, partial, bounds, deadline)
+            return attempt()
         except Interrupted as fault:
             before = furthest.get(partial.validator, 0)
             fruitless = 0 if partial.size > before else fruitless + 1

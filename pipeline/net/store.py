@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from pipeline.core.files import atomic_file, cache_dir, left_behind, read_value, sha256_of, sha256_of_file, write_json
+from pipeline.core.files import atomic_file, cache_dir, left_behind, process_space, read_value, sha256_of, sha256_of_file, write_json
 
 # A strong ETag or an HTTP date. It goes into a request header, so nothing else is accepted from a server or a file.
 _VALIDATOR = re.compile(r'"[!#-~]{0,200}"|[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT')
@@ -48,6 +48,17 @@ def keep(path: Path, sha256: str) -> Path:
 def temporary_file() -> BinaryIO:
     """A file on the store's file system, which is deleted when it is closed. The system's own temporary folder may be in memory."""
     return tempfile.TemporaryFile(dir=_store())
+
+
+@contextmanager
+def temporary_path() -> Iterator[Path]:
+    """An empty file on the store's file system, which is removed after the block unless it was kept."""
+    descriptor, name = tempfile.mkstemp(f".{process_space()}-{os.getpid()}.partial", ".", _store())
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def checksum(path: Path, algorithm: str) -> str:

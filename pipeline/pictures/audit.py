@@ -22,6 +22,10 @@ _UNUSUAL = f"kept; check them (at most {_LISTED_OUTLIERS} are listed)"
 Array = np.ndarray[Any, np.dtype[Any]]
 # Kind of finding: its title, and what happens to its pictures. Readers of audit.json show the kinds in this order.
 KINDS = {
+    "missing": ("Labels without a picture", "left out"),
+    "unlabelled": ("Pictures without a label in the table", "left out"),
+    "contradicted": ("Pictures that the table lists in several ways", "left out"),
+    "repeated": ("Pictures that the table lists several times", "used once"),
     "misplaced": ("Files outside the class folders", "left out"),
     "spare": ("Files in split folders that are not used", "left out"),
     "broken": ("Broken pictures", "left out"),
@@ -42,7 +46,7 @@ KINDS = {
 }
 _NAMED_PICTURES = 4  # in one sentence; the quarantine repeats it for each of them
 _SAME, _SAME_GROUP, _ALIKE = "the same picture as", "in the same group as", "looks like"
-_UNDRAWN = {"misplaced", "spare", "broken"}  # kinds whose files may not decode
+_UNDRAWN = {"missing", "unlabelled", "contradicted", "repeated", "misplaced", "spare", "broken"}  # kinds whose files may not decode
 _DRAWN_FINDINGS = 8  # of each kind; the report shows as many
 _DRAWN_PICTURES = 4  # of each finding
 _LEAST_PICTURES = 3  # per class: one for each split
@@ -63,6 +67,11 @@ class Finding:
         if repr(self.image_ids[0]) in self.detail:
             return self.detail
         return f"{_listed([name for name in self.image_ids if repr(name) not in self.detail])}: {self.detail}"
+
+
+def of_table(faults: Iterable[tuple[str, str, str]]) -> list[Finding]:
+    """What a table of labels got wrong, by (kind, image_id, detail). A repeated picture is used all the same."""
+    return [Finding(kind, (name,), detail, () if kind == "repeated" else (name,)) for kind, name, detail in faults]
 
 
 def unusable(outside: Iterable[str], spare: Mapping[str, Iterable[str]], inspected: Mapping[str, Inspection]) -> Iterator[Finding]:

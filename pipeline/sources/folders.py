@@ -71,6 +71,13 @@ def folder_members(folder: Path, limits: Limits) -> dict[str, FolderFile]:
     return dict(sorted(members.items()))
 
 
+def file_member(path: Path, name: str, limits: Limits) -> FolderFile:
+    """A file by itself, under another name."""
+    status = path.stat()
+    state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    return FolderFile(name, path, Budget(name, limits), state, is_settled=False)
+
+
 def folder_digest(folder: Path, members: Mapping[str, FolderFile], reads_all: bool = False) -> str:
     """The `digest_of` a folder's files. `.cache/sums` keeps their sums by `state`, and only files in another state are read.
 

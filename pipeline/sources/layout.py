@@ -1,5 +1,7 @@
-"""Where the class folders begin in a set of files, and which splits the files are already in."""
+"""The labels of a set of files, and the splits they are already in: by where the class folders begin, or by a packed table."""
 
+import csv
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -9,6 +11,8 @@ from typing import Literal
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import spell
 from pipeline.sources.members import is_archive
+
+LABELS = ".labels.csv"  # what a table of labels says, in the packed zip, see `pipeline.sources.tables`
 
 # `split.folders`: recognised by their names, none, or what each folder is.
 Folders = Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "unlabelled"]]
@@ -52,18 +56,27 @@ class Layout:
     unlabelled: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """What `.labels.csv` contains: the layout of the pictures, `image_id: group`, and (finding, image_id, detail) of each fault."""
+
+    layout: Layout
+    groups: Mapping[str, str]
+    faults: list[tuple[str, str, str]]
+
+
 def expect_folders(names: Iterable[str], title: str) -> None:
     """Raise PipelineError if files of these names cannot be pictures in class folders, whatever the params."""
     names = sorted(names)
     if not names:
         raise PipelineError(f"{title}: contains no files; name a folder or an archive of pictures")
     archives = [name for name in names if _is_packed(name)]
-    pictures = [name for name in names if _may_be_picture(name)]
+    pictures = [name for name in names if may_be_picture(name)]
     if archives and not any("/" in name for name in pictures):
         cure = "unpack them into one folder and name that in download.source"
-        raise PipelineError(f"{title}: contains archives and no folders of pictures: {_listed(archives)}; {cure}")
+        raise PipelineError(f"{title}: contains archives and no folders of pictures: {listed(archives)}; {cure}")
     if not pictures:
-        raise PipelineError(f"{title}: contains no pictures: {_listed(names)}; name a folder or an archive of pictures")
+        raise PipelineError(f"{title}: contains no pictures: {listed(names)}; name a folder or an archive of pictures")
     if not any("/" in name for name in names):
         raise PipelineError(f"{title}: contains no folders of pictures; make one folder for each class")
 
@@ -90,6 +103,28 @@ def find_layout(names: Iterable[str], title: str, folders: Folders = "auto") -> 
     return Layout(layout.entries, layout.outside + omitted, layout.folders, layout.unlabelled | counts)
 
 
+def read_labels(content: bytes, folders: Folders) -> Labelled:
+    """What `.labels.csv` says. `folders`: as `split.folders`, where the values of the split column stand for folders.
+
+    Raises PipelineError if such a value names no split.
+    """
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    faults = [(row["finding"], row["image_id"], row["detail"]) for row in rows if row["finding"]]
+    rows = [row for row in rows if row["finding"] in ("", "repeated")]
+    values = sorted({row["split"] for row in rows if row["split"]})
+    splits = {"": "", **(dict.fromkeys(values, "") if folders == "none" else _splits_of(values, folders))}
+    root = _shared_folder([row["image_id"] for row in rows])
+    entries = []
+    for row in rows:
+        image_id, value = row["image_id"], row["split"]
+        if splits.get(value, "unlabelled") == "unlabelled":
+            faults.append(("spare", image_id, f"its split {value!r} is left out according to split.folders"))
+        else:
+            entries.append(ClassFile(image_id, row["label"], image_id.removeprefix(root), value if splits[value] else None))
+    used = {value: split for value, split in splits.items() if value in values and split not in ("", "unlabelled")}
+    return Labelled(Layout(entries, [], used), {row["image_id"]: row["group"] for row in rows if row["group"]}, faults)
+
+
 def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[str, str]:
     """`folder: split` of the split folders that are used, if the archive has any. `val`, `test`: a fraction, or a folder's name.
 
@@ -112,6 +147,30 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[
         raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
     chosen = {folder: split for folder, split in ((test_folder, "test"), (val_folder, "val")) if folder}
     return dict.fromkeys(unnamed["train"], "train") | chosen
+
+
+def _splits_of(values: list[str], folders: Folders) -> dict[str, str]:
+    """`value: split` of the values of the split column, by `split.folders` or by their names."""
+    if not isinstance(folders, str):
+        if strange := sorted(folders.keys() - set(values)):
+            raise PipelineError(f"params.yaml: split.folders: {strange[0]!r} is not in the split column; it has {listed(values) or 'none'}")
+        return dict(folders)
+    splits = {value: split_named(value) for value in values}
+    if unknown := [value for value, split in splits.items() if not split]:
+        raise PipelineError(
+            f"params.yaml: download.split: the column has {listed(unknown)}, which name no split; "
+            f"set split.folders to what each of {listed(values)} is, or to none"
+        )
+    return splits
+
+
+def _shared_folder(names: list[str]) -> str:
+    """The folder that contains all of these paths, with a slash at its end; empty if there is none."""
+    if not names:
+        return ""
+    first, last = min(names).split("/")[:-1], max(names).split("/")[:-1]
+    shared = next((depth for depth, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), min(len(first), len(last)))
+    return "".join(f"{part}/" for part in first[:shared])
 
 
 def _only(folders: list[str]) -> str | None:
@@ -139,7 +198,7 @@ def _find_folder(wanted: str, names: list[str], title: str) -> str:
     # Of folders inside a folder of the same name, the outer one contains all.
     found = [path for path in found if not any(path.startswith(f"{other}/") for other in found)]
     if len(found) != 1:
-        fault = f"names several folders of {title}: {_listed(found)}; write a whole path" if found else f"is no folder of {title}"
+        fault = f"names several folders of {title}: {listed(found)}; write a whole path" if found else f"is no folder of {title}"
         raise PipelineError(f"params.yaml: split.folders: {wanted!r} {fault}" + "; write its path there" * (not found))
     return found[0]
 
@@ -174,8 +233,7 @@ def _by_class_first(root: str, below: dict[str, list[str]], outside: list[str], 
     splits = {
         label: named
         for label, folders in parts.items()
-        if len(named := _named_like_splits(folders)) == len(folders)
-        and all("/" in inner for inner in filter(_may_be_picture, below[label]))
+        if len(named := _named_like_splits(folders)) == len(folders) and all("/" in inner for inner in filter(may_be_picture, below[label]))
     }
     found = {folder: split for named in splits.values() for folder, split in named.items()}
     if len(set(found.values())) < 2:
@@ -260,6 +318,11 @@ def _split_in(folder: str) -> tuple[str, str]:
     return mentioned.pop() if len(mentioned) == 1 else "", " ".join(rest)
 
 
+def split_named(path: str) -> str:
+    """The split that the last part of a path mentions, or else a folder above it; "" if none does: `data/train-00000-of-00002.parquet`."""
+    return next((split for part in reversed(path.split("/")) if (split := _split_in(part)[0])), "")
+
+
 def _named_like_splits(folders: Iterable[str]) -> dict[str, str]:
     """`folder: split` of `test_set` and the like, and of `seg_train` beside `seg_test`, but not of `steam_train`."""
     mentions = {folder: _split_in(folder) for folder in folders}
@@ -277,10 +340,11 @@ def _is_passed(folder: str) -> bool:
 
 def _of_pictures(below: dict[str, list[str]]) -> list[str]:
     """The folders in which a file may be a picture by its name; all if none has one."""
-    return [folder for folder, inner in below.items() if any(map(_may_be_picture, inner))] or list(below)
+    return [folder for folder, inner in below.items() if any(map(may_be_picture, inner))] or list(below)
 
 
-def _may_be_picture(name: str) -> bool:
+def may_be_picture(name: str) -> bool:
+    """Whether a file may be a picture by its suffix."""
     return not (_NO_PICTURE.search(name) or _is_packed(name))
 
 
@@ -291,12 +355,13 @@ def _is_packed(name: str) -> bool:
 def _unclear(title: str, root: str, folders: list[str], splits: Mapping[str, str], cure: str = "") -> PipelineError:
     told = ", ".join(f"{spell(root + folder)}: {split}" for folder, split in list(splits.items())[:_NAMED_FOLDERS])
     return PipelineError(
-        f"{title}: {root or 'its root'}: the folders {_listed(sorted(folders))} may be classes or splits; if all are classes, "
+        f"{title}: {root or 'its root'}: the folders {listed(sorted(folders))} may be classes or splits; if all are classes, "
         f"set split.folders: none in params.yaml; else {cure or f'set there what each is, as {{{told}}}'}"
     )
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """Names as a sentence lists them: the first eight, and how many more there are."""
     more = len(names) - _NAMED_FOLDERS
     return ", ".join(map(repr, names[:_NAMED_FOLDERS])) + f" and {more} more" * (more > 0)
 

@@ -5,15 +5,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pipeline.core.errors import PipelineError, without_password
 from pipeline.core.files import project_root, sha256_of, sha256_of_file
 from pipeline.net import store
 from pipeline.net.fetch import Bounds, Pin, fetch
-from pipeline.sources.archives import digest_of, open_archive
-from pipeline.sources.folders import folder_digest, folder_members
+from pipeline.net.objects import is_object, list_objects, reading_objects
+from pipeline.sources.archives import digest_of, open_archive, pack
+from pipeline.sources.folders import file_member, folder_digest, folder_members
 from pipeline.sources.formats import (
     PublishedFile,
     Reader,
@@ -27,8 +28,9 @@ from pipeline.sources.formats import (
     open_published,
     pet_members,
 )
-from pipeline.sources.layout import expect_folders
-from pipeline.sources.members import Limits, Members, is_archive
+from pipeline.sources.members import ArchiveEntry, Budget, Limits, Members, choose_members, is_archive, is_junk
+from pipeline.sources.parquet import is_parquet
+from pipeline.sources.tables import Table, label_pictures
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ _CURE = f"give a path, a URL, or one of {', '.join(NAMED)}"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the pictures come from: a named dataset, the URL of an archive, or a local path.
+    """Where the pictures come from: a named dataset, a local path, or the URL of an archive, a Parquet file or a folder of objects.
 
     `title` names it in messages and outs, without a folder of this machine. `pinned_by_content`: its digest is over the
     files by path (`digest_of`), not over the bytes of one archive. `known_digest`: of a named dataset, if it is known.
@@ -163,8 +165,9 @@ def find_source(text: str) -> Source:
         scheme = urlsplit(text).scheme
     except ValueError:
         raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} is not a valid address; {_CURE}") from None
-    if scheme in ("http", "https"):
-        return Source(without_password(text), "unknown", url=text)
+    if scheme in ("http", "https") or is_object(text):
+        is_folder = is_object(text) and not _is_packed(urlsplit(text).path)
+        return Source(without_password(text), "unknown", url=text, pinned_by_content=is_folder)
     path = project_root() / (unquote(urlsplit(text).path) if scheme == "file" else Path(text).expanduser())
     if path.is_dir():
         return Source(path.resolve().name, "unknown", path=path, pinned_by_content=True)
@@ -172,8 +175,9 @@ def find_source(text: str) -> Source:
         near = difflib.get_close_matches(text.lower(), NAMED, n=1)
         cure = f"did you mean {near[0]!r}?" if near else _CURE
         raise PipelineError(f"params.yaml: download.source: {without_password(text)!r} does not exist; {cure}")
-    if not is_archive(path.name):
-        raise PipelineError(f"params.yaml: download.source: {text!r} is not a folder, .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz; {_CURE}")
+    if not _is_packed(path.name):
+        kinds = "a folder, .zip, .tar, .tar.gz, .tar.bz2, .tar.xz or .parquet"
+        raise PipelineError(f"params.yaml: download.source: {text!r} is not {kinds}; {_CURE}")
     return Source(path.name, "unknown", path=path)
 
 
@@ -193,11 +197,9 @@ def open_source(
             with open_published(source.title, _fetch_files(source.named, mirrors, digest, limits), limits) as published:
                 yield source.named.read(published)
         elif source.path is not None and source.path.is_dir():
-            expect_folders(files := folder_members(source.path, limits), source.title)
-            yield {**files}
+            yield {**folder_members(source.path, limits)}
         else:
-            with open_archive(_find_archive(source, mirrors, digest, limits), source.title, limits, encoding) as members:
-                expect_folders(members, source.title)
+            with _open_file(_find_file(source, mirrors, digest, limits), source, limits, encoding) as members:
                 yield members
     except PipelineError:
         if digest is not None:
@@ -205,8 +207,15 @@ def open_source(
         raise
 
 
-def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, encoding: str | None = None, reads_all: bool = False) -> str:
-    """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of pictures in folders.
+def measure_digest(
+    source: Source,
+    mirrors: tuple[str, ...],
+    limits: Limits,
+    encoding: str | None = None,
+    reads_all: bool = False,
+    table: Table | None = None,
+) -> str:
+    """Download the source as it is now and return its digest. Raises PipelineError, also if it is no set of labelled pictures.
 
     A file with a published checksum is taken from the store if it is there, since no other file would be accepted. Of a folder, only
     files that changed since the last look are read, see `folder_digest`; `reads_all`: all of them.
@@ -215,12 +224,11 @@ def measure_digest(source: Source, mirrors: tuple[str, ...], limits: Limits, enc
         return _measure_named(source.title, source.named, mirrors, limits)
     if source.path is not None and source.path.is_dir():
         files = folder_members(source.path, limits)
-        expect_folders(files, source.title)
-        return folder_digest(source.path, files, reads_all)
-    path = _find_archive(source, mirrors, None, limits)
-    with open_archive(path, source.title, limits, encoding) as members:
-        expect_folders(members, source.title)
-    return sha256_of_file(path)
+        with label_pictures({**files}, table or Table(), source.title, limits):
+            return folder_digest(source.path, files, reads_all)
+    path = _find_file(source, mirrors, None, limits)
+    with _open_file(path, source, limits, encoding) as members, label_pictures(members, table or Table(), source.title, limits):
+        return digest_of(members) if source.pinned_by_content else sha256_of_file(path)
 
 
 def _measure_named(title: str, named: NamedSource, mirrors: tuple[str, ...], limits: Limits) -> str:
@@ -254,8 +262,47 @@ def _pin(digest: str) -> Pin:
     return Pin(digest, fault, "if the change is intended, run `pipeline data refresh`")
 
 
-def _find_archive(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
-    """The source's archive, local or downloaded. `digest`: what it must have, if it is pinned."""
+@contextmanager
+def _open_file(path: Path, source: Source, limits: Limits, encoding: str | None) -> Iterator[Members]:
+    """The files of an archive, or a Parquet file as the only one, named as in the source's address."""
+    if not is_parquet(path):
+        with open_archive(path, source.title, limits, encoding) as members:
+            yield members
+        return
+    stem = PurePosixPath(urlsplit(source.url).path if source.url else path.name).stem
+    yield {f"{stem}.parquet": file_member(path, f"{stem}.parquet", limits)}
+
+
+def _is_packed(name: str) -> bool:
+    """Whether the source is one file, by the end of its name."""
+    return is_archive(name) or name.lower().endswith(".parquet")
+
+
+def _fetch_folder(source: Source, digest: str | None, limits: Limits) -> Path:
+    """The objects of a folder in a cloud as one zip in the store, whose alias is the digest of their content.
+
+    `digest`: the one that params.yaml pins; what it finds in the store is not downloaded again.
+    """
+    url, bounds = source.url or "", _bounds(limits)
+    if digest is not None and (kept := store.stored(digest)):
+        return kept
+    sizes, budget = dict(sorted(list_objects(url).items())), Budget(source.title, limits)
+    for name, size in sizes.items():
+        budget.add_file()
+        budget.reach(name, size)
+    wanted = {name: size for name, size in sizes.items() if not is_junk(name)}
+    with reading_objects(url, wanted, bounds) as read, store.temporary_path() as packed:
+        entries = (ArchiveEntry(name, False, partial(map, read, [name])) for name in wanted)
+        found = pack(choose_members(entries, budget), packed)
+        path = store.keep(packed, sha256_of_file(packed))
+    store.alias(found, path)
+    return path
+
+
+def _find_file(source: Source, mirrors: tuple[str, ...], digest: str | None, limits: Limits) -> Path:
+    """The source's archive or Parquet file, local or downloaded. `digest`: what it must have, if it is pinned."""
+    if source.pinned_by_content:
+        return _fetch_folder(source, digest, limits)
     if source.path is None:
         return fetch(source.url or "", _bounds(limits), digest, None if digest is None else _pin(digest), mirrors)
     if digest is not None:

@@ -17,7 +17,7 @@ from pipeline.pictures.audit import Finding, check_classes, check_every_class_ev
 from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, inspect_all, near_duplicates
 from pipeline.pictures.manifest import write_manifest
 from pipeline.pictures.splits import GroupTable, deal, place, read_groups, write_trees
-from pipeline.sources.layout import ClassFile, Folders, Layout, choose_folders, find_layout
+from pipeline.sources.layout import LABELS, ClassFile, Folders, Labelled, Layout, choose_folders, find_layout, read_labels
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -28,10 +28,16 @@ class Params(Section):  # section `split` of params.yaml
     seed: NonNegativeInt  # null: the top-level seed
     val: Fraction | str  # a share of the pictures that the archive assigns to no split, or the name of a folder in the archive
     test: Fraction | str  # the same; an archive's own test folder comes first
-    folders: Folders  # which folders of the archive are splits: auto (by their names), none, or what each is
-    group: str | GroupTable | None  # the part of a path that names a group, or a table; groups stay together
+    folders: Folders  # which folders of the archive, or values of its table, are splits: auto (by their names), none, or what each is
+    group: str | GroupTable | None  # the part of a path that names a group, or a table; null: the table of labels, if it has groups
     similarity: Annotated[float, Field(gt=0, le=1)] | None  # correlation of two thumbnails from which the pictures stay together
     leak: Literal["repair", "fail"]  # what to do if labels conflict, or if given splits share pictures
+
+
+def find_labels(archive: zipfile.ZipFile, folders: Folders) -> Labelled:
+    """The labels of the pictures: by the table that the stage `download` packed with them, or else by their folders."""
+    names = archive.namelist()
+    return read_labels(archive.read(LABELS), folders) if LABELS in names else Labelled(find_layout(names, "data/raw.zip", folders), {}, [])
 
 
 def use_folders(layout: Layout, params: Params) -> tuple[list[ClassFile], dict[str, str], dict[str, list[str]]]:
@@ -49,16 +55,19 @@ def use_folders(layout: Layout, params: Params) -> tuple[list[ClassFile], dict[s
 
 
 def relate(
-    infos: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], params: Params
+    infos: Mapping[str, PictureInfo], labels: Mapping[str, str], given: Mapping[str, str], groups: Mapping[str, str], params: Params
 ) -> tuple[list[Finding], Groups, dict[str, str]]:
-    """The findings about several pictures (duplicates, conflicts, leaks), the groups of the pictures that remain, and the user's."""
+    """The findings about several pictures (duplicates, conflicts, leaks), the groups of the pictures that remain, and the user's.
+
+    `groups`: `image_id: group` according to the table of labels, which count if `split.group` is null.
+    """
     exact = exact_duplicates(infos)
     conflicts = [*audit.label_conflicts(exact, labels)]
     contradicted = left_out(conflicts)
     rest = {name: info for name, info in infos.items() if name not in contradicted}
     near = near_duplicates(rest, params.similarity) if params.similarity else []
     agreeing = [names for names in exact if names[0] in rest]
-    user_groups = read_groups(rest, params.group)
+    user_groups = read_groups(rest, params.group) or {name: groups[name] for name in sorted(rest) if name in groups}
     together, first = Groups(rest), dict[str, str]()
     for names in (*agreeing, *near, *((name, first.setdefault(group, name)) for name, group in user_groups.items())):
         together.join(names)
@@ -82,7 +91,7 @@ def left_out(findings: Iterable[Finding]) -> set[str]:
 
 def refuse_leaks(findings: Sequence[Finding]) -> None:
     """Raise PipelineError if labels conflict or given splits share pictures."""
-    faults = [finding for finding in findings if finding.kind in ("label_conflict", "leak")]
+    faults = [finding for finding in findings if finding.kind in ("contradicted", "label_conflict", "leak")]
     if faults:
         count = f"{len(faults)} conflict{'s' * (len(faults) != 1)} of labels or splits"
         raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; correct the source, or set split.leak: repair")
@@ -106,7 +115,8 @@ def assign(
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:
     """Inspect every picture, leave out the unusable ones, deal the rest, and write the trees and tables."""
     with zipfile.ZipFile(raw) as archive:
-        layout = find_layout(archive.namelist(), "data/raw.zip", params.folders)
+        labelled = find_labels(archive, params.folders)
+        layout, of_table = labelled.layout, audit.of_table(labelled.faults)
         for folder, count in layout.unlabelled.items():
             print(f"{folder}: {count} {'file has' if count == 1 else 'files have'} no label and will be left out")
         entries, given, spare = use_folders(layout, params)
@@ -115,10 +125,10 @@ def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Pat
             print(f"{folder}: {files} will be left out, since split.val and split.test name other folders; split.folders can make it train")
         inspected = inspect_all(archive, [entry.name for entry in entries])
         infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
-        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in entries}, given, params)
+        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in entries}, given, labelled.groups, params)
         if params.leak == "fail":
-            refuse_leaks(relations)
-        findings = [*audit.unusable(layout.outside, spare, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
+            refuse_leaks([*of_table, *relations])
+        findings = [*of_table, *audit.unusable(layout.outside, spare, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
         unused = left_out(findings)
         used = {name: infos[name] for name in sorted(infos.keys() - unused)}
         findings += audit.outliers(used)

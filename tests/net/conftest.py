@@ -1,3 +1,3 @@
 """The fixtures of tests that download."""
 
-from tests.servers import root, server, sleeps, tls_server  # noqa: F401
+from tests.servers import root, s3, s3_server, server, sleeps, tls_server  # noqa: F401

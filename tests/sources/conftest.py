@@ -5,7 +5,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.sources.formats import Published
 from tests.archives import limits
-from tests.servers import root, server, sleeps  # noqa: F401
+from tests.servers import root, s3, s3_server, server, sleeps  # noqa: F401
 
 CURE = "; name a folder or an archive of the pictures instead"
 
