@@ -21,7 +21,6 @@ from pipeline.core.errors import PipelineError
 Array = np.ndarray[Any, np.dtype[Any]]
 Result = TypeVar("Result")
 _BLOCK = 1024  # rows
-_RELEASE = 64  # blocks of a memory map that may stay in memory
 _SAMPLE = 16  # rows per feature from which axes are found
 _NULL = 1e-10  # of the largest variance; smaller ones are rounding errors
 _PAIRS = 10  # that L-BFGS remembers
@@ -221,15 +220,14 @@ def over_blocks(features: Array, threads: int, work: Callable[[slice], Result]) 
     """
     pending: deque[Future[Result]] = deque()
     with _one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-        for number, start in enumerate(range(0, len(features), _BLOCK)):
+        for start in range(0, len(features), _BLOCK):
             pending.append(pool.submit(work, slice(start, start + _BLOCK)))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
-            if number % _RELEASE == 0:
                 _release(features)
         while pending:
             yield pending.popleft().result()
-    _release(features)
+        _release(features)
 
 
 def _one_blas_thread() -> AbstractContextManager[Any]:
