@@ -21,7 +21,8 @@ from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest
 from pipeline.training.batches import TrainingData
 from pipeline.training.checkpoint import Checkpoint
-from pipeline.training.head import Array, Examples, Head, fit_baseline, losses_of
+from pipeline.training.head import Examples, Head, fit_baseline, losses_of
+from pipeline.training.logistic import Array
 from pipeline.training.loop import Trainer, prepare, train, val_logits
 from pipeline.training.recipe import Recipe
 from pipeline.training.temperature import calibrated_losses

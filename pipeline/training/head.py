@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -14,9 +14,9 @@ from pipeline.core.files import read_table
 from pipeline.core.params import Section
 from pipeline.pictures.manifest import Picture
 from pipeline.pictures.splits import deal
+from pipeline.training.logistic import Array, Axes, fit_logistic, over_blocks, principal_axes
 from pipeline.training.temperature import calibrated_losses
 
-Array = np.ndarray[Any, np.dtype[Any]]
 History = list[dict[str, float]]
 _FOLDS = 5
 _SMALLEST_PROB = 1e-6  # smaller ones count as this: a head cannot predict a class that its folds lack
@@ -54,24 +54,26 @@ def fit_baseline(
     examples: Examples, count: int, folds: Array, val_halves: Array, l2_grid: Sequence[float], threads: int
 ) -> tuple[Head, History, Array]:
     """The head and the history of `choose_head`, and `out_of_fold_probs` of all examples with its penalty. `count`: of train, then val."""
+    axes = principal_axes(examples.features, threads)
     train, val = (Examples(examples.features[part], examples.labels[part]) for part in (slice(count), slice(count, None)))
-    head, history = choose_head(train, val, val_halves, l2_grid, threads)
+    head, history = choose_head(train, val, val_halves, l2_grid, axes, threads)
     l2 = min(history, key=lambda row: row["val_loss"])["l2"]
-    return head, history, out_of_fold_probs(examples, folds, l2, threads)
+    return head, history, out_of_fold_probs(examples, folds, l2, axes, threads)
 
 
-def choose_head(train: Examples, val: Examples, val_halves: Array, l2_grid: Sequence[float], threads: int) -> tuple[Head, History]:
+def choose_head(
+    train: Examples, val: Examples, val_halves: Array, l2_grid: Sequence[float], axes: Axes, threads: int
+) -> tuple[Head, History]:
     """Fit a head per penalty. Returns the head with the lowest val loss, the first of equal ones, and the metrics of each.
 
-    The val loss is that after temperature scaling, see `calibrated_losses`, as `val_halves` are.
+    The val loss is that after temperature scaling, see `calibrated_losses`, as `val_halves` are. `axes`: see `fit_logistic`.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(threads):
-        heads = [fit_head(train, l2) for l2 in l2_grid]
+    all_rows = np.ones((len(l2_grid), len(train.labels)), bool)
+    heads = [Head(*fitted) for fitted in fit_logistic(train.features, train.labels, all_rows, l2_grid, axes, threads)]
+    scores = np.concatenate([_scores(heads, train, threads), _scores(heads, val, threads)], axis=1).tolist()
     history: History = []
-    for step, (l2, head) in enumerate(zip(l2_grid, heads, strict=True)):
-        (train_loss, train_accuracy), (unscaled, val_accuracy) = _scores(head, train), _scores(head, val)
+    for step, (l2, head, row) in enumerate(zip(l2_grid, heads, scores, strict=True)):
+        train_loss, train_accuracy, unscaled, val_accuracy = row
         val_loss = float(calibrated_losses(head.logits(val.features), val.labels, val_halves).mean())
         history.append({
             "step": step, "l2": l2, "train_loss": train_loss, "train_accuracy": train_accuracy,
@@ -81,40 +83,22 @@ def choose_head(train: Examples, val: Examples, val_halves: Array, l2_grid: Sequ
     return heads[int(best["step"])], history
 
 
-def fit_head(examples: Examples, l2: float) -> Head:
-    """Minimise the mean cross entropy + l2/2 · |weight|² by L-BFGS, on features that are centred, and scaled by one factor."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, deviation = examples.features.mean(axis=0), examples.features.std()
-    # For two classes scikit-learn fits the difference of their logits, whose weight has twice the squared norm of the two weights.
-    factor = 2 if len(np.unique(examples.labels)) == 2 else 1
-    model = LogisticRegression(C=factor / (l2 * len(examples.labels)), max_iter=2000, tol=1e-4)
-    model.fit((examples.features - mean) / deviation, examples.labels)
-    weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:  # two classes
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / deviation
-    # safetensors writes the memory of an array in its order, and scikit-learn's is column by column.
-    return Head(np.ascontiguousarray(weight, np.float32), np.asarray(bias - weight @ mean, np.float32))
-
-
-def out_of_fold_probs(examples: Examples, folds: Array, l2: float, threads: int) -> Array:
+def out_of_fold_probs(examples: Examples, folds: Array, l2: float, axes: Axes, threads: int) -> Array:
     """Probabilities of each picture by a head that was fitted on all other folds: float64 (pictures, classes).
 
-    `folds`: int (pictures,). A class that is missing in the other folds has probability 0.
+    `folds`: int (pictures,). A class that is missing in the other folds has probability 0. `axes`: see `fit_logistic`.
     """
-    from threadpoolctl import threadpool_limits
-
+    others = folds != np.unique(folds)[:, None]  # (folds, pictures)
+    # No fold starts from the head of all pictures: what was learned from a picture would not be quite forgotten.
+    heads = [Head(*fitted) for fitted in fit_logistic(examples.features, examples.labels, others, [l2] * len(others), axes, threads)]
     probs = np.zeros((len(folds), examples.labels.max() + 1))
-    with threadpool_limits(threads):
-        for fold in np.unique(folds):
-            others = folds != fold
-            present, labels = np.unique(examples.labels[others], return_inverse=True)
-            if len(present) == 1:
-                probs[~others, present[0]] = 1
-                continue
-            head = fit_head(Examples(examples.features[others], labels), l2)
-            probs[np.ix_(~others, present)] = softmax(head.logits(examples.features[~others]).astype(np.float64), axis=1)
+
+    def predict(part: slice) -> None:
+        for head, other in zip(heads, others[:, part], strict=True):
+            probs[part][~other] = softmax(head.logits(examples.features[part][~other]).astype(np.float64), axis=1)
+
+    for _ in over_blocks(examples.features, threads, predict):
+        pass
     return probs
 
 
@@ -123,18 +107,31 @@ def losses_of(probs: Array, labels: Array) -> Array:
     return np.asarray(-np.log(np.maximum(probs[np.arange(len(labels)), labels], _SMALLEST_PROB)))
 
 
-def _scores(head: Head, examples: Examples) -> tuple[float, float]:
-    """Mean cross entropy in nats, and accuracy as a fraction."""
-    logits = head.logits(examples.features).astype(np.float64)
-    loss = -log_softmax(logits, axis=1)[np.arange(len(logits)), examples.labels].mean()
-    return float(loss), float((logits.argmax(axis=1) == examples.labels).mean())
+def _scores(heads: Sequence[Head], examples: Examples, threads: int) -> Array:
+    """Of each head, mean cross entropy in nats and accuracy as a fraction: float64 (heads, 2)."""
+
+    def sums(part: slice) -> Array:
+        labels, features = examples.labels[part], np.asarray(examples.features[part])
+        found = []
+        for head in heads:
+            logits = head.logits(features).astype(np.float64)
+            losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+            found.append([losses.sum(), (logits.argmax(axis=1) == labels).sum()])
+        return np.array(found)
+
+    return sum(over_blocks(examples.features, threads, sums), np.zeros((len(heads), 2))) / len(examples.labels)
 
 
 def read_examples(embeddings: Path, pictures: Sequence[Picture], labels: Sequence[int]) -> Examples:
-    """The features of these pictures, joined on image_id, with their class numbers."""
-    features = np.load(embeddings / "features.npy")
-    rows = {row["image_id"]: number for number, row in enumerate(read_table(embeddings / "image_ids.csv"))}
-    return Examples(features[[rows[picture.image_id] for picture in pictures]], np.array(labels))
+    """The features of these pictures, joined on image_id, with their class numbers.
+
+    The features are a memory map where the pictures are in the order of the file, and a copy otherwise.
+    """
+    features = np.load(embeddings / "features.npy", mmap_mode="r")
+    numbers = {row["image_id"]: number for number, row in enumerate(read_table(embeddings / "image_ids.csv"))}
+    rows = np.array([numbers[picture.image_id] for picture in pictures], np.int64)
+    in_order = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+    return Examples(features[rows[0] : rows[-1] + 1] if in_order else features[rows], np.array(labels))
 
 
 def deal_folds(pictures: list[Picture], seed: int) -> Array:

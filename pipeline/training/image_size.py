@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, square_batches
 from pipeline.pictures.manifest import Picture
 from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_probs
+from pipeline.training.logistic import principal_axes
 
 _SHARES = (2 / 7, 3 / 7, 4 / 7, 5 / 7)  # of the network's own side, which is tried last: of 224 pixels 64, 96, 128 and 160
 _SIDE_STEP, _SMALLEST_SIDE = 32, 64  # pixels
@@ -136,7 +136,7 @@ def _cached_trial(
     device = hardware.choose_device()
     facts = [sha256_of_file(backbone / "weights.safetensors"), architecture.name, device.type, threads, code_digest(__name__)]
     drawn = [[picture.sha256, picture.label, picture.group] for picture in sample]
-    cache = cache_dir("image_size") / hardware.key_here(sha256_of_json([*facts, drawn, version("scikit-learn")]))
+    cache = cache_dir("image_size") / hardware.key_here(sha256_of_json([*facts, drawn]))
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
     folds = deal_folds(list(sample), _FOLDS_SEED)
     paths = [folder / picture.path for picture in sample]
@@ -148,8 +148,7 @@ def _cached_trial(
             hardware.mean_fp32()
             batches = square_batches(paths, preprocessing_of(architecture, side), _BATCH_SIZE, threads, f"embed at {side} pixels")
             features = embed_eagerly(load_backbone(backbone)[0], batches, hardware.Hardware(device, "fp32"))
-            # One thread: the matrices are small, and two threads that wait for each other beside other work took thirty times as long.
-            probs = out_of_fold_probs(Examples(features, labels), folds, _L2, threads=1)
+            probs = out_of_fold_probs(Examples(features, labels), folds, _L2, principal_axes(features, threads), threads)
             accuracy = float((probs.argmax(axis=1) == labels).mean())
             write_json(path, {"losses": losses_of(probs, labels).tolist(), "accuracy": accuracy})
         known: dict[str, Any] = read_json(path)
