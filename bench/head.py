@@ -109,10 +109,10 @@ def objectives(features: Array, losses: Sequence[float], fitted: Sequence[tuple[
     return [loss + l2 / 2 * float(norm) for loss, l2, norm in zip(losses, L2_GRID, norms, strict=True)]
 
 
-def in_process(folder: Path, who: str) -> dict[str, Any]:
-    """`run` in a fresh process."""
-    output = subprocess.run([sys.executable, __file__, "--child", who, str(folder)], check=True, stdout=subprocess.PIPE).stdout
-    return dict(json.loads(output))
+def in_process(folder: str, case: str, work: str) -> Any:
+    """Draw, or `run`, in a fresh process. A process that has drawn hands its peak memory on to its children."""
+    output = subprocess.run([sys.executable, __file__, "--child", work, folder, case], check=True, stdout=subprocess.PIPE).stdout
+    return json.loads(output)
 
 
 def main() -> None:
@@ -121,19 +121,23 @@ def main() -> None:
     parser.add_argument("cases", nargs="+", help="as 42500x1280x10")
     parser.add_argument("--alone", action="store_true", help="without scikit-learn")
     parser.add_argument("--rounds", type=int, default=1, help="of which the fastest counts (default: %(default)s)")
-    parser.add_argument("--child", choices=["ours", "scikit-learn"], help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["draw", "ours", "scikit-learn"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(run(Path(arguments.cases[0]), ours=arguments.child == "ours")))
+        folder, case = arguments.cases
+        if arguments.child == "draw":
+            draw(case, Path(folder))
+        found_here = None if arguments.child == "draw" else run(Path(folder), ours=arguments.child == "ours")
+        print(json.dumps(found_here))
         return
     print(f"{os.cpu_count()} cores, {THREADS} threads")
     for case in arguments.cases:
         with tempfile.TemporaryDirectory() as folder:
-            draw(case, Path(folder))
+            in_process(folder, case, "draw")
             rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
             for _ in range(arguments.rounds):
                 for who in ["ours"] if arguments.alone else ["ours", "scikit-learn"]:
-                    rounds[who].append(in_process(Path(folder), who))
+                    rounds[who].append(in_process(folder, case, who))
         print_case(case, {who: min(rows, key=lambda row: float(row["seconds"])) for who, rows in rounds.items()})
 
 

@@ -5,6 +5,7 @@ read some twenty times for all problems together. Products are float32; paramete
 threads of one BLAS thread each and summed in their order: the same features give the same bytes with any number of threads.
 """
 
+import math
 import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,7 +26,7 @@ _SAMPLE = 16  # rows per feature from which axes are found
 _NULL = 1e-10  # of the largest variance; smaller ones are rounding errors
 _PAIRS = 10  # that L-BFGS remembers
 _PARAMETERS = 2**22  # of the problems that are solved side by side
-_ENOUGH = 1e-7  # nats: a step that gains less is the last
+_ENOUGH = 3e-7  # nats: a step that gains less is the last
 _DECREASE = 1e-4  # of Armijo's rule: the share of the predicted decrease that a step must bring
 
 
@@ -73,8 +74,8 @@ def fit_logistic(features: Array, labels: Array, used: Array, l2: Sequence[float
     `features`: float32 (N, D); `labels`: int (N,); `used`: bool (problems, N), the rows of each problem; `l2`: a penalty per problem.
     The factor is the standard deviation of all numbers in these rows. `axes`: the principal axes of these features, or of more.
 
-    Returns weight, float32 (classes, D), and bias, float32 (classes,), for the features as they are. The loss is within 1e-5 nats of the
-    optimum. The bias of a class without rows is -inf.
+    Returns weight, float32 (classes, D), and bias, float32 (classes,), for the features as they are. The loss is within 1e-4 nats of the
+    optimum, and mostly within 1e-6. The bias of a class without rows is -inf.
     """
     with _one_blas_thread():
         objective = _Objective(features, labels, used, np.asarray(l2), axes, threads)
@@ -127,7 +128,7 @@ class _Objective:
             losses += sums[0]
             by_weight += sums[1]
             by_bias += sums[2]
-        rotated = by_weight.astype(np.float32) @ self.axes.directions
+        rotated = _wide_product(by_weight.astype(np.float32), self.axes.directions)
         gradients = np.concatenate([rotated, by_bias[..., None]], axis=2) / self.counts[problems, None, None]
         penalised = coordinates[..., :-1] * self.penalties[problems, None, None]
         gradients[..., :-1] += penalised
@@ -153,7 +154,8 @@ class _Objective:
 
     def _linear_map(self, coordinates: Array) -> tuple[Array, Array]:
         """Weight and bias for centred features: float32 (…, classes, D), (…, classes)."""
-        return coordinates[..., :-1].astype(np.float32) @ self.axes.directions.T, coordinates[..., -1].astype(np.float32)
+        weight = _wide_product(coordinates[..., :-1].astype(np.float32), self.axes.directions.T)
+        return weight, coordinates[..., -1].astype(np.float32)
 
     def head(self, problem: int, point: Array) -> tuple[Array, Array]:
         """Weight and bias for features as they are."""
@@ -161,6 +163,11 @@ class _Objective:
         coordinates -= coordinates.mean(axis=0)  # changes no probability, and no weight but for rounding
         weight, bias = self._linear_map(coordinates)
         return weight, bias + self.absent[problem] - weight @ self.axes.centre
+
+
+def _wide_product(left: Array, right: Array) -> Array:
+    """left @ right, by one matrix product where NumPy would compute one per problem, which takes three times as long."""
+    return np.asarray(left.reshape(math.prod(left.shape[:-1]), len(right)) @ right).reshape(*left.shape[:-1], right.shape[1])
 
 
 def _minimise_together(objective: _Objective, problems: Sequence[int]) -> dict[int, Array]:
