@@ -7,7 +7,9 @@ from types import ModuleType
 
 import pytest
 
+from pipeline.training import loop
 from tests.conftest import ROOT
+from tests.projects import NOBODY
 
 
 @pytest.fixture
@@ -104,6 +106,16 @@ def test_the_goals_are_met_or_missed_by_the_strongest_contender(modules, monkeyp
         "|  | slow | 4 s | 4.00 |  |  | 1 |  |  |",
         "|  | fast | 1.4 s | 1.40 |  |  | 1 |  |  |",
     ]
+
+
+def test_our_training_reports_the_speed_of_the_stage(modules, in_small_project, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
+    monkeypatch.setattr(loop, "train_epoch", loop.train_epoch)  # put back afterwards
+    command = importlib.import_module("projects").stage_command(ROOT, "train", "finetuned")
+    monkeypatch.setattr(sys, "argv", command[2:])
+    importlib.import_module("own_training").main()
+    assert modules["rounds"].last_line(capsys.readouterr().out)["pictures_per_second"] > 0
+    assert (in_small_project / "models/finetuned/model.onnx").is_file()
 
 
 def test_the_page_has_the_table_of_the_stored_cases(modules):
