@@ -108,6 +108,20 @@ def test_the_goals_are_met_or_missed_by_the_strongest_contender(modules, monkeyp
     ]
 
 
+def test_the_ratio_with_the_allocator_tuned_is_information(modules, monkeypatch, tmp_path):
+    run = modules["run"]
+
+    def take(contenders, count, environment, most_foreign):
+        return rounds_of(modules, (1, 2, 3) if "MALLOC_MMAP_MAX_" in environment else (1, 5, 4)), 0
+
+    monkeypatch.setattr(run, "take_rounds", take)
+    case = modules["cases"].Case("made", "work", "others", "s", 3, lambda _: three(modules, tmp_path), reruns_tuned=True)
+    result = run.measure(case, None, 1, 0.1, True)
+    assert (result["ratio"], result["ratio_tuned"], result["is_met"]) == (4, 2, True)
+    assert [figures.get("ratio_tuned") for figures in result["contenders"].values()] == [None, 2, 3]
+    assert "ratio_tuned" not in run.measure(case, None, 1, 0.1, False)
+
+
 def test_our_training_reports_the_speed_of_the_stage(modules, in_small_project, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NOBODY)
     monkeypatch.setattr(loop, "train_epoch", loop.train_epoch)  # put back afterwards
