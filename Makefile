@@ -1,12 +1,13 @@
 # make run: set up and run the pipeline.
 # make test: set up, then the checks and the tests, within ten minutes on two cores.  make test-all: the slow tests, too.
 # make check: the linters, the type checker, known vulnerabilities of the pinned packages.
-# make bench: measure the start-up of the command line.  make setup: .venv alone.  make lock: pin the newest packages.
+# make bench: compare the speed with that of others, for an hour or two.  make setup: .venv alone.  make lock: pin the newest packages.
 # make canary: the tests of tracking with the newest MLflow, without a change of .venv.
 
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
+BENCH_READY := .cache/bench/.ready
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -21,6 +22,8 @@ HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.pr
 
 # Whole files go to one of three processes, of which one often waits; the longest run first, see tests/conftest.py.
 PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 
 .PHONY: run test tests test-all check bench setup lock canary
 run: $(READY)
@@ -42,8 +45,15 @@ check: $(READY)
 	mypy pipeline bench/*.py .ci/*.py
 	python .ci/packages.py
 
-bench: $(READY)
-	python bench/startup.py
+bench: $(BENCH_READY)
+	-python bench/startup.py
+	python bench/run.py --tuned
+
+# The packages of the others stay out of .venv.
+$(BENCH_READY): bench/requirements.lock $(READY)
+	rm -rf $(@D)
+	python -m pip install --quiet --no-deps --target $(@D) -r $<
+	touch $@
 
 setup: $(READY)
 
@@ -60,7 +70,8 @@ $(READY): requirements.lock pyproject.toml
 
 lock:
 	python -m pip install --quiet uv
-	uv pip compile --quiet --universal --extra dev --upgrade --python-version 3.11 --no-header --no-annotate pyproject.toml -o requirements.lock
+	$(COMPILE) --extra dev --upgrade -o requirements.lock
+	$(COMPILE) --extra bench --constraints requirements.lock | grep -vxFf requirements.lock > bench/requirements.lock
 
 canary: $(READY)
 	.ci/canary

@@ -13,6 +13,7 @@ from pipeline.net.objects import PROVIDERS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = ("requirements.lock", "bench/requirements.lock")
 IMPORT_NAMES = {
     "pillow": "PIL",
     "protobuf": "google",
@@ -84,16 +85,32 @@ def test_every_package_that_the_code_imports_is_declared():
     assert imported("pipeline") - declared == set()
 
 
+@pytest.mark.parametrize("name", names(PROJECT["optional-dependencies"]["bench"]))
+def test_a_declared_contender_is_used(name):
+    assert name in imported("bench") | {"accelerate"}  # without which Trainer refuses to train
+
+
 @pytest.mark.parametrize("name", names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]))
 def test_a_declared_package_is_pinned(name):
     assert re.search(rf"^{name}==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
 
 
 def test_each_provider_of_objects_is_an_extra():
-    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name != "dev"}
+    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in ("dev", "bench")}
     assert extras == {scheme: [package] for scheme, package in PROVIDERS.items()}
 
 
-def test_every_line_of_the_lock_is_a_version():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+@pytest.mark.parametrize("name", names(PROJECT["optional-dependencies"]["bench"]))
+def test_a_declared_contender_is_pinned(name):
+    assert re.search(rf"^{name}==", "\n".join((ROOT / path).read_text() for path in LOCKS), re.MULTILINE)
+
+
+def test_the_contenders_lock_repeats_no_package_of_the_other():
+    first, second = ({line.partition("==")[0] for line in (ROOT / path).read_text().splitlines()} for path in LOCKS)
+    assert first & second == set()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_of_the_lock_is_a_version(lock):
+    lines = (ROOT / lock).read_text().splitlines()
     assert [line for line in lines if not re.match(r"[a-z0-9.-]+(\[[a-z,]+\])?==[0-9]", line)] == []
