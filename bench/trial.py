@@ -44,7 +44,7 @@ _RECIPE = Recipe(
     seed=0, threads=1, regime="finetuned", stages=1, start="fresh", batchnorm="auto", epochs=1, batch_size=8, accumulate=1,
     optimiser="adamw", learning_rate=1e-3, layer_decay=1, momentum=0.9, weight_decay=0.01, clip_norm=None, schedule="constant", warmup=0,
     ema=0, label_smoothing=0, balance="none", dropout=0, min_crop_area=1, flip=False, augment="none", mixup=0, cutmix=0,
-    monitor="val_loss", patience=1, train_image_size="auto", precision="fp32",
+    monitor="val_loss", patience=1, train_image_size=None, precision="fp32",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ PLAIN = {
     "epochs": 3, "batch_size": 8, "accumulate": 1, "optimiser": "adamw", "learning_rate": 0.01, "layer_decay": 1.0, "momentum": 0.9,
     "weight_decay": 0.01, "clip_norm": None, "schedule": "cosine", "warmup": 0.1, "ema": 0.0, "label_smoothing": 0.0, "balance": "none",
     "dropout": 0.0, "min_crop_area": 0.65, "flip": "auto", "augment": "none", "mixup": 0.0, "cutmix": 0.0, "monitor": "val_loss",
-    "patience": 9, "precision": "fp32", "train_image_size": "auto", "stages": 2, "start": "probe", "batchnorm": "auto",
+    "patience": 9, "precision": "fp32", "train_image_size": None, "stages": 2, "start": "probe", "batchnorm": "auto",
 }  # fmt: skip
 CPU = Hardware(torch.device("cpu"), "fp32")
 

@@ -74,7 +74,7 @@ class Recipe(Section):
     label_smoothing: Fraction
     balance: Literal["none", "loss", "sampling"]
     dropout: Fraction  # on the features, before the head
-    train_image_size: Literal["auto"] | PositiveInt  # of the crops, in pixels; auto: see `training_size`
+    train_image_size: Literal["auto"] | PositiveInt | None  # of the crops, in pixels: see `training_size`
     min_crop_area: Annotated[float, Field(gt=0, le=1)]  # smallest fraction of a picture that a random crop covers
     flip: Literal["auto"] | bool  # auto: not for tiny pictures, such as scanned characters
     augment: Literal["none", "trivial", "rand"]
@@ -126,13 +126,13 @@ def make_optimiser(stage_of: Mapping[nn.Parameter, int], stages: int, recipe: Re
         raise PipelineError(f"params.yaml: recipe.optimiser: {name!r} does not run here: {error}; choose another") from None
 
 
-def training_size(wanted: int | str, image_size: int, takes: Callable[[int], bool]) -> int:
-    """The side of training crops: that which is `wanted`, or for `auto` five sevenths of the side of val pictures, from 160 pixels on.
+def training_size(wanted: int | str | None, image_size: int, takes: Callable[[int], bool]) -> int:
+    """The side of training crops: that of val pictures, the one that is `wanted`, or for `auto` five sevenths of it from 160 pixels on.
 
     A random crop shows things larger than the central crop of val does, and smaller crops make up for that (Touvron et al., 2019), at half
     of the time. `takes`: whether the network accepts a side. Raises PipelineError if it refuses the one that is wanted.
     """
-    if wanted == image_size or (wanted == "auto" and image_size < _SMALLER_FROM):
+    if wanted is None or wanted == image_size or (wanted == "auto" and image_size < _SMALLER_FROM):
         return image_size
     side = wanted if isinstance(wanted, int) else _SIZE_STEP * round(image_size * _SMALLER / _SIZE_STEP)
     if takes(side):

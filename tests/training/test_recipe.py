@@ -252,8 +252,9 @@ def test_training_crops_are_smaller_than_large_pictures(image_size, side):
     assert training_size("auto", image_size, lambda _: True) == side
 
 
-def test_training_crops_have_the_size_that_is_named():
-    assert training_size(96, 224, lambda _: True) == 96
+@pytest.mark.parametrize(("named", "side"), [(96, 96), (None, 224)])
+def test_training_crops_have_the_size_that_is_named(named, side):
+    assert training_size(named, 224, lambda _: True) == side
 
 
 def test_a_network_of_one_size_is_trained_at_it():
