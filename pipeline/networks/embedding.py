@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, s
 from pipeline.core.params import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.classifier import load_backbone, with_feature_map
+from pipeline.networks.folding import folded_norms
 from pipeline.networks.onnx_file import add_facts, check_parity, count_work, export_onnx, open_session, write_onnx
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, read_ahead, square_batches
@@ -134,8 +136,10 @@ def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], place: hardwa
     import torch
 
     place.place(backbone.eval())
-    with torch.inference_mode():
-        return np.concatenate([backbone(torch.from_numpy(pixels).to(place.device)).cpu().numpy() for pixels in batches])
+    pixels = (torch.from_numpy(batch).to(place.device) for batch in batches)
+    first = next(pixels)
+    with folded_norms(backbone, first[:2]), torch.inference_mode():
+        return np.concatenate([backbone(batch).cpu().numpy() for batch in chain([first], pixels)])
 
 
 def _cache_key(onnx_path: Path, preprocessing: Preprocessing, batch_size: int, threads: int) -> str:

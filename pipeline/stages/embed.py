@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
+from pipeline.core.hardware import keep_freed_memory
 from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, useful_size
 from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
@@ -25,6 +26,7 @@ class Params(EmbedParams):
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path) -> None:
     """Resolve the image size, export the backbone, embed the pictures, and write the folder `embeddings`."""
+    keep_freed_memory()
     facts = read_json(backbone / "backbone.json")
     table = read_manifest(manifest)
     choice = choose_image_size(params.image_size, backbone, table.train, train, params.threads)
