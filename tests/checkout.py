@@ -59,6 +59,8 @@ def user_environment(folder: Path) -> dict[str, str]:
 _NOTE_ADDRESSES = """
 import os, sys
 def note(event, arguments, file=os.environ["ADDRESSES"]):
+    if event == "socket.connect" and isinstance(arguments[1], (str, bytes)):
+        return  # a path: a process of this machine
     if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.connect", "socket.sendto"):
         with open(file, "a") as notes:
             print(sys.argv, event, arguments, file=notes)

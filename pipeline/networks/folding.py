@@ -6,9 +6,6 @@ from functools import partial
 from typing import cast
 
 import torch
-from timm.layers.conv2d_same import Conv2dSame
-from timm.layers.norm_act import BatchNormAct2d
-from timm.layers.padding import pad_same
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +50,9 @@ def depthwise_in_fp32(model: nn.Module) -> Iterator[None]:
 
 def _run_and_pair(model: nn.Module, inputs: Tensor) -> tuple[Tensor, dict[nn.Conv2d, nn.BatchNorm2d]]:
     """The output for inputs, and each convolution that runs once and whose output enters a norm that runs once."""
+    from timm.layers.conv2d_same import Conv2dSame  # it makes folders for its caches, so `keep_caches_here` comes first
+    from timm.layers.norm_act import BatchNormAct2d
+
     outputs: list[tuple[nn.Conv2d, Tensor]] = []  # they stay alive, so that each is another object
     entered: list[tuple[nn.BatchNorm2d, Tensor]] = []
     handles = []
@@ -80,6 +80,9 @@ def _scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _convolve(conv: nn.Conv2d, scale: Tensor, shift: Tensor, inputs: Tensor) -> Tensor:
     """A convolution and the norm behind it."""
+    from timm.layers.conv2d_same import Conv2dSame
+    from timm.layers.padding import pad_same
+
     weight = conv.weight * scale.view(-1, 1, 1, 1)
     bias = shift if conv.bias is None else conv.bias * scale + shift
     if isinstance(conv, Conv2dSame):
@@ -91,6 +94,8 @@ def _convolve(conv: nn.Conv2d, scale: Tensor, shift: Tensor, inputs: Tensor) -> 
 
 def _activate(norm: nn.BatchNorm2d, inputs: Tensor) -> Tensor:
     """What timm's norms do after normalisation."""
+    from timm.layers.norm_act import BatchNormAct2d
+
     return norm.act(norm.drop(inputs)) if isinstance(norm, BatchNormAct2d) else inputs
 
 
