@@ -73,8 +73,7 @@ def frameworks(projects: Projects, work: str) -> list[Contender]:
 
 def finetuning(size: str | int, projects: Projects) -> list[Contender]:
     """Whole-network training at that size of the training crops: the stage's own loop, and the others'."""
-    recipe = {"epochs": EPOCHS, **({"train_image_size": size} if projects.takes_train_size() else {})}
-    project = projects.copy(f"finetuning-{size}", recipe)
+    project = projects.copy(f"finetuning-{size}", {"epochs": EPOCHS, "train_image_size": size})
     command = stage_command(project, "train", "finetuned")
     command[1:3] = [str(ROOT / "bench/own_training.py")]
 

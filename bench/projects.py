@@ -132,7 +132,3 @@ class Projects:
     def weights(self) -> Path:
         """The pretrained weights of the network, as safetensors."""
         return self.prepared / "models/backbone/weights.safetensors"
-
-    def takes_train_size(self) -> bool:
-        """Whether the recipe has a size of the training crops."""
-        return "train_image_size" in yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["recipe"]

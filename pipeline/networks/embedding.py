@@ -29,7 +29,7 @@ from pipeline.pictures.manifest import Picture
 if TYPE_CHECKING:
     from torch import nn
 
-_SIZE_STEP, _SMALLEST_SIZE = 32, 64  # pixels
+SIZE_STEP, SMALLEST_SIZE = 32, 64  # of a side that is chosen, in pixels
 _EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
 _REFUSALS = (RuntimeError, AssertionError, ValueError)  # raised by networks for pictures that are too small or not of their size
 _SHARD_PICTURES, _SHARD_SECONDS = 4096, 60.0  # the features of so many pictures, or of so long, go into one file of the cache
@@ -52,7 +52,12 @@ def preprocessing_of(architecture: Architecture, image_size: int) -> Preprocessi
 def useful_size(pictures: Sequence[Picture]) -> int:
     """Return twice the median of the pictures' longer sides, as a multiple of 32 and at least 64: a larger size adds no detail."""
     longer_side = median(max(picture.width, picture.height) for picture in pictures)
-    return max(_SMALLEST_SIZE, _SIZE_STEP * math.ceil(2 * longer_side / _SIZE_STEP))
+    return max(SMALLEST_SIZE, SIZE_STEP * math.ceil(2 * longer_side / SIZE_STEP))
+
+
+def are_tiny(pictures: Sequence[Picture], own: int) -> bool:
+    """Whether the useful size of pictures is below the network's own."""
+    return useful_size(pictures) < own
 
 
 def takes_size(backbone: "nn.Module", side: int) -> bool:
@@ -131,12 +136,12 @@ def embed(
     return features, sum(digest in new for digest in digests)
 
 
-def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], place: hardware.Hardware) -> Array:
+def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardware.Hardware) -> Array:
     """Features by torch, without an export: float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
     import torch
 
-    place.place(backbone.eval())
-    pixels = (torch.from_numpy(batch).to(place.device) for batch in batches)
+    where.place(backbone.eval())
+    pixels = (torch.from_numpy(batch).to(where.device) for batch in batches)
     first = next(pixels)
     with folded_norms(backbone, first[:2]), torch.inference_mode():
         return np.concatenate([backbone(batch).cpu().numpy() for batch in chain([first], pixels)])

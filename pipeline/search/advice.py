@@ -21,7 +21,7 @@ from pipeline.core.params import read_section
 from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import EmbedParams, embed_eagerly, preprocessing_of, useful_size
+from pipeline.networks.embedding import EmbedParams, are_tiny, embed_eagerly, preprocessing_of
 from pipeline.networks.weights import PACKAGED, write_backbone
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, square_batches
@@ -191,7 +191,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     grid, folds = read_section("train_baseline", HeadParams).l2_grid, deal_folds(both, recipe.seed)
     features = embed_eagerly(backbone, [*train, *val], hardware)
     probed = probe(features, np.array(sample.manifest.labels(both)), len(sample.train), folds, halves(sample.val), grid, recipe.threads)
-    return ProbedNetwork(folder, preprocessing, useful_size(all_train) < architecture["image_size"], val, probed)
+    return ProbedNetwork(folder, preprocessing, are_tiny(all_train, architecture["image_size"]), val, probed)
 
 
 def try_regime(regime: str, network: ProbedNetwork, sample: Sample, recipe: AnyRegime) -> SampleRun:

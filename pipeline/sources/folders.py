@@ -66,16 +66,13 @@ def folder_members(folder: Path, limits: Limits) -> dict[str, FolderFile]:
                 waiting.append(path)
             else:
                 budget.reach(name, status.st_size)
-                state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
-                members[name] = FolderFile(name, path, budget, state, status.st_mtime_ns < time.time_ns() - _GRANULARITY_NS)
+                members[name] = FolderFile(name, path, budget, _state(status), status.st_mtime_ns < time.time_ns() - _GRANULARITY_NS)
     return dict(sorted(members.items()))
 
 
 def file_member(path: Path, name: str, limits: Limits) -> FolderFile:
     """A file by itself, under another name."""
-    status = path.stat()
-    state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
-    return FolderFile(name, path, Budget(name, limits), state, is_settled=False)
+    return FolderFile(name, path, Budget(name, limits), _state(path.stat()), is_settled=False)
 
 
 def folder_digest(folder: Path, members: Mapping[str, FolderFile], reads_all: bool = False) -> str:
@@ -130,6 +127,10 @@ def _read_sums(note: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         return kept if all(re.fullmatch("[0-9a-f]{64}", sha256) for _, sha256 in kept.values()) else {}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _state(status: os.stat_result) -> State:
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
 
 
 def _fault(path: Path, name: str, mode: int) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.core.hardware import keep_freed_memory
-from pipeline.networks.embedding import EmbedParams, embed, export_backbone, preprocessing_of, useful_size
+from pipeline.networks.embedding import EmbedParams, are_tiny, embed, export_backbone, preprocessing_of
 from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
@@ -44,7 +44,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
         for path in onnx_path.parent.iterdir():  # the graph, and the tensors beside it if it is large
             shutil.copyfile(path, partial / path.name)
-        tiny = useful_size(table.train) < architecture.image_size
+        tiny = are_tiny(table.train, architecture.image_size)
         size = read_facts(open_session(onnx_path, params.threads))["size"]
         found = {"preprocessing": asdict(preprocessing), "image_sizes": choice.trials, "tiny": tiny, "size": size}
         write_json(partial / "embedding.json", found)

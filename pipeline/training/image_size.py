@@ -12,8 +12,8 @@ import numpy as np
 from pipeline.core import hardware
 from pipeline.core.files import cache_dir, read_json, read_value, sha256_of_file, sha256_of_json, write_json
 from pipeline.core.stage import code_digest
-from pipeline.networks.classifier import load_backbone
-from pipeline.networks.embedding import embed_eagerly, preprocessing_of, takes_size, useful_size
+from pipeline.networks.classifier import Backbone, load_backbone
+from pipeline.networks.embedding import SIZE_STEP, SMALLEST_SIZE, embed_eagerly, preprocessing_of, takes_size, useful_size
 from pipeline.networks.onnx_file import spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, square_batches
@@ -22,7 +22,6 @@ from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_
 from pipeline.training.logistic import principal_axes
 
 _SHARES = (2 / 7, 3 / 7, 4 / 7, 5 / 7)  # of the network's own side, which is tried last: of 224 pixels 64, 96, 128 and 160
-_SIDE_STEP, _SMALLEST_SIDE = 32, 64  # pixels
 _MOST_PICTURES, _MOST_CLASSES = 1000, 50  # of the sample, which bounds the time
 _FEWEST_GROUPS = 100  # of pictures that are alike; with fewer, the standard error says little
 _WORSE = 2  # so many sides in a row end the search
@@ -67,7 +66,7 @@ def choose_image_size(wanted: int | str, backbone: Path, pictures: Sequence[Pict
     if len(sides) == 1:
         return ImageSize(sides[0], [])
     begun = time.monotonic()
-    trials = measure(sides, _cached_trial(backbone, architecture, sample, folder, threads))
+    trials = measure(sides, _cached_trial(network, sha256_of_file(backbone / "weights.safetensors"), architecture, sample, folder, threads))
     choice = compare(trials, [picture.group for picture in sample])
     tried, seconds = ", ".join(map(str, trials)), time.monotonic() - begun
     print(f"embed.image_size: auto: {choice.side} of {tried} pixels, measured in {seconds:.0f} s", file=sys.stderr)
@@ -84,7 +83,7 @@ def draw_sample(pictures: Sequence[Picture]) -> list[Picture]:
 
 def candidate_sides(own: int) -> list[int]:
     """Sides from the smallest to the network's own, each but the last a multiple of 32 and at least 64."""
-    smaller = {max(_SMALLEST_SIDE, _SIDE_STEP * round(own * share / _SIDE_STEP)) for share in _SHARES}
+    smaller = {max(SMALLEST_SIZE, SIZE_STEP * round(own * share / SIZE_STEP)) for share in _SHARES}
     return [*sorted(side for side in smaller if side < own), own]
 
 
@@ -128,13 +127,13 @@ def _best(trials: Mapping[int, Trial]) -> int:
 
 
 def _cached_trial(
-    backbone: Path, architecture: Architecture, sample: Sequence[Picture], folder: Path, threads: int
+    network: Backbone, weights: str, architecture: Architecture, sample: Sequence[Picture], folder: Path, threads: int
 ) -> Callable[[int], Trial]:
-    """The function from a side to its trial, which is cached by all that decides it."""
+    """The function from a side to its trial, which is cached by all that decides it. `weights`: the sha256 of the network's."""
     import torch
 
     device = hardware.choose_device()
-    facts = [sha256_of_file(backbone / "weights.safetensors"), architecture.name, device.type, threads, code_digest(__name__)]
+    facts = [weights, architecture.name, device.type, threads, code_digest(__name__)]
     drawn = [[picture.sha256, picture.label, picture.group] for picture in sample]
     cache = cache_dir("image_size") / hardware.key_here(sha256_of_json([*facts, drawn]))
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
@@ -147,7 +146,7 @@ def _cached_trial(
             torch.set_num_threads(threads)
             hardware.mean_fp32()
             batches = square_batches(paths, preprocessing_of(architecture, side), _BATCH_SIZE, threads, f"embed at {side} pixels")
-            features = embed_eagerly(load_backbone(backbone)[0], batches, hardware.Hardware(device, "fp32"))
+            features = embed_eagerly(network, batches, hardware.Hardware(device, "fp32"))
             probs = out_of_fold_probs(Examples(features, labels), folds, _L2, principal_axes(features, threads), threads)
             accuracy = float((probs.argmax(axis=1) == labels).mean())
             write_json(path, {"losses": losses_of(probs, labels).tolist(), "accuracy": accuracy})

@@ -79,7 +79,7 @@ def train_epoch(trainer: "Trainer", title: str) -> EpochMetrics:
             loss, logits = trainer.loss(inputs, labels)
         trainer.step(loss, number)
         means.add(loss, logits, labels)
-    return means.metrics("train")
+    return means.metrics()
 
 
 def score(model: nn.Module, batches: Batches, halves: Array, device: torch.device, title: str) -> EpochMetrics:
@@ -203,29 +203,31 @@ class RunningMeans:
 
     def __init__(self, title: str) -> None:
         self.title = title
-        self.losses: list[Tensor] = []
+        self.waiting: list[Tensor] = []  # losses that are still on the device
+        self.losses: list[float] = []
         self.right: list[Tensor] = []
         self.counts: list[int] = []
 
     def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch. Now and then the losses are looked at: raises DivergedError if one is not finite."""
-        self.losses.append(mean_loss.detach())
+        self.waiting.append(mean_loss.detach())
         self.right.append((logits.argmax(dim=1) == labels).sum())
         self.counts.append(len(labels))
-        if len(self.counts) % _LOOK_EVERY == 0:
+        if len(self.waiting) == _LOOK_EVERY:
             self._look()
 
-    def metrics(self, split: str) -> EpochMetrics:
-        """`<split>_loss` and `<split>_accuracy`. Raises DivergedError if a loss is not finite."""
-        losses, pictures = self._look(), sum(self.counts)
-        loss = sum(loss * count for loss, count in zip(losses, self.counts, strict=True)) / pictures
-        return {f"{split}_loss": loss, f"{split}_accuracy": int(torch.stack(self.right).sum()) / pictures}
+    def metrics(self) -> EpochMetrics:
+        """`train_loss` and `train_accuracy`. Raises DivergedError if a loss is not finite."""
+        self._look()
+        pictures = sum(self.counts)
+        loss = sum(loss * count for loss, count in zip(self.losses, self.counts, strict=True)) / pictures
+        return {"train_loss": loss, "train_accuracy": int(torch.stack(self.right).sum()) / pictures}
 
-    def _look(self) -> list[float]:
-        losses: list[float] = torch.stack(self.losses).tolist()
-        for step, loss in enumerate(losses, start=1):
-            check_finite(loss, f"{self.title}, step {step}: the train loss")
-        return losses
+    def _look(self) -> None:
+        for loss in torch.stack(self.waiting).tolist() if self.waiting else ():
+            self.losses.append(loss)
+            check_finite(loss, f"{self.title}, step {len(self.losses)}: the train loss")
+        self.waiting.clear()
 
 
 def check_finite(loss: float, title: str) -> None:

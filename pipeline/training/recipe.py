@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import Section, nearest
+from pipeline.networks.embedding import SIZE_STEP
 
 EpochMetrics = dict[str, float]  # `epoch`, `learning_rate`, then losses (nats) and accuracies (fractions) on train and val
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -27,7 +28,7 @@ _RATES, _SGD_RATES = {False: 3e-4, True: 1e-3}, {False: 3e-3, True: 3e-2}
 _SGD = ("sgd", "momentum", "nesterov")
 _MANY_PICTURES = 20_000  # from which on BiT uses MixUp
 
-_SMALLER_FROM, _SMALLER, _SIZE_STEP = 160, 5 / 7, 32  # of training crops, in pixels
+_SMALLER_FROM, _SMALLER = 160, 5 / 7  # of training crops, in pixels
 _DROP = 0.1
 _DROPS_AT = (0.3, 0.6, 0.9)  # fractions of all steps, as in BiT
 _PLATEAU_EPOCHS = 1  # epochs without a lower val loss that are tolerated
@@ -134,7 +135,7 @@ def training_size(wanted: int | str | None, image_size: int, takes: Callable[[in
     """
     if wanted is None or wanted == image_size or (wanted == "auto" and image_size < _SMALLER_FROM):
         return image_size
-    side = wanted if isinstance(wanted, int) else _SIZE_STEP * round(image_size * _SMALLER / _SIZE_STEP)
+    side = wanted if isinstance(wanted, int) else SIZE_STEP * round(image_size * _SMALLER / SIZE_STEP)
     if takes(side):
         return side
     if wanted == "auto":

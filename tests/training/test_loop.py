@@ -199,7 +199,7 @@ def test_running_means_are_over_pictures_worked_by_hand():
     means = RunningMeans("epoch 1/1")
     means.add(torch.tensor(1.0), torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
     means.add(torch.tensor(4.0), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1]))
-    assert means.metrics("train") == {"train_loss": 3.0, "train_accuracy": pytest.approx(1 / 3)}
+    assert means.metrics() == {"train_loss": 3.0, "train_accuracy": pytest.approx(1 / 3)}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_finite_number_stops_the_run_and_names_the_step(value)
     for loss in (1.0, value, 2.0):
         means.add(torch.tensor(loss), torch.zeros(1, 2), torch.tensor([0]))
     with pytest.raises(PipelineError, match=rf"^epoch 2/3, step 2: the train loss is {value}; "):
-        means.metrics("train")
+        means.metrics()
 
 
 def test_a_long_epoch_is_stopped_before_its_end(monkeypatch):
