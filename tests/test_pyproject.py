@@ -96,7 +96,7 @@ def test_a_declared_package_is_pinned(name):
 
 
 def test_each_provider_of_objects_is_an_extra():
-    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in ("dev", "bench")}
+    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in ("dev", "bench", "gpu")}
     assert extras == {scheme: [package] for scheme, package in PROVIDERS.items()}
 
 

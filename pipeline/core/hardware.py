@@ -35,13 +35,13 @@ def choose_device() -> "torch.device":
 
 
 def choose_precision(wanted: str, device: "torch.device") -> str:
-    """`fp32` or `bf16`, as wanted; `auto` is bf16 if the hardware computes in it."""
+    """`fp32`, `bf16` or `fp16`, as wanted; `auto` is bf16 if the hardware computes in it, else fp16 on a GPU of CUDA."""
     import torch
 
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if device.type == "cpu":
         on_arm = platform.machine() == "aarch64" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return "bf16" if on_arm or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
@@ -73,7 +73,7 @@ def mean_fp32() -> None:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where a network runs: the device, and the precision (bf16 or fp32) of matrix products and of depthwise convolutions."""
+    """Where a network runs: the device, and the precision (fp32, bf16 or fp16) of matrix products and of depthwise convolutions."""
 
     device: "torch.device"
     precision: str
@@ -91,7 +91,15 @@ class Hardware:
         """The context for a forward pass."""
         import torch
 
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
+
+    def make_scaler(self) -> "torch.amp.GradScaler":
+        """A scaler of losses, so that small gradients do not vanish in fp16. In the other precisions it does nothing."""
+        import torch
+
+        # The usual first scale, 65536, overflows in the first step, which would be skipped.
+        return torch.amp.GradScaler(self.device.type, init_scale=1024, enabled=self.precision == "fp16")
 
 
 def usable_cpus() -> int:
@@ -135,7 +143,7 @@ def choose_depthwise(precision: str, device: "torch.device", threads: int) -> st
     """The precision of depthwise convolutions: fp32 where a CPU is no slower in it than in bf16, which is tried once and cached."""
     import torch
 
-    if precision == "fp32" or device.type != "cpu":
+    if precision != "bf16" or device.type != "cpu":
         return precision
     path = cache_dir("hardware") / f"{key_here(f'depthwise {threads}')}.json"
     if (known := read_value(path, "depthwise")) is None:

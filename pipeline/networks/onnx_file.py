@@ -33,13 +33,15 @@ _OWN_ROUNDING = 10  # a network that amplifies rounding may differ by so many ti
 _MOST = 1e-2  # and by no more than this
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Open an ONNX Runtime session on the CPU with that many threads."""
+def open_session(path: Path, threads: int, on_gpu: bool = False) -> onnxruntime.InferenceSession:
+    """Open an ONNX Runtime session in fp32: on the CPU with that many threads, or on a GPU whose provider is installed."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    cuda = ("CUDAExecutionProvider", {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"})  # the other searches time the algorithms
+    has_cuda = on_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return onnxruntime.InferenceSession(path, options, providers=[*([cuda] if has_cuda else []), "CPUExecutionProvider"])
 
 
 def add_facts(model: "onnx.ModelProto", facts: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ class Predictor:
     facts: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: Path, threads: int) -> "Predictor":
-        """Open a model file on the CPU with this number of threads."""
-        session = open_session(path, threads)
+    def load(cls, path: Path, threads: int, on_gpu: bool = False) -> "Predictor":
+        """Open a model file, see `open_session`."""
+        session = open_session(path, threads, on_gpu)
         return cls(session, read_facts(session))
 
     @property

@@ -93,7 +93,7 @@ def write_results(folder: Path, model: str, labels: Array, probs: Array, groups:
 
 def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, metrics_json: Path) -> None:
     """Predict every test picture with the stored model, score the answers, and write tables, plots and galleries."""
-    predictor = Predictor.load(model / "model.onnx", params.threads)
+    predictor = Predictor.load(model / "model.onnx", params.threads, on_gpu=True)
     names, pictures = predictor.class_names, read_manifest(manifest).split("test")
     if unknown := sorted({picture.label for picture in pictures} - set(names)):
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")

@@ -135,6 +135,7 @@ class Trainer:
         steps = self.epochs * math.ceil(len(train) / recipe.accumulate)
         self.plateau = Plateau()
         self.optimiser = make_optimiser(regime.stages_of(model, classifier), regime.stages, recipe)
+        self.scaler = hardware.make_scaler()
         self.schedule = make_schedule(recipe.schedule, self.optimiser, steps, recipe.warmup, self.plateau)
         self.average = WeightAverage(model, recipe.ema)
         self.stopping = EarlyStopping(recipe.patience, recipe.monitor, math.ceil(recipe.warmup * self.epochs))
@@ -166,12 +167,14 @@ class Trainer:
         together = self.recipe.accumulate
         first = (number - 1) // together * together
         pictures = sum(self.batch_sizes[first : first + together])
-        (loss / (pictures / self.batch_sizes[number - 1])).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss / (pictures / self.batch_sizes[number - 1])).backward()  # type: ignore[no-untyped-call]
         if number % together and number < len(self.batch_sizes):
             return
+        self.scaler.unscale_(self.optimiser)
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad()
         self.schedule.step()
         self.average.update()
@@ -184,12 +187,13 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that `restore` needs, as plain types and tensors."""
         parts = {"optimiser": self.optimiser.state_dict(), "schedule": self.schedule.state_dict(), "average": self.average.state()}
-        return {**parts, "plateau": dict(vars(self.plateau)), "stopping": dict(vars(self.stopping))}
+        return {**parts, "scaler": self.scaler.state_dict(), "plateau": dict(vars(self.plateau)), "stopping": dict(vars(self.stopping))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from a state."""
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
         self.average.restore(state["average"])
         vars(self.plateau).update(state["plateau"])
         vars(self.stopping).update(state["stopping"])

@@ -83,7 +83,7 @@ class Recipe(Section):
     cutmix: NonNegativeFloat
     monitor: Literal["val_loss", "val_accuracy"]  # ranks the epochs
     patience: PositiveInt  # epochs without a better one
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
 
 
 RecipeType = TypeVar("RecipeType", bound=Recipe)

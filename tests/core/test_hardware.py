@@ -40,7 +40,7 @@ def test_the_best_device_there_is_is_chosen(cuda, mps, device, monkeypatch):
     assert choose_device() == torch.device(device)
 
 
-@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+@pytest.mark.parametrize("wanted", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_a_precision_that_is_named_is_taken(wanted, device):
     assert choose_precision(wanted, torch.device(device)) == wanted
@@ -53,7 +53,7 @@ def test_auto_is_fp32_where_the_cpu_has_no_bf16(monkeypatch):
     assert choose_precision("auto", torch.device("cpu")) == "fp32"
 
 
-@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp16")])
 def test_auto_is_what_the_gpu_computes_in(supported, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported and not including_emulation)
     assert choose_precision("auto", torch.device("cuda")) == precision
@@ -67,7 +67,7 @@ def test_auto_is_fp32_on_mps():
     assert choose_precision("auto", torch.device("mps")) == "fp32"
 
 
-@pytest.mark.parametrize(("precision", "device"), [("fp32", "cpu"), ("fp32", "cuda"), ("bf16", "cuda")])
+@pytest.mark.parametrize(("precision", "device"), [("fp32", "cpu"), ("fp16", "cpu"), ("fp32", "cuda"), ("bf16", "cuda")])
 def test_depthwise_convolutions_compute_as_others_do_where_nothing_is_tried(precision, device, monkeypatch):
     monkeypatch.setattr(hardware, "_time_depthwise", None)
     assert choose_depthwise(precision, torch.device(device), 1) == precision

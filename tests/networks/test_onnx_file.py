@@ -1,5 +1,6 @@
 """torch to ONNX: the same answers at any batch size, the same bytes at any time, nothing of this machine."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,6 +54,23 @@ def far_from_itself(small, monkeypatch):
         monkeypatch.setattr(onnx_file, "_run_torch", lambda *_: next(answers))
 
     return pretend
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "available", "chosen"),
+    [
+        (True, ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CUDAExecutionProvider", "CPUExecutionProvider"]),
+        (False, ["CUDAExecutionProvider", "CPUExecutionProvider"], ["CPUExecutionProvider"]),
+        (True, ["CPUExecutionProvider"], ["CPUExecutionProvider"]),
+    ],
+)
+def test_a_gpu_is_used_where_it_is_asked_for_and_its_provider_is_installed(on_gpu, available, chosen, monkeypatch):
+    opened = []
+    monkeypatch.setattr(onnx_file.onnxruntime, "get_available_providers", lambda: available)
+    monkeypatch.setattr(onnx_file.onnxruntime, "InferenceSession", lambda path, options, providers: opened.extend(providers))
+    open_session(Path("model.onnx"), 1, on_gpu)
+    assert [each if isinstance(each, str) else each[0] for each in opened] == chosen
+    assert all(each[1]["use_tf32"] == 0 for each in opened if isinstance(each, tuple))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -132,9 +132,10 @@ def test_batchnorm_does_not_move():
     assert moved == {"0.weight", "0.bias", "head.weight", "head.bias"}
 
 
-def test_a_bf16_run_keeps_float32_weights():
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_a_lower_precision_keeps_float32_weights(precision):
     model = build_small()
-    history = train(model, hardware=Hardware(torch.device("cpu"), "bf16"))
+    history = train(model, hardware=Hardware(torch.device("cpu"), precision))
     assert {tensor.dtype for name, tensor in model.named_parameters()} == {torch.float32}
     assert history[-1]["val_loss"] < history[0]["val_loss"]
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from pipeline.core.hardware import Hardware
 from pipeline.networks.classifier import Backbone, Classifier
 from tests.recipes import trainer_of
 
@@ -79,6 +80,22 @@ def test_a_clipped_gradient_has_the_norm_that_is_named():
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_a_gradient_that_is_too_small_for_fp16_survives():
+    gradients = []
+    for precision in ("fp32", "fp16"):
+        model = build_small()
+        model.head.weight.data *= 1e-6  # so are the gradients of what is before it: 1e-8, where fp16 ends at 6e-8
+        trainer = trainer_of(model, (ALL,), hardware=Hardware(torch.device("cpu"), precision))
+        trainer.begin_epoch(1)
+        with trainer.hardware.autocast():
+            loss, _ = trainer.loss(PIXELS, LABELS)
+        trainer.scaler.scale(loss).backward()
+        trainer.scaler.unscale_(trainer.optimiser)
+        gradients.append(next(model.backbone.parameters()).grad)
+    assert gradients[0].abs().max() < 6e-8
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0.1, atol=1e-9)
+
+
 def test_rare_classes_weigh_more_in_the_loss():
     model = build_small()
     trainer = trainer_of(model, labels=LABELS.tolist(), balance="loss")
@@ -116,7 +133,14 @@ def test_dropout_takes_features_away_in_training_alone():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"ema": 0.5}, {"schedule": "plateau"}, {"schedule": "one_cycle", "optimiser": "sgd"}, {"accumulate": 2}]
+    "changes",
+    [
+        {"ema": 0.5},
+        {"schedule": "plateau"},
+        {"schedule": "one_cycle", "optimiser": "sgd"},
+        {"accumulate": 2},
+        {"hardware": Hardware(torch.device("cpu"), "fp16")},
+    ],
 )
 def test_a_trainer_that_is_restored_goes_on_as_if_nothing_had_happened(changes):
     def steps(trainer, numbers):
