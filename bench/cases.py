@@ -15,6 +15,7 @@ from rounds import Contender, Figures, Run, last_line
 PACKAGES = ROOT / ".cache/bench"  # where `make bench` installs the extra `bench`
 OURS, EPOCHS, COLD_EPOCHS = "this pipeline", 2, 3
 FROZEN_EPOCHS, FROZEN_MEASURED = 25, 3
+HEAD = "42500x1280x10"
 SPEED, SECONDS = "pictures/s", "s"
 
 
@@ -149,6 +150,19 @@ def nothing_to_do(projects: Projects) -> list[Contender]:
     return [ours, Contender("empty stages", dvc("repro"), projects.bare)]
 
 
+def head(projects: Projects) -> list[Contender]:
+    """All fits of `train_baseline`, on features that are drawn."""
+    folder = projects.folder / "head"
+    folder.mkdir()
+    script = [sys.executable, str(ROOT / "bench/head.py"), "--child"]
+    call([*script, "draw", str(folder), HEAD], folder)
+
+    def of(name: str, who: str) -> Contender:
+        return Contender(name, [*script, who, str(folder), HEAD], folder, lambda run: float(run.figures["seconds"]), read=last_line)
+
+    return [of(OURS, "ours"), of("scikit-learn", "scikit-learn")]
+
+
 FASTEST = "the fastest of the tutorial's loop, Trainer and fastai"
 CASES = (
     Case("finetuning", "fine-tuning the whole network at 224 px", FASTEST, SPEED, 3.5, partial(finetuning, 224), reruns_tuned=True),
@@ -164,6 +178,7 @@ CASES = (
     Case("features", "the same", "features once + scikit-learn, eager fp32", SECONDS, 2.5, against_features),
     Case("predict", "pipeline predict of one picture, cold", "torch + timm, eager", SECONDS, 10, prediction, rounds=3, is_warm=True),
     Case("no-op", "dvc repro, nothing to do", "as many empty stages", SECONDS, 1.15, nothing_to_do, at_most=True, rounds=3, is_warm=True),
+    Case("head", f"all fits of the head on features of {HEAD} (pictures, width, classes)", "the same by scikit-learn", SECONDS, 10, head),
     Case("evaluation", "evaluation from JPEG files, fp32", FASTEST, SPEED, 3.5, evaluation),
     Case("cold", f"whole cold dvc repro, {COLD_EPOCHS} epochs", "the tutorial's two loops", SECONDS, 3, cold),
 )
