@@ -14,14 +14,13 @@ from torch import nn
 from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
-from pipeline.networks import embedding, onnx_file
+from pipeline.networks import classifier, embedding, onnx_file
 from pipeline.networks.classifier import Backbone
 from pipeline.networks.embedding import export_backbone
 from pipeline.networks.onnx_file import export_onnx
 from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages.embed import Params, run
-from pipeline.training import image_size
 from tests.checkout import ROOT
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -57,8 +56,7 @@ def draw_backbone(seed=0, kernel=3, stride=1):
 
 def put_in_place(backbone, patch):
     """Let the stage load this network."""
-    for module in (image_size, embedding):
-        patch.setattr(module, "load_backbone", lambda _: (backbone, 4))
+    patch.setattr(classifier, "load_backbone", lambda _: (backbone, 4))
 
 
 def deal(root, train, val):
