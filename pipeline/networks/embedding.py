@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from pipeline.core import hardware
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.onnx_file import PART, add_facts, check_parity, count_work, export_onnx, open_session, run_in_parts, write_onnx
 from pipeline.networks.zoo import Architecture

@@ -1,8 +1,11 @@
 """The stage embed: the export and the features that are cached, their order, and what it writes down."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -188,6 +191,19 @@ def test_a_cold_cache_embeds_all_and_a_warm_one_nothing_with_equal_bytes(project
     shutil.rmtree(project.cache)
     assert run_in(project.root) == project.features
     assert counts() == (6, 0)
+
+
+def test_with_a_cached_export_new_pictures_are_embedded_without_torch(project):
+    shutil.rmtree(project.cache)
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'mlflow', 'pandas', 'sklearn', 'onnx']))\n"
+        "from pathlib import Path; from pipeline.core import hardware; from pipeline.stages.embed import Params, run\n"
+        "hardware.device_type = lambda: 'cpu'\n"
+        "paths = [Path(name) for name in ('train', 'val', 'manifest.csv', 'backbone', 'again')]\n"
+        "run(Params(threads=1, image_size='auto', batch_size=4), *paths)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert (project.root / "again" / "features.npy").read_bytes() == project.features
 
 
 def test_another_split_of_the_same_pictures_embeds_nothing(project, counts):
