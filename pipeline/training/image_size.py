@@ -17,8 +17,6 @@ from pipeline.networks.onnx_file import spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, square_batches
 from pipeline.pictures.manifest import Picture
-from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_probs
-from pipeline.training.logistic import principal_axes
 
 if TYPE_CHECKING:
     from pipeline.networks.classifier import Backbone
@@ -149,6 +147,9 @@ def _cached_trial(
 ) -> Callable[[int], Trial]:
     """The function from a side to its trial, which is kept in the folder `cache`."""
     import torch
+
+    from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_probs
+    from pipeline.training.logistic import principal_axes
 
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
     folds = deal_folds(list(sample), _FOLDS_SEED)

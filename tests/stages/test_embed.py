@@ -196,7 +196,7 @@ def test_a_cold_cache_embeds_all_and_a_warm_one_nothing_with_equal_bytes(project
 def test_with_a_cached_export_new_pictures_are_embedded_without_torch(project):
     shutil.rmtree(project.cache)
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'mlflow', 'pandas', 'sklearn', 'onnx']))\n"
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'mlflow', 'pandas', 'scipy', 'sklearn', 'onnx']))\n"
         "from pathlib import Path; from pipeline.core import hardware; from pipeline.stages.embed import Params, run\n"
         "hardware.device_type = lambda: 'cpu'\n"
         "paths = [Path(name) for name in ('train', 'val', 'manifest.csv', 'backbone', 'again')]\n"
