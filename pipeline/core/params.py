@@ -4,6 +4,8 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +50,13 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+_parse_once = cache(parse_yaml)  # a command asks for its threads, its models and more
+
+
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
     """All of params.yaml, with its top-level keys checked. Raises PipelineError."""
     try:
-        params = parse_yaml(path.read_text(encoding="utf-8"))
+        params = deepcopy(_parse_once(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise PipelineError(f"{path}: does not exist; run in the project's root") from None
     except ValueError as error:  # also of bytes that are not UTF-8
