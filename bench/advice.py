@@ -22,7 +22,7 @@ import yaml
 
 from pipeline.core.dvc import run_dvc
 from pipeline.core.files import atomic_file
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.sources.members import Limits
 from pipeline.sources.source import find_source, measure_digest
 

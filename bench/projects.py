@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.sources.members import Limits
 from pipeline.sources.source import find_source, measure_digest
 

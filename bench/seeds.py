@@ -22,7 +22,7 @@ from typing import Any
 
 from pipeline.core.dvc import run_dvc
 from pipeline.core.files import write_json
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.search.seeds import spread
 from pipeline.sources.members import Limits
 from pipeline.sources.source import find_source, measure_digest

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.commands.upkeep import refresh
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.stages import backbone, download, embed, split, train, train_baseline
 from tests.checkout import make_pictures
 from tests.recipes import PLAIN

@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.__main__ import main
 from pipeline.commands.upkeep import refresh
 from pipeline.core.files import read_json, read_table, sha256_of_file
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.networks.artifact import verify_model
 from pipeline.networks.classifier import WithProbs, load_classifier
 from pipeline.pictures.images import read_square

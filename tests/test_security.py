@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from pipeline.commands import upkeep
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, write_json, write_table
-from pipeline.core.params import parse_yaml, read_params, read_section
+from pipeline.core.params import parse_yaml, read_params
+from pipeline.core.sections import read_section
 from pipeline.net.store import stored
 from pipeline.networks import embedding, weights, zoo
 from pipeline.networks.artifact import read_facts, verify_model

@@ -67,7 +67,8 @@ def add_advise(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def advise(parsed: argparse.Namespace) -> None:
     """Measure, print the recommendation, and write it with --write. Raises PipelineError."""
-    from pipeline.core.params import PARAMS, model_names, read_section, set_params
+    from pipeline.core.params import PARAMS, model_names, set_params
+    from pipeline.core.sections import read_section
     from pipeline.search.advice import find_evidence
     from pipeline.training.recipe import Recipe
 
@@ -162,7 +163,7 @@ def find_lr(parsed: argparse.Namespace) -> None:
     import tempfile
 
     from pipeline.core.files import atomic_file, output_path, writing
-    from pipeline.core.params import read_section
+    from pipeline.core.sections import read_section
 
     output = output_path(parsed.here, parsed.output)
     name = choose_entry("find-lr", parsed.model)
@@ -200,7 +201,8 @@ def add_tune(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def tune(parsed: argparse.Namespace) -> None:
     """Run the missing trials, print the best ones, and write the best with --write. Raises PipelineError."""
-    from pipeline.core.params import PARAMS, read_section, set_params
+    from pipeline.core.params import PARAMS, set_params
+    from pipeline.core.sections import read_section
 
     name = choose_entry("tune", parsed.model)
     from pipeline.search.tuning import Params, open_study, read_space, run_trials

@@ -37,7 +37,8 @@ def refresh(reads_all: bool = False) -> tuple[str | None, str]:
     `reads_all`: read also those files of a folder that did not change since the last look. No other byte of params.yaml changes.
     Raises PipelineError.
     """
-    from pipeline.core.params import PARAMS, read_params, read_section, set_params
+    from pipeline.core.params import PARAMS, read_params, set_params
+    from pipeline.core.sections import read_section
     from pipeline.sources.members import Limits
     from pipeline.sources.source import find_source, measure_digest
     from pipeline.sources.tables import Table

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import random
+import sys
 import time
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h: no block of its own mapping, nothing is handed back, 64 MiB at a time.
 _MALLOPT = {-4: 0, -1: -1, -2: 64 << 20}
+# Files of the drivers: NVIDIA's, that of its boards with one memory, Windows' for its Linux, AMD's.
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")  # trained bytes depend on their versions
 
 
@@ -32,6 +35,13 @@ def choose_device() -> "torch.device":
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def device_type() -> str:
+    """The type of `choose_device`: `cuda`, `mps` or `cpu`. Linux without a driver has no GPU; torch, slow to import, is not asked."""
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in _DRIVERS):
+        return "cpu"
+    return choose_device().type
 
 
 def choose_precision(wanted: str, device: "torch.device") -> str:
@@ -113,11 +123,18 @@ def usable_cpus() -> int:
 
 def key_here(identity: str) -> str:
     """A digest of `identity` and all else that trained bytes depend on: versions of packages, the processor, the GPUs."""
+    import numpy as np
+
+    hardware = [platform.machine(), np.show_config(mode="dicts")["SIMD Extensions"], *_gpu_names()]
+    return sha256_of_json([identity, [version(name) for name in _PACKAGES], hardware])
+
+
+def _gpu_names() -> list[str]:
+    if device_type() != "cuda":
+        return []
     import torch
 
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    hardware = [platform.machine(), torch.backends.cpu.get_cpu_capability(), *gpus]
-    return sha256_of_json([identity, [version(name) for name in _PACKAGES], hardware])
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def keep_freed_memory() -> None:

@@ -4,17 +4,20 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
+
+if TYPE_CHECKING:
+    import yaml
 
 PARAMS = Path("params.yaml")
 SHARED = ("seed", "threads")
@@ -25,17 +28,6 @@ _OWN_NAMES = (BASELINE, "backbone", "comparison")  # of folders in models/ and f
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also the name of a folder, of a stage and of a key of params.yaml
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # readers of YAML 1.1 do not take them for text
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
-
-
-class Section(BaseModel):
-    """A stage's section of params.yaml. A field `seed` or `threads` takes the value of that name at the top level."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
-    overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value
-
-
-_DEFAULTS = {"models": "recipe"}  # the section with the keys that an entry of another section leaves out
-SectionType = TypeVar("SectionType", bound=Section)
 
 
 class _Constructor(SafeConstructor):
@@ -58,10 +50,13 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+_parse_once = cache(parse_yaml)  # a command asks for its threads, its models and more
+
+
 def read_params(path: Path = PARAMS) -> dict[str, Any]:
     """All of params.yaml, with its top-level keys checked. Raises PipelineError."""
     try:
-        params = parse_yaml(path.read_text(encoding="utf-8"))
+        params = deepcopy(_parse_once(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise PipelineError(f"{path}: does not exist; run in the project's root") from None
     except ValueError as error:  # also of bytes that are not UTF-8
@@ -107,101 +102,6 @@ def read_threads(path: Path = PARAMS) -> int:
     return threads
 
 
-def read_section(name: str, section_class: type[SectionType], path: Path = PARAMS) -> SectionType:
-    """The section of params.yaml at a dotted name, as its class. Raises PipelineError, which names the first fault.
-
-    Keys that an entry of `models` leaves out come from the section `recipe`.
-    """
-    params = read_params(path)
-    own = section_class.overridable
-    section = {key: value for key, value in _at(name, params, path, own).items() if value is not None or key not in own}
-    default = _DEFAULTS.get(name.partition(".")[0])
-    defaults = _at(default, params, path) if default else {}
-    top_level = [key for key in SHARED if key not in section]
-    shared = {key: params[key] for key in top_level if key in section_class.model_fields and key in params}
-    try:
-        return section_class.model_validate({**defaults, **section, **shared})
-    except ValidationError as error:
-        first = str(_foremost(error.errors())["loc"][0])
-        stands_in = name if default is None or first in section else default
-        raise PipelineError(f"{path}: {_sentence(stands_in, error.errors(), section_class, top_level)}") from None
-
-
-def _at(name: str, params: Mapping[str, Any], path: Path, own: Sequence[str] = ()) -> Mapping[str, Any]:
-    section: Any = params
-    for key in name.split("."):
-        if not isinstance(section, dict) or key not in section:
-            raise PipelineError(f"{path}: {name}: is missing")
-        section = section[key]
-    if not isinstance(section, dict):
-        raise PipelineError(f"{path}: {name}: {section!r} is not a set of keys")
-    for key in SHARED:
-        if key in section and key not in own:
-            raise PipelineError(f"{path}: {name}.{key}: belongs at the top level; move it there")
-    return section
-
-
-def _foremost(errors: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The fault to report: an unknown key if there is one, else the first."""
-    return min(errors, key=lambda fault: fault["type"] != "extra_forbidden")
-
-
-def _sentence(section: str, errors: Sequence[Mapping[str, Any]], section_class: type[Section], top_level: Sequence[str]) -> str:
-    """One sentence for pydantic's errors, as `split.test: 1.4 is not below 1`."""
-    first = _foremost(errors)
-    # Each member of a union reports its own error. The member that was meant fails deepest.
-    below = [fault for fault in errors if fault["loc"][0] == first["loc"][0]]
-    error = max(below, key=lambda fault: (len(fault["loc"]), fault["type"] == "extra_forbidden"))
-    keys = [str(part) for part in error["loc"]]
-    where = keys[0] if keys[0] in top_level else ".".join([section, *_path(keys)])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{nearest(keys[-1], tuple(_section_at(_path(keys)[:-1], section_class).model_fields))}"
-    if error["type"] == "missing":
-        return f"{where}: is missing"
-    faults = [_fault(error)]
-    if error["type"] == "literal_error":  # a union: report what its other members accept, too
-        faults += [_fault(other) for other in errors if other is not error and other["loc"][: len(_path(keys))] == tuple(_path(keys))]
-    return f"{where}: {_as_yaml(error['input'])} {' and '.join(faults)}"
-
-
-def _fault(error: Mapping[str, Any]) -> str:
-    context, kind = error.get("ctx", {}), str(error["type"])
-    words = {
-        "less_than": "below {lt:g}",
-        "less_than_equal": "at most {le:g}",
-        "greater_than": "above {gt:g}",
-        "greater_than_equal": "at least {ge:g}",
-        "literal_error": "{expected}",
-        "string_pattern_mismatch": "of the form {pattern}",
-        "int_type": "a whole number",
-        "float_type": "a number",
-        "string_type": "a text",
-        "bool_type": "true or false",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-    }
-    return f"is not {words[kind].format(**context)}" if kind in words else f"is refused: {error['msg']}"
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as it is written in params.yaml."""
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)
-
-
-def _path(keys: list[str]) -> list[str]:
-    """The keys of params.yaml in pydantic's location of an error, which also names the members of unions."""
-    return [key for key in keys if not re.fullmatch(r"(float|int|str|constrained-\w+|literal\[.*|dict\[.*|function-.*|[A-Z]\w*)", key)]
-
-
-def _section_at(keys: list[str], section_class: type[Section]) -> type[Section]:
-    """The class of the section at these keys below `section_class`."""
-    for key in keys:
-        annotation = section_class.model_fields[key].annotation
-        classes = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
-        section_class = classes[0]
-    return section_class
-
-
 def nearest(key: str, known: Sequence[str]) -> str:
     """The end of a message about an unknown key: the most similar known key, or all known keys."""
     near = difflib.get_close_matches(key, known, n=1)
@@ -213,6 +113,8 @@ def set_params(values: Mapping[str, Any]) -> None:
 
     Raises PipelineError and changes nothing if the section is missing, or is written in a way that cannot be edited so.
     """
+    import yaml
+
     text = PARAMS.read_bytes().decode()
     edited, wanted = text, parse_yaml(text)
     try:
@@ -241,6 +143,8 @@ def spell(value: Any) -> str:
 
 def _with_value(text: str, keys: list[str], value: Any) -> str:
     """The document with one value set."""
+    import yaml
+
     *section, key = keys
     node: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)  # its marks are exact, also of empty values
     for name in section:
@@ -253,7 +157,7 @@ def _with_value(text: str, keys: list[str], value: Any) -> str:
     return _with_key(text, node, f"{key}: {spell(value)}")
 
 
-def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
+def _with_key(text: str, section: "yaml.MappingNode", pair: str) -> str:
     """The document with one more pair in a section: within its braces, or on a line of its own."""
     end = _end(section.value[-1][1]) if section.value else section.start_mark.index + 1
     if section.flow_style:
@@ -263,15 +167,19 @@ def _with_key(text: str, section: yaml.MappingNode, pair: str) -> str:
     return f"{text[:at]}{line_break}{' ' * section.start_mark.column}{pair}{text[at:]}"
 
 
-def _end(node: yaml.Node) -> int:
+def _end(node: "yaml.Node") -> int:
     """Where a value ends. A block ends with its last part; its own end mark is where the next key begins."""
+    import yaml
+
     while isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         node = node.value[-1][1] if isinstance(node, yaml.MappingNode) else node.value[-1]
     return node.end_mark.index
 
 
-def _child(node: yaml.Node | None, key: str) -> yaml.Node | None:
+def _child(node: "yaml.Node | None", key: str) -> "yaml.Node | None":
     """The value of a key as a node of the document, which knows its position."""
+    import yaml
+
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
     return next((value for name, value in pairs if name.value == key), None)
 

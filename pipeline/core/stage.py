@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import is_running, keep_caches_here, sha256_of_json
-from pipeline.core.params import SectionType, read_section
+from pipeline.core.sections import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
 _POLL_SECONDS = 0.2
@@ -127,7 +128,7 @@ def import_closure(module: str) -> list[str]:
         path = _ROOT / Path(*name.split(".")).with_suffix(".py")
         if name not in paths and path.is_file():
             paths[name] = path
-            names += _imports(path)
+            names += _read_code(path.read_text(encoding="utf-8"))[0]
     if module not in paths:
         raise ValueError(f"{module}: is not a module of this project")
     return sorted(path.relative_to(_ROOT).as_posix() for path in paths.values())
@@ -135,22 +136,23 @@ def import_closure(module: str) -> list[str]:
 
 def code_digest(module: str) -> str:
     """One sha256 over the code of `import_closure(module)`. Comments, docstrings and formatting do not change it."""
-    return sha256_of_json({path: _code_of(_ROOT / path) for path in import_closure(module)})
+    return sha256_of_json({path: _read_code((_ROOT / path).read_text(encoding="utf-8"))[1] for path in import_closure(module)})
 
 
-def _code_of(path: Path) -> str:
-    """A module's code as Python prints its syntax tree, without comments and docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def _read_code(text: str) -> tuple[list[str], str]:
+    """What a module imports from this project, and its code as Python prints its syntax tree, without comments and docstrings."""
+    tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return _imports(tree), ast.unparse(tree)
 
 
-def _imports(path: Path) -> list[str]:
-    """The names that a file imports from this project; some are not modules but functions or classes."""
+def _imports(tree: ast.Module) -> list[str]:
+    """The names that a module imports from this project; some are not modules but functions or classes."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:

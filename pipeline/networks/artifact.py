@@ -10,12 +10,13 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, sha256_of_file, sha256_of_json, write_json, write_table
-from pipeline.core.params import BASELINE, PARAMS, Section, read_params
-from pipeline.core.stage import code_digest
+from pipeline.core.params import BASELINE, PARAMS, read_params
 from pipeline.pictures.images import Preprocessing
 
 if TYPE_CHECKING:
     import onnx
+
+    from pipeline.core.sections import Section
 
 BACKBONE = Path("models/backbone")
 _SUMS = {"model.onnx": "model_sha256", "model.onnx.data": "data_sha256", "model.safetensors": "weights_sha256"}  # their keys in model.json
@@ -45,7 +46,7 @@ def describe_model(
     name: str,
     class_names: Sequence[str],
     preprocessing: Preprocessing,
-    params: Section,
+    params: "Section",
     code: str,
     inputs: Mapping[str, Path],
     hardware: Mapping[str, str | int],
@@ -56,6 +57,8 @@ def describe_model(
     `code`: the module that trains it; `inputs`: files; `hardware`: whatever else decides its bytes; `learned`: the record of all pictures
     that its weights ever learned from, train and val, see `record_of`.
     """
+    from pipeline.core.stage import code_digest
+
     params_json = params.model_dump(mode="json")
     sums = {key: sha256_of_file(path) for key, path in inputs.items()}
     return {

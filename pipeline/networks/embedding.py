@@ -17,11 +17,9 @@ from pydantic import PositiveInt
 from pipeline.core import hardware
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.core.stage import code_digest
-from pipeline.networks.classifier import load_backbone, with_feature_map
-from pipeline.networks.folding import folded_norms
-from pipeline.networks.onnx_file import add_facts, check_parity, count_work, export_onnx, open_session, write_onnx
+from pipeline.networks.onnx_file import PART, add_facts, check_parity, count_work, export_onnx, open_session, run_in_parts, write_onnx
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, Preprocessing, read_ahead, square_batches
 from pipeline.pictures.manifest import Picture
@@ -77,13 +75,15 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
 
     Raises PipelineError if the backbone refuses the size or cannot be exported.
     """
-    import torch
-
     weights, facts = sha256_of_file(folder / "weights.safetensors"), read_json(folder / "backbone.json")
     code = [code_digest(f"pipeline.networks.{name}") for name in ("onnx_file", "classifier")]
     key = sha256_of_json([weights, facts, image_size, code, [version(name) for name in _EXPORTERS]])
     path = cache_dir("onnx") / key / "backbone.onnx"
     if not path.is_file():
+        import torch
+
+        from pipeline.networks.classifier import load_backbone, with_feature_map
+
         backbone, _ = load_backbone(folder)
         try:
             backbone(torch.from_numpy(pixels[:1]))
@@ -140,6 +140,8 @@ def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardwa
     """Features by torch, without an export: float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
     import torch
 
+    from pipeline.networks.folding import folded_norms
+
     where.place(backbone.eval())
     pixels = (torch.from_numpy(batch).to(where.device) for batch in batches)
     first = next(pixels)
@@ -151,36 +153,38 @@ def _cache_key(onnx_path: Path, preprocessing: Preprocessing, batch_size: int, t
     """Return the sha256 of all that decides the features of a picture's bytes."""
     graph = [sha256_of_file(path) for path in sorted(onnx_path.parent.iterdir())]  # with the tensors beside it, if it is large
     decoder, runtime = code_digest("pipeline.pictures.images"), version("onnxruntime")
-    device = hardware.choose_device().type
-    return hardware.key_here(sha256_of_json([graph, asdict(preprocessing), decoder, runtime, device, batch_size, threads]))
+    facts = [graph, asdict(preprocessing), decoder, runtime, hardware.device_type(), PART, batch_size, threads]
+    return hardware.key_here(sha256_of_json(facts))
 
 
 def _make_runner(onnx_path: Path, folder: Path, threads: int, batch_size: int) -> Callable[[Array], Array]:
     """Return the function from pixels (N, S, S, 3), at most a batch, to features (N, D): ONNX Runtime on a CPU, torch on a GPU.
 
-    Libraries choose their kernels by the shape of a batch, and kernels differ in the last bits. So every batch has the full size, and
-    the features of a picture do not depend on how many others are new.
+    Libraries choose their kernels by the shape of a batch, and kernels differ in the last bits. So all that is run at once has one size,
+    and the features of a picture do not depend on how many others are new.
     """
+    if hardware.device_type() == "cpu":
+        session = open_session(onnx_path, threads)
+        return lambda pixels: run_in_parts(session, "features", _filled(pixels, PART), threads)[: len(pixels)]
     import torch
 
+    from pipeline.networks.classifier import load_backbone
+
     device = hardware.choose_device()
-    if device.type == "cpu":
-        session = open_session(onnx_path, threads)
-    else:
-        backbone = load_backbone(folder)[0].to(device)
-        hardware.mean_fp32()  # the head is trained on these features and served in fp32
+    backbone = load_backbone(folder)[0].to(device)
+    hardware.mean_fp32()  # the head is trained on these features and served in fp32
 
     @torch.inference_mode()
     def run(pixels: Array) -> Array:
-        full = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
-        full[: len(pixels)] = pixels
-        if device.type == "cpu":
-            features: Array = session.run(["features"], {"pixels": full})[0]
-        else:
-            features = backbone(torch.from_numpy(full).to(device)).cpu().numpy()
+        features: Array = backbone(torch.from_numpy(_filled(pixels, batch_size)).to(device)).cpu().numpy()
         return features[: len(pixels)]
 
     return run
+
+
+def _filled(pixels: Array, multiple: int) -> Array:
+    """Pixels with black pictures at the end, so that their number is a multiple."""
+    return np.pad(pixels, ((0, -len(pixels) % multiple), (0, 0), (0, 0), (0, 0)))
 
 
 class _FeatureCache:

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -26,6 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Raised by ONNX Runtime for a graph that it cannot run.
 ORT_FAULTS = (ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException)
 METADATA_KEY = "transfer_pipeline"
+PART = 4  # pictures that are run at once: what their layers hand on stays in the caches of a core
 _LARGEST = 2**31 - 2**24  # bytes of tensors in one file: protobuf reads no file of 2 GiB, and the nodes need room too
 _LEAST = 1024  # bytes; smaller tensors stay in the graph, because shapes are inferred from them
 _TOLERANCE = 1e-4  # between ONNX Runtime and torch
@@ -39,9 +41,18 @@ def open_session(path: Path, threads: int, on_gpu: bool = False) -> onnxruntime.
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # A thread without work sleeps: spinning, it would take a core from those that decode or run another part.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     cuda = ("CUDAExecutionProvider", {"use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"})  # the other searches time the algorithms
     has_cuda = on_gpu and "CUDAExecutionProvider" in onnxruntime.get_available_providers()
     return onnxruntime.InferenceSession(path, options, providers=[*([cuda] if has_cuda else []), "CPUExecutionProvider"])
+
+
+def run_in_parts(session: onnxruntime.InferenceSession, output: str, pixels: Array, threads: int) -> Array:
+    """Return an output, float32 (N, ...), of pixels, uint8 (N, S, S, 3), which are run in parts of `PART` in that many threads."""
+    parts = [pixels[start : start + PART] for start in range(0, len(pixels), PART)]
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(lambda part: session.run([output], {"pixels": part})[0], parts)))
 
 
 def add_facts(model: "onnx.ModelProto", facts: Mapping[str, Any]) -> None:

@@ -5,17 +5,18 @@ import io
 import math
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
-from tqdm import tqdm
 
 # Pillow has a parser for some forty formats; untrusted bytes reach only these. It registers the first five by itself.
 _PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile)
@@ -79,8 +80,7 @@ class Preprocessing:
 
     `image_size`: side in pixels; `crop`: the share of the shorter side that the centred square covers;
     `interpolation`: bilinear or bicubic; `crop_mode`, as timm calls it: center (a square of the picture), squash (the whole picture,
-    cropped alike in both directions and made square), border (the whole picture, with
-    the colour `border`, RGB, beside its longer side).
+    cropped alike in both directions and made square), border (the whole picture, with the colour `border`, RGB, beside its longer side).
     """
 
     image_size: int
@@ -94,8 +94,7 @@ class Preprocessing:
 class Traits:
     """A file before it was decoded: its format in Pillow's words, and what decoding changed, in plain words.
 
-    `plain`: whether other readers show the same picture: its pixels have 8 bits, and its metadata can be read. Otherwise the
-    file is written anew.
+    `plain`: whether other readers show the same picture: 8 bits, and metadata that can be read. Otherwise the file is written anew.
     """
 
     format: str
@@ -106,17 +105,16 @@ class Traits:
 def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     """Decode a picture to its last byte, as 8-bit RGB, upright. Raises BrokenPicture.
 
-    Pixels decide: metadata that cannot be read are dropped. EXIF orientation is applied; deeper pixels are scaled to 8 bits;
-    transparent pixels become white; CMYK and palettes are converted; an animation is its first frame. `at_least`: a JPEG may
-    be decoded at a half, a quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
+    Pixels decide: metadata that cannot be read are dropped. EXIF orientation is applied; deeper pixels are scaled to 8 bits; transparent
+    ones become white; CMYK and palettes are converted; an animation is its first frame. `at_least`: a JPEG may be decoded at a half, a
+    quarter or an eighth of its size, as long as its shorter side keeps that many pixels.
     """
     return decode_with_traits(source, at_least)[0]
 
 
 def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tuple[Image.Image, Traits]:
     """As `decode`, with the traits of the file."""
-    # Pillow raises on what it cannot read; its warnings are about pictures that it reads. The filter stays in place,
-    # because `catch_warnings` is not safe among threads.
+    # Pillow warns about pictures that it reads. The filter stays in place, because `catch_warnings` is not safe among threads.
     if _IGNORED_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module="PIL")
     try:
@@ -247,8 +245,7 @@ def _exceeds_white(image: Image.Image) -> bool:
 def _deep_pixels(image: Image.Image) -> tuple[Array, float]:
     """The values of the pixels, and the one that is white, which no pixel decides.
 
-    White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: it is 65535 for whole numbers
-    and 1 for floats.
+    White is the largest value of the declared depth, up to 16 bits. Deeper files declare none: 65535 for whole numbers, 1 for floats.
     """
     tags = _tiff_tags(image)
     bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
@@ -369,21 +366,23 @@ def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_si
 def read_ahead(
     items: Sequence[Item], read: Callable[[Item], Result], batch_size: int, threads: int, title: str | None
 ) -> Iterator[list[Result]]:
-    """The results of `read`, in batches, in the order of the items. The next batch is read in the background.
-
-    `title` names the progress bar; None shows no bar.
-    """
+    """The results of `read`, in batches, in the items' order; the next batch is read meanwhile. `title`: of a progress bar, or None."""
     chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
-    with ThreadPoolExecutor(threads) as pool, tqdm(total=len(items), desc=title, unit="picture", disable=None if title else True) as bar:
-        ahead = _submit(pool, read, chunks[0]) if chunks else []
+    with ThreadPoolExecutor(threads) as pool, _progress_bar(len(items), title) as bar:
+        ahead = [pool.submit(read, item) for chunk in chunks[:1] for item in chunk]
         for number, chunk in enumerate(chunks):
-            current, ahead = ahead, _submit(pool, read, chunks[number + 1]) if number + 1 < len(chunks) else []
+            current, ahead = ahead, [pool.submit(read, item) for following in chunks[number + 1 : number + 2] for item in following]
             yield [future.result() for future in current]
-            bar.update(len(chunk))
+            if bar:
+                bar.update(len(chunk))
 
 
-def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Result], items: Sequence[Item]) -> list[Future[Result]]:
-    return [pool.submit(read, item) for item in items]
+def _progress_bar(total: int, title: str | None) -> AbstractContextManager[Any]:
+    if not (title and sys.stderr.isatty()):
+        return nullcontext()
+    from tqdm import tqdm  # slow to import: a tenth of what predicting one picture takes
+
+    return tqdm(total=total, desc=title, unit="picture")
 
 
 def thumbnail_url(content: bytes) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, project_root, sha256_of
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.pictures.images import IMAGEFOLDER_SUFFIXES, decode
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
 from pipeline.pictures.manifest import Picture

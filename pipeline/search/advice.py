@@ -17,7 +17,7 @@ from pipeline.core.dvc import run_dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.hardware import Hardware, choose_hardware
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
 from pipeline.networks.classifier import load_backbone

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, TypeAdapter, Val
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import cache_dir, sha256_of_json, write_json
 from pipeline.core.hardware import choose_hardware, key_here
-from pipeline.core.params import Section, nearest, read_section
+from pipeline.core.params import nearest
+from pipeline.core.sections import Section, read_section
 from pipeline.networks.artifact import identity
 from pipeline.networks.classifier import load_backbone
 from pipeline.networks.regimes import make_plan

@@ -13,7 +13,6 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import csv_line
 from pipeline.pictures.images import PICTURE_SUFFIXES, Array, BrokenPicture, Item, read_ahead
-from pipeline.sources.members import is_junk
 
 Outcome = Literal["answered", "abstained", "broken"]
 Format = Literal["csv", "jsonl"]
@@ -102,6 +101,8 @@ def find_pictures(names: Iterable[str], here: Path) -> Iterator[PictureFile]:
 
 
 def _pictures_below(folder: str, here: Path) -> Iterator[PictureFile]:
+    from pipeline.sources.members import is_junk
+
     try:
         with os.scandir(here / folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.networks.onnx_file import ORT_FAULTS, open_session, read_facts
+from pipeline.networks.onnx_file import ORT_FAULTS, open_session, read_facts, run_in_parts
 from pipeline.pictures.images import Array, Preprocessing, read_square
 
 if TYPE_CHECKING:
@@ -19,16 +19,17 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Predictor:
-    """An open `model.onnx`: its session and the facts in its metadata."""
+    """An open `model.onnx`: its session, the facts in its metadata, and how many threads run it."""
 
     session: "InferenceSession"
     facts: Mapping[str, Any]
+    threads: int
 
     @classmethod
     def load(cls, path: Path, threads: int, on_gpu: bool = False) -> "Predictor":
         """Open a model file, see `open_session`."""
         session = open_session(path, threads, on_gpu)
-        return cls(session, read_facts(session))
+        return cls(session, read_facts(session), threads)
 
     @property
     def class_names(self) -> list[str]:
@@ -51,7 +52,7 @@ class Predictor:
 
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities, float32 (pictures, classes), of prepared pixels, uint8 (pictures, S, S, 3)."""
-        return np.asarray(self.session.run(["probs"], {"pixels": pixels})[0])
+        return run_in_parts(self.session, "probs", pixels, self.threads)
 
     def feature_maps(self, pixels: Array) -> Array | None:
         """The last feature maps, float32 (pictures, C, h, w); None if the head is not linear in their average."""

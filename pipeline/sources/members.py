@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic import PositiveFloat, PositiveInt
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 
 BLOCK = 1 << 20  # bytes that are read at once, before the limits are checked
 _FILE_BYTES = 1 << 30  # of one file; a picture is far smaller

@@ -21,7 +21,7 @@ from pydantic import StringConstraints
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import csv_line
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.net import store
 from pipeline.sources.layout import LABELS, expect_folders, listed, may_be_picture, split_named
 from pipeline.sources.members import Budget, Limits, Members, is_junk, name_fault, shown

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import NonNegativeInt, StringConstraints
 
 from pipeline.core import stage
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.networks.weights import write_backbone
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pipeline.core import stage
 from pipeline.core.files import atomic_file
-from pipeline.core.params import SHARED, Section
+from pipeline.core.params import SHARED
+from pipeline.core.sections import Section
 
 
 class Params(Section, extra="allow"):  # section `models` of params.yaml, of which the names alone count here

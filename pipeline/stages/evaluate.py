@@ -13,7 +13,7 @@ from safetensors import safe_open
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.calibration import coverage, reliability, without_temperature
 from pipeline.evaluation.galleries import SIDE, class_activation, overlay

@@ -10,7 +10,8 @@ from pydantic import Field, NonNegativeInt
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, write_json
-from pipeline.core.params import BASELINE, Section, model_names
+from pipeline.core.params import BASELINE, model_names
+from pipeline.core.sections import Section
 from pipeline.evaluation.comparison import compare_all, verdict, verdicts_against_best
 from pipeline.evaluation.galleries import montage
 from pipeline.evaluation.scores import flat, most_doubted

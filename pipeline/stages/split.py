@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json, write_table
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.pictures import audit
 from pipeline.pictures.audit import Finding, check_classes, check_every_class_everywhere, draw_thumbnails, quarantine_rows, summarise_audit
 from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, inspect_all, near_duplicates

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from scipy.special import log_softmax, softmax
 
 from pipeline.core.files import read_table
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 from pipeline.pictures.manifest import Picture
 from pipeline.pictures.splits import deal
 from pipeline.training.logistic import Array, Axes, fit_logistic, over_blocks, principal_axes

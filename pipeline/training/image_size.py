@@ -3,23 +3,23 @@
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.core import hardware
 from pipeline.core.files import cache_dir, read_json, read_value, sha256_of_file, sha256_of_json, write_json
 from pipeline.core.stage import code_digest
-from pipeline.networks.classifier import Backbone, load_backbone
 from pipeline.networks.embedding import SIZE_STEP, SMALLEST_SIZE, embed_eagerly, preprocessing_of, takes_size, useful_size
 from pipeline.networks.onnx_file import spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import Array, square_batches
 from pipeline.pictures.manifest import Picture
-from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_probs
-from pipeline.training.logistic import principal_axes
+
+if TYPE_CHECKING:
+    from pipeline.networks.classifier import Backbone
 
 _SHARES = (2 / 7, 3 / 7, 4 / 7, 5 / 7)  # of the network's own side, which is tried last: of 224 pixels 64, 96, 128 and 160
 _MOST_PICTURES, _MOST_CLASSES = 1000, 50  # of the sample, which bounds the time
@@ -27,6 +27,7 @@ _FEWEST_GROUPS = 100  # of pictures that are alike; with fewer, the standard err
 _WORSE = 2  # so many sides in a row end the search
 _BATCH_SIZE = 64
 _L2 = 0.01  # in the middle of `train_baseline.l2_grid`
+_CHOICE = "choice.json"
 _FOLDS_SEED = 0  # the side belongs to the pictures: another seed trains at the same one
 
 
@@ -61,12 +62,27 @@ def choose_image_size(wanted: int | str, backbone: Path, pictures: Sequence[Pict
         return ImageSize(own, [])
     is_measured = len({picture.group for picture in sample}) >= _FEWEST_GROUPS
     sides = candidate_sides(own) if is_measured else [min(own, useful_size(pictures))]
-    network = load_backbone(backbone)[0]
+    weights, device = sha256_of_file(backbone / "weights.safetensors"), hardware.device_type()
+    drawn = [[picture.sha256, picture.label, picture.group] for picture in sample]
+    facts = [weights, architecture.name, device, threads, code_digest(__name__), sides, drawn]
+    cache = cache_dir("image_size") / hardware.key_here(sha256_of_json(facts))
+    if read_value(cache / _CHOICE, "side") is None:
+        write_json(cache / _CHOICE, asdict(_choose(sides, backbone, architecture, sample, folder, threads, cache)))
+    return ImageSize(**read_json(cache / _CHOICE))
+
+
+def _choose(
+    sides: list[int], backbone: Path, architecture: Architecture, sample: Sequence[Picture], folder: Path, threads: int, cache: Path
+) -> ImageSize:
+    """The choice among the sides that the network accepts; its own is always one. `cache`: the folder of the trials."""
+    from pipeline.networks.classifier import load_backbone
+
+    network, own = load_backbone(backbone)[0], architecture.image_size
     sides = [side for side in sides if side == own or takes_size(network, side)] or [own]
     if len(sides) == 1:
         return ImageSize(sides[0], [])
     begun = time.monotonic()
-    trials = measure(sides, _cached_trial(network, sha256_of_file(backbone / "weights.safetensors"), architecture, sample, folder, threads))
+    trials = measure(sides, _cached_trial(network, architecture, sample, folder, threads, cache))
     choice = compare(trials, [picture.group for picture in sample])
     tried, seconds = ", ".join(map(str, trials)), time.monotonic() - begun
     print(f"embed.image_size: auto: {choice.side} of {tried} pixels, measured in {seconds:.0f} s", file=sys.stderr)
@@ -127,15 +143,14 @@ def _best(trials: Mapping[int, Trial]) -> int:
 
 
 def _cached_trial(
-    network: Backbone, weights: str, architecture: Architecture, sample: Sequence[Picture], folder: Path, threads: int
+    network: "Backbone", architecture: Architecture, sample: Sequence[Picture], folder: Path, threads: int, cache: Path
 ) -> Callable[[int], Trial]:
-    """The function from a side to its trial, which is cached by all that decides it. `weights`: the sha256 of the network's."""
+    """The function from a side to its trial, which is kept in the folder `cache`."""
     import torch
 
-    device = hardware.choose_device()
-    facts = [weights, architecture.name, device.type, threads, code_digest(__name__)]
-    drawn = [[picture.sha256, picture.label, picture.group] for picture in sample]
-    cache = cache_dir("image_size") / hardware.key_here(sha256_of_json([*facts, drawn]))
+    from pipeline.training.head import Examples, deal_folds, losses_of, out_of_fold_probs
+    from pipeline.training.logistic import principal_axes
+
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
     folds = deal_folds(list(sample), _FOLDS_SEED)
     paths = [folder / picture.path for picture in sample]
@@ -146,7 +161,7 @@ def _cached_trial(
             torch.set_num_threads(threads)
             hardware.mean_fp32()
             batches = square_batches(paths, preprocessing_of(architecture, side), _BATCH_SIZE, threads, f"embed at {side} pixels")
-            features = embed_eagerly(network, batches, hardware.Hardware(device, "fp32"))
+            features = embed_eagerly(network, batches, hardware.Hardware(hardware.choose_device(), "fp32"))
             probs = out_of_fold_probs(Examples(features, labels), folds, _L2, principal_axes(features, threads), threads)
             accuracy = float((probs.argmax(axis=1) == labels).mean())
             write_json(path, {"losses": losses_of(probs, labels).tolist(), "accuracy": accuracy})

@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import Section, nearest
+from pipeline.core.params import nearest
+from pipeline.core.sections import Section
 from pipeline.networks.embedding import SIZE_STEP
 
 EpochMetrics = dict[str, float]  # `epoch`, `learning_rate`, then losses (nats) and accuracies (fractions) on train and val

@@ -137,9 +137,9 @@ def in_a_process(below, code, **options):
 
 @pytest.mark.parametrize(("options", "drawn"), [("", False), (", '--sheet', 'sheet.png'", True)])
 def test_no_heavy_library_is_imported_and_matplotlib_for_a_sheet_alone(below, options, drawn):
-    code = f"import sys; from pipeline.__main__ import main; main(['predict', 'in'{options}]); print(*sys.modules, file=sys.stderr)"
+    code = f"import sys; from pipeline.__main__ import main; main(['predict', 'in/a.png'{options}]); print(*sys.modules, file=sys.stderr)"
     modules = set(in_a_process(below, code, capture_output=True).stderr.split())
-    assert modules & {"torch", "torchvision", "timm", "mlflow", "pandas", "sklearn", "onnx"} == set()
+    assert modules & {"torch", "torchvision", "timm", "mlflow", "pandas", "pydantic", "scipy", "sklearn", "onnx", "yaml"} == set()
     assert ("matplotlib" in modules) == drawn
 
 

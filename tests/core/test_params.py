@@ -8,7 +8,8 @@ from dvc.utils.serialize import parse_yaml as read_as_dvc
 from pydantic import Field
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import Section, parse_yaml, read_params, read_section
+from pipeline.core.params import parse_yaml, read_params
+from pipeline.core.sections import Section, read_section
 from pipeline.stages.download import Params as Download
 from pipeline.stages.split import Params as Split
 

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
-from pipeline.core.params import Section
+from pipeline.core.sections import Section
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -133,7 +133,7 @@ def test_a_stage_waits_for_a_process_whose_number_is_not_known(monkeypatch, pid)
 
 def hold(*code):
     """A process that runs a stage on the same out; it has begun."""
-    lines = "import os, sys, time", "from pipeline.core import stage", "from pipeline.core.params import Section", *code
+    lines = "import os, sys, time", "from pipeline.core import stage", "from pipeline.core.sections import Section", *code
     lines = *lines, "stage.main('embed', type('Params', (Section,), {'__annotations__': {'seed': int, 'count': int}}), run)"
     holder = subprocess.Popen(
         [sys.executable, "-c", "\n".join(lines), "in", "out"],

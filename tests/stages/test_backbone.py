@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, sha256_of_file, write_json
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.networks import zoo
 from pipeline.networks.classifier import Classifier, load_backbone, save_classifier
 from pipeline.stages.backbone import Params, run

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.stages.check_names import Params, run
 
 

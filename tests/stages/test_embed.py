@@ -1,8 +1,11 @@
 """The stage embed: the export and the features that are cached, their order, and what it writes down."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,14 +17,13 @@ from torch import nn
 from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
-from pipeline.networks import embedding, onnx_file
+from pipeline.networks import classifier, embedding, onnx_file
 from pipeline.networks.classifier import Backbone
 from pipeline.networks.embedding import export_backbone
 from pipeline.networks.onnx_file import export_onnx
 from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages.embed import Params, run
-from pipeline.training import image_size
 from tests.checkout import ROOT
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -57,8 +59,7 @@ def draw_backbone(seed=0, kernel=3, stride=1):
 
 def put_in_place(backbone, patch):
     """Let the stage load this network."""
-    for module in (image_size, embedding):
-        patch.setattr(module, "load_backbone", lambda _: (backbone, 4))
+    patch.setattr(classifier, "load_backbone", lambda _: (backbone, 4))
 
 
 def deal(root, train, val):
@@ -190,6 +191,19 @@ def test_a_cold_cache_embeds_all_and_a_warm_one_nothing_with_equal_bytes(project
     shutil.rmtree(project.cache)
     assert run_in(project.root) == project.features
     assert counts() == (6, 0)
+
+
+def test_with_a_cached_export_new_pictures_are_embedded_without_torch(project):
+    shutil.rmtree(project.cache)
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'mlflow', 'pandas', 'scipy', 'sklearn', 'onnx']))\n"
+        "from pathlib import Path; from pipeline.core import hardware; from pipeline.stages.embed import Params, run\n"
+        "hardware.device_type = lambda: 'cpu'\n"
+        "paths = [Path(name) for name in ('train', 'val', 'manifest.csv', 'backbone', 'again')]\n"
+        "run(Params(threads=1, image_size='auto', batch_size=4), *paths)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert (project.root / "again" / "features.npy").read_bytes() == project.features
 
 
 def test_another_split_of_the_same_pictures_embeds_nothing(project, counts):

@@ -170,3 +170,12 @@ def test_neither_evaluate_nor_report_imports_plots_templates_or_statistics_at_th
     code = "import sys, pipeline.stages.evaluate, pipeline.stages.report; print({'matplotlib', 'jinja2', 'scipy.stats'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert found.stdout == "set()\n"
+
+
+def test_it_needs_neither_torch_nor_mlflow(tmp_path):
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'torchvision', 'timm', 'mlflow', 'pandas', 'sklearn', 'onnx']))\n"
+        "from tests.stages.test_evaluate import *; evaluate(Path(sys.argv[1]), NAMES[:2], ['ants'], [[0.9, 0.1]])"
+    )
+    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=Path(__file__).parents[2], check=True)
+    assert (tmp_path / "results" / "confusion_matrix.png").is_file()

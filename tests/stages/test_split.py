@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from pipeline.core import files
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.pictures.audit import KINDS
 from pipeline.pictures.splits import GroupTable
 from pipeline.stages.split import Params, run

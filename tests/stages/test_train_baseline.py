@@ -11,7 +11,7 @@ from scipy.special import log_softmax, softmax
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table, write_table
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.networks.artifact import verify_model
 from pipeline.networks.onnx_file import write_onnx
 from pipeline.pictures.manifest import Picture, write_manifest

@@ -7,7 +7,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.networks.classifier import Backbone, Classifier
 from pipeline.networks.regimes import Regime
 from pipeline.training.recipe import EarlyStopping, Recipe, WeightAverage, make_optimiser, resolve_auto, training_size
