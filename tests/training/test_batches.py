@@ -154,7 +154,7 @@ def test_a_front_runs_once_over_each_training_picture_and_not_again_after_a_kill
     for _ in range(2):
         train, _ = activations_of(data, front, tmp_path / "kept.npy")
         numbers(train), numbers(train)
-    assert sum(seen) == 12 + 3 + 3  # val is in memory, and runs each time
+    assert sum(seen) == 12 + 3 + 3  # val is not kept, and runs each time
 
 
 def test_a_front_that_is_killed_leaves_nothing_half_written(data, tmp_path):
