@@ -27,7 +27,7 @@ class ArrayFile(Sequence[Array]):
     def __init__(self, arrays: Iterable[Array]) -> None:
         folder = cache_dir("scratch")
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - it is open as long as this object exists
+        self._file = TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - it is open as long as this object exists
         finalize(self, self._file.close)
         self._dtype, self._dimensions = np.dtype(np.uint8), 1
         self._shapes, self._starts = array("q"), array("q")  # as objects they would be copied to each process that looks at them
@@ -35,8 +35,9 @@ class ArrayFile(Sequence[Array]):
             self._dtype, self._dimensions = each.dtype, each.ndim
             self._shapes.extend(each.shape)
             self._starts.append(self._file.tell())
-            self._file.write(np.ascontiguousarray(each).data)
-        self._file.flush()
+            content = memoryview(each.tobytes())
+            while content:  # without a buffer, which would try to write again when the file is closed
+                content = content[self._file.write(content) :]
 
     def __len__(self) -> int:
         return len(self._starts)

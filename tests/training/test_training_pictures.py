@@ -11,8 +11,9 @@ from pipeline.training.batches import TrainingPictures
 
 
 @pytest.fixture
-def paths(tmp_path):
+def paths(tmp_path, monkeypatch):
     """Seven grey pictures of 6 x 5 pixels: the first is all 0, the last all 60."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     paths = []
     for number in range(7):
         paths.append(tmp_path / f"{number}.png")
@@ -49,7 +50,8 @@ def test_a_training_picture_is_decoded_once(paths):
 @pytest.mark.parametrize(
     ("size", "expected"), [((40, 20), (16, 8)), ((20, 40), (8, 16)), ((9, 8), (9, 8)), ((5, 30), (5, 30)), ((30, 9), (27, 8))]
 )
-def test_a_large_training_picture_is_kept_at_twice_the_image_size(tmp_path, size, expected):
+def test_a_large_training_picture_is_kept_at_twice_the_image_size(tmp_path, monkeypatch, size, expected):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     Image.new("RGB", size).save(tmp_path / "a.png")
     assert kept([tmp_path / "a.png"])[0, 0][0].shape == (expected[1], expected[0], 3)
 
