@@ -49,7 +49,7 @@ class ArrayFile(Sequence[Array]):
         return found
 
 
-def create_array(path: Path, shape: Sequence[int]) -> Array:
+def create_array(path: Path, shape: Sequence[int]) -> "np.memmap[Any, np.dtype[Any]]":
     """A new .npy file of float32 as a writable memory map.
 
     Raises OSError if the disk is full: its space is taken now, since a write to a map would end the process.

@@ -136,6 +136,7 @@ def embed(
 
     for row in np.flatnonzero(first_rows[numbers] != np.arange(len(paths))):  # pictures of equal bytes were embedded once
         features[row] = features[first_rows[numbers[row]]]
+    features.flush()
     return int(is_new[numbers].sum())
 
 

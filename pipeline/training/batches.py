@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
-from pipeline.core.arrays import ArrayFile, create_array
+from pipeline.core.arrays import ArrayFile, create_array, release
 from pipeline.core.files import atomic_file, cache_dir, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
 from pipeline.pictures.images import Array, Preprocessing, decode, read_ahead, square_batches
@@ -107,20 +107,26 @@ def activation_batches(
 
     if not path.is_file():
         with atomic_file(path) as partial:
-            rows, filled = None, 0  # a file in which the array is never in memory as a whole
+            rows, filled = None, 0
             for pixels in square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front"):
                 batch = run_front(pixels, hardware.autocast())
                 if rows is None:
                     rows = create_array(partial, (len(data.train_paths), *batch.shape[1:]))
                 rows[filled : filled + len(batch)] = batch
                 filled += len(batch)
+                release(rows)
+            if rows is not None:
+                rows.flush()
     examples = Activations(np.load(path, mmap_mode="r"), data.train_labels)
     val = ArrayFile(run_front(pixels, nullcontext()) for pixels in val_pixels)  # scored in fp32, as the stored model answers
     return _dataloader(cast("Dataset[Any]", examples), data.train_labels, recipe), ArrayBatches(val, data.val_labels)
 
 
 class Activations:
-    """A map-style dataset of activations, float32, and class numbers. It is asked as `TrainingPictures` is."""
+    """A map-style dataset of activations, float32, and class numbers. It is asked as `TrainingPictures` is.
+
+    `rows`: a memory map. What was read of it leaves memory again.
+    """
 
     def __init__(self, rows: Array, labels: Sequence[int]) -> None:
         self.rows, self.labels = rows, labels
@@ -130,7 +136,9 @@ class Activations:
 
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
         index, _ = drawn
-        return torch.tensor(self.rows[index]), self.labels[index]
+        activations = torch.tensor(self.rows[index])
+        release(self.rows)
+        return activations, self.labels[index]
 
 
 class ArrayBatches(Sequence[tuple[Tensor, Tensor]]):
