@@ -32,7 +32,7 @@ FAULTS: list[tuple[str, str, str, str]] = [
      '        _sync(partial)\n        partial.replace(path)',
      '        partial.replace(path)'),
     ('core/files.py', 'a folder is renamed without fsync',
-     '        for file in (partial, *partial.rglob("*")):\n            _sync(file)\n',
+     '        _sync_all(partial)\n',
      ''),
     ('core/files.py', 'a failed block leaves its file',
      '        partial.unlink(missing_ok=True)\n    _sync(path.parent)',

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from pipeline.core import hardware
+from pipeline.core.arrays import create_array, release
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.sections import Section
@@ -101,39 +102,42 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
 
 
 def embed(
-    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
-) -> tuple[Array, int]:
-    """Return the features of pictures, float32 (pictures, D), in the order of their paths, and how many were not in the cache.
+    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path, target: Path
+) -> int:
+    """Write the features of pictures, float32 (pictures, D), in the order of their paths, and return how many were not in the cache.
 
-    `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`.
+    `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`; `target`: the new .npy file, in which the
+    features are never in memory as a whole.
     """
     workers = hardware.usable_cpus()
     # The bytes of a picture identify it: its path and its split may change, and they are what is decoded.
     chunks = read_ahead(paths, sha256_of_file, _SHARD_PICTURES, workers, None)
-    digests = [digest.encode() for chunk in chunks for digest in chunk]
-    features = np.empty((len(paths), read_json(folder / "backbone.json")["num_features"]), np.float32)
+    digests = np.concatenate([np.array(chunk, "S64") for chunk in chunks])
+    known, first_rows, numbers = np.unique(digests, return_index=True, return_inverse=True)
+    features = create_array(target, (len(paths), read_json(folder / "backbone.json")["num_features"]))
     cache = _FeatureCache(cache_dir("features") / _cache_key(onnx_path, preprocessing, batch_size, threads), features.shape[1])
 
-    first_rows: dict[bytes, int] = {}
-    for row, digest in enumerate(digests):
-        first_rows.setdefault(digest, row)
-    new = dict(first_rows)
-    for digest, values in cache.read():
-        if digest in new:
-            features[new.pop(digest)] = values
+    is_new = np.ones(len(known), bool)
+    for records in cache.read():
+        _, of_known, of_records = np.intersect1d(known, records["sha256"], return_indices=True)
+        features[first_rows[of_known]] = records["features"][of_records]
+        is_new[of_known] = False
+        release(features)
 
-    rows, start = list(new.values()), 0
+    rows, start = np.sort(first_rows[is_new]), 0
     run = _make_runner(onnx_path, folder, threads, batch_size)
     for pixels in square_batches([paths[row] for row in rows], preprocessing, batch_size, workers, "embed"):
         batch = rows[start : start + len(pixels)]
         features[batch] = run(pixels)
-        cache.add([digests[row] for row in batch], features[batch])
+        cache.add(digests[batch], features[batch])
         start += len(pixels)
+        release(features)
     cache.flush()
 
-    for row, digest in enumerate(digests):  # pictures of equal bytes were embedded once
-        features[row] = features[first_rows[digest]]
-    return features, sum(digest in new for digest in digests)
+    for row in np.flatnonzero(first_rows[numbers] != np.arange(len(paths))):  # pictures of equal bytes were embedded once
+        features[row] = features[first_rows[numbers[row]]]
+    features.flush()
+    return int(is_new[numbers].sum())
 
 
 def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardware.Hardware) -> Array:
@@ -200,16 +204,15 @@ class _FeatureCache:
         self.waiting: list[Array] = []
         self.written_at = time.monotonic()
 
-    def read(self) -> Iterator[tuple[bytes, Array]]:
-        """Return all digests of pictures with their features, float32 (D)."""
+    def read(self) -> Iterator[Array]:
+        """Return the records of each file: `sha256` of a picture, bytes, and its `features`, float32 (D)."""
         for path in sorted(self.folder.glob("*.npy")):
             if sha256_of_file(path) != path.stem:
                 path.unlink(missing_ok=True)
                 continue
-            records = np.load(path, mmap_mode="r")
-            yield from zip(records["sha256"].tolist(), records["features"], strict=True)
+            yield np.load(path, mmap_mode="r")
 
-    def add(self, digests: list[bytes], features: Array) -> None:
+    def add(self, digests: Array, features: Array) -> None:
         """Keep features of a batch. They are written with later ones, or once a minute has passed: a kill loses no more."""
         records = np.empty(len(digests), self.record)
         records["sha256"], records["features"] = digests, features

@@ -5,8 +5,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.core.hardware import keep_freed_memory
@@ -37,10 +35,10 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     checked = [paths[index] for index in spread(len(paths), _CHECKED)]
     sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
-    features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
-    print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
     with atomic_dir(embeddings) as partial:
-        np.save(partial / "features.npy", features)
+        features = partial / "features.npy"
+        new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone, features)
+        print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
         write_table(partial / "image_ids.csv", ["image_id"], [{"image_id": picture.image_id} for picture in pictures])
         for path in onnx_path.parent.iterdir():  # the graph, and the tensors beside it if it is large
             shutil.copyfile(path, partial / path.name)

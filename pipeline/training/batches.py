@@ -4,7 +4,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,16 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
-from pipeline.core.files import atomic_file, read_json
+from pipeline.core.arrays import ArrayFile, create_array, release
+from pipeline.core.files import atomic_file, cache_dir, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
-from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
+from pipeline.pictures.images import Array, Preprocessing, decode, read_ahead, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
 from pipeline.training.temperature import halves
 
-_MEMORY_BYTES = 2 << 30  # of decoded training pictures
+_DISK_SHARE = 0.5  # of the free space, for decoded training pictures
+_AHEAD = 64  # pictures that are decoded while others are written
 _MOST_WORKERS, _FEW_BATCHES = 8, 4
 _SHARED_MEMORY, _PREFETCHED = Path("/dev/shm"), 3  # noqa: S108 - batches come through it: per worker two that wait and one in use
 
@@ -78,9 +79,9 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
     )
 
 
-def decode_val(data: TrainingData, recipe: Recipe) -> list[Array]:
-    """The val pictures in batches: uint8 (batch, S, S, 3) each."""
-    return [*square_batches(data.val_paths, data.preprocessing, recipe.batch_size, recipe.threads, "decode")]
+def decode_val(data: TrainingData, recipe: Recipe) -> Sequence[Array]:
+    """The val pictures in batches: uint8 (batch, S, S, 3) each. They are decoded once, and are on the disk."""
+    return ArrayFile(square_batches(data.val_paths, data.preprocessing, recipe.batch_size, recipe.threads, "decode"))
 
 
 def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, size: int) -> tuple[Batches, Batches]:
@@ -89,7 +90,7 @@ def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Rec
     augment = make_augmentation(size, data.preprocessing.interpolation, recipe.min_crop_area, flip, recipe.augment)
     pictures = TrainingPictures(data.train_paths, data.train_labels, size, augment, recipe.threads)
     workers = _workers(len(data.train_paths), recipe.batch_size, size)
-    return _dataloader(cast("Dataset[Any]", pictures), data.train_labels, recipe, workers), _in_batches(val_pixels, data.val_labels)
+    return _dataloader(cast("Dataset[Any]", pictures), data.train_labels, recipe, workers), ArrayBatches(val_pixels, data.val_labels)
 
 
 def activation_batches(
@@ -106,22 +107,26 @@ def activation_batches(
 
     if not path.is_file():
         with atomic_file(path) as partial:
-            rows, filled = None, 0  # a file in which the array is never in memory as a whole
+            rows, filled = None, 0
             for pixels in square_batches(data.train_paths, data.preprocessing, recipe.batch_size, recipe.threads, "front"):
                 batch = run_front(pixels, hardware.autocast())
                 if rows is None:
-                    rows = np.lib.format.open_memmap(partial, "w+", np.float32, (len(data.train_paths), *batch.shape[1:]))
+                    rows = create_array(partial, (len(data.train_paths), *batch.shape[1:]))
                 rows[filled : filled + len(batch)] = batch
                 filled += len(batch)
+                release(rows)
             if rows is not None:
                 rows.flush()
-    examples = Activations(np.load(path, mmap_mode="c"), data.train_labels)
-    val = [run_front(pixels, nullcontext()) for pixels in val_pixels]  # scored in fp32, as the stored model answers
-    return _dataloader(cast("Dataset[Any]", examples), data.train_labels, recipe), _in_batches(val, data.val_labels)
+    examples = Activations(np.load(path, mmap_mode="r"), data.train_labels)
+    val = ArrayFile(run_front(pixels, nullcontext()) for pixels in val_pixels)  # scored in fp32, as the stored model answers
+    return _dataloader(cast("Dataset[Any]", examples), data.train_labels, recipe), ArrayBatches(val, data.val_labels)
 
 
 class Activations:
-    """A map-style dataset of activations, float32, and class numbers. It is asked as `TrainingPictures` is."""
+    """A map-style dataset of activations, float32, and class numbers. It is asked as `TrainingPictures` is.
+
+    `rows`: a memory map. What was read of it leaves memory again.
+    """
 
     def __init__(self, rows: Array, labels: Sequence[int]) -> None:
         self.rows, self.labels = rows, labels
@@ -131,37 +136,57 @@ class Activations:
 
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
         index, _ = drawn
-        return torch.from_numpy(self.rows[index]), self.labels[index]
+        activations = torch.tensor(self.rows[index])
+        release(self.rows)
+        return activations, self.labels[index]
+
+
+class ArrayBatches(Sequence[tuple[Tensor, Tensor]]):
+    """Arrays as tensors, each with its part of the labels. All but the last have one length. An array is read when it is asked for."""
+
+    def __init__(self, arrays: Sequence[Array], labels: Sequence[int]) -> None:
+        self.arrays = arrays
+        self.labels = torch.split(torch.tensor(labels), len(arrays[0])) if arrays else ()
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:  # type: ignore[override] # one at a time, and no slices
+        return torch.from_numpy(self.arrays[index]), self.labels[index]
 
 
 class TrainingPictures:
     """A map-style dataset of augmented training pictures: pixels uint8 (S, S, 3) and the class number, for an index and a seed.
 
-    Pictures are decoded once, to a shorter side of at most `2 * image_size`, and kept while they fit into memory.
+    Pictures are decoded once, to a shorter side of at most `2 * image_size`, and kept on the disk. Those that do not fit into half of its
+    free space are decoded each time.
     """
 
     def __init__(
         self, paths: Sequence[Path], labels: Sequence[int], image_size: int, augment: Callable[[Image.Image], Image.Image], threads: int
     ) -> None:
         self.paths, self.labels, self.augment, self.side = paths, labels, augment, 2 * image_size
-        self.kept: dict[int, Image.Image] = {}
-        with ThreadPoolExecutor(threads) as pool:
-            used = 0
-            for index, image in enumerate(pool.map(self._read, paths)):
-                used += 3 * image.width * image.height
-                if used > _MEMORY_BYTES:
-                    break
-                self.kept[index] = image
+        self.kept = ArrayFile(self._first(threads))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
         index, seed = drawn
-        image = self.kept.get(index) or self._read(self.paths[index])
+        image = Image.fromarray(self.kept[index]) if index < len(self.kept) else self._read(self.paths[index])
         with torch.random.fork_rng(devices=[]):  # so that the picture does not depend on which process augments it, and when
             torch.manual_seed(seed)
             return torch.from_numpy(np.array(self.augment(image))), self.labels[index]
+
+    def _first(self, threads: int) -> Iterator[Array]:
+        """The pictures that fit on the disk."""
+        room = _DISK_SHARE * shutil.disk_usage(cache_dir("scratch")).free
+        for images in read_ahead(self.paths, self._read, _AHEAD, threads, "decode"):
+            for pixels in map(np.asarray, images):
+                room -= pixels.nbytes
+                if room < 0:
+                    return
+                yield pixels
 
     def _read(self, path: Path) -> Image.Image:
         image = decode(path, at_least=self.side)
@@ -172,7 +197,7 @@ class TrainingPictures:
 
 
 def batch_sizes(batches: Batches) -> list[int]:
-    """The number of pictures of each batch. No picture is read."""
+    """The number of pictures of each batch. No training picture is read."""
     if not isinstance(batches, DataLoader):
         return [len(labels) for _, labels in batches]
     size, pictures = cast(int, batches.batch_size), len(cast("Sized", batches.sampler))
@@ -222,9 +247,3 @@ def _workers(pictures: int, batch_size: int, side: int) -> int:
     batch_bytes = _PREFETCHED * batch_size * side * side * 3
     room = shutil.disk_usage(_SHARED_MEMORY).free // (2 * batch_bytes) if _SHARED_MEMORY.is_dir() else 0
     return min(max(1, usable_cpus() - 1), _MOST_WORKERS, room)
-
-
-def _in_batches(arrays: Sequence[Array], labels: Sequence[int]) -> Batches:
-    """Arrays as tensors, each with its part of the labels."""
-    parts = torch.split(torch.tensor(labels), [len(array) for array in arrays])
-    return list(zip(map(torch.from_numpy, arrays), parts, strict=True))

@@ -6,7 +6,6 @@ threads of one BLAS thread each and summed in their order: the same features giv
 """
 
 import math
-import mmap
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from pipeline.core.arrays import release
 from pipeline.core.errors import PipelineError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -231,10 +231,10 @@ def over_blocks(features: Array, threads: int, work: Callable[[slice], Result]) 
             pending.append(pool.submit(work, slice(start, start + _BLOCK)))
             if len(pending) > 2 * threads:
                 yield pending.popleft().result()
-                _release(features)
+                release(features)
         while pending:
             yield pending.popleft().result()
-        _release(features)
+        release(features)
 
 
 def _one_blas_thread() -> AbstractContextManager[Any]:
@@ -246,12 +246,3 @@ def _blas() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
-
-
-def _release(features: Array) -> None:
-    """Give pages of a memory map back. They are read again when they are used again."""
-    base: Any = features
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_DONTNEED)

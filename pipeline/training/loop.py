@@ -101,8 +101,9 @@ def score(model: nn.Module, batches: Batches, halves: Array, device: torch.devic
 def val_logits(model: nn.Module, batches: Batches, device: torch.device) -> tuple[Array, Array]:
     """The logits of all pictures in fp32, float32 (pictures, classes), and their labels, int64 (pictures,)."""
     model.eval()
-    logits = [model(inputs.to(device)).float().cpu() for inputs, _ in batches]
-    return torch.cat(logits).numpy(), torch.cat([labels for _, labels in batches]).numpy()
+    scored = [(model(inputs.to(device)).float().cpu(), labels) for inputs, labels in batches]
+    logits, labels = map(torch.cat, zip(*scored, strict=True))
+    return logits.numpy(), labels.numpy()
 
 
 class Trainer:

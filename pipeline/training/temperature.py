@@ -87,7 +87,8 @@ def store_model(
     with atomic_dir(model) as partial:
         save_classifier(classifier, partial / "model.safetensors")
         write_facts(partial, graph, {**facts, **measured}, history)
-        checked = np.concatenate(val_pixels)[spread(len(data.val_labels), _CHECKED)]
+        batches, places = np.divmod(spread(len(data.val_labels), _CHECKED), len(val_pixels[0]))
+        checked = np.stack([val_pixels[batch][place] for batch, place in zip(batches, places, strict=True)])
         check_parity(partial / "model.onnx", network, checked, facts["hardware"]["threads"])
 
 

@@ -1,10 +1,13 @@
 """Files that are written whole or not at all, checksums, JSON and tables that are read back unchanged."""
 
+import ctypes
+import errno
 import hashlib
 import os
 import shutil
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +129,7 @@ def test_a_file_is_replaced_by_a_folder(tmp_path):
 def synced(tmp_path, monkeypatch):
     """What was synced to the disk, in order, and whether `out` existed by then."""
     seen = []
-    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_ino, (tmp_path / "out").exists())))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((os.fstat(descriptor).st_ino, (tmp_path / "out").exists())) or 0)
     return seen
 
 
@@ -142,6 +145,32 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name_and_the_name_before_the_
         (partial / "sub" / "a").touch()
     inside = {((tmp_path / name).stat().st_ino, False) for name in ("out", "out/sub", "out/sub/a")}
     assert (set(synced[:-1]), synced[-1]) == (inside, (tmp_path.stat().st_ino, True))
+
+
+def write_many(path):
+    with atomic_dir(path) as partial:
+        for number in range(100):
+            (partial / str(number)).touch()
+
+
+def test_many_files_are_on_the_disk_by_one_call_before_their_folder_has_its_name(tmp_path, monkeypatch, synced):
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=os.fsync))
+    write_many(tmp_path / "out")
+    assert synced == [((tmp_path / "out").stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+def test_many_files_are_synced_one_by_one_where_the_system_has_no_such_call(tmp_path, monkeypatch, synced):
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace())
+    write_many(tmp_path / "out")
+    assert len(synced) == 102
+
+
+def test_many_files_that_do_not_reach_the_disk_are_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=lambda _: -1))
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EIO)
+    with pytest.raises(OSError, match=r"Input/output error.*out"):
+        write_many(tmp_path / "out")
+    assert names_below(tmp_path) == []
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ LABELS = [0] * 9 + [1] * 3
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
     """Twelve training pictures, each of one grey that is its number; the first three are the val pictures."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     paths = []
     for number in range(12):
         paths.append(tmp_path / f"{number}.png")
@@ -117,6 +118,14 @@ def test_val_pictures_come_as_they_are_in_their_order(data):
     assert numbers(pictures_of(data)[1]) == [0, 1, 2]
 
 
+def test_val_pictures_are_decoded_once(data):
+    _, val = pictures_of(data, batch_size=2)
+    for path in data.val_paths:
+        path.unlink()
+    assert [numbers(val) for _ in range(2)] == [[0, 1, 2]] * 2
+    assert [pixels.shape[0] for pixels, _ in val] == [2, 1]
+
+
 def test_balanced_sampling_brings_each_class_equally_often(data):
     train, _ = pictures_of(data, balance="sampling")
     counts = Counter(label for _ in range(50) for _, labels in train for label in labels.tolist())
@@ -154,7 +163,7 @@ def test_a_front_runs_once_over_each_training_picture_and_not_again_after_a_kill
     for _ in range(2):
         train, _ = activations_of(data, front, tmp_path / "kept.npy")
         numbers(train), numbers(train)
-    assert sum(seen) == 12 + 3 + 3  # val is in memory, and runs each time
+    assert sum(seen) == 12 + 3 + 3  # val is not kept, and runs each time
 
 
 def test_a_front_that_is_killed_leaves_nothing_half_written(data, tmp_path):
