@@ -33,7 +33,7 @@ PARAMS = {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
     },
-    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair"},
+    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair"},
     "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
@@ -71,9 +71,9 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     def run(module, section, *paths):
         module.run(read_section(section, module.Params), *map(Path, paths))
 
-    run(download, "download", "data/raw.zip", "data/source.json")
+    run(download, "download", "data/raw", "data/source.json")
     run(backbone, "backbone", "models/backbone")
-    run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+    run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
     pictures = ("data/splits/train", "data/splits/val", "data/manifest.csv")
     run(embed, "embed", *pictures, "models/backbone", "data/embeddings")
     run(
@@ -189,7 +189,7 @@ def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_
         params = {**projects.PARAMS, "seed": seed, "split": {**projects.PARAMS["split"], "seed": split_seed}}
         Path("params.yaml").write_text(yaml.safe_dump(params))
         outs = ("data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
-        projects.run(split, "split", "data/raw.zip", *outs)
+        projects.run(split, "split", "data/raw", *outs)
         capsys.readouterr()
         projects.run(embed, "embed", *projects.TREES, "models/backbone", "data/embeddings")
         embedded, known = re.search(r"(\d+) pictures? embedded.*?(\d+) .*cache", "".join(capsys.readouterr())).groups()

@@ -349,10 +349,10 @@ def test_a_pickle_in_place_of_a_graph_that_is_kept_is_not_run(plant, monkeypatch
 
 
 def test_a_pickle_in_place_of_the_pictures_archive_is_not_run(plant):
-    plant("data/raw.zip")
+    plant("data/raw")
     _, *outs = parse_yaml((ROOT / "dvc.yaml").read_text())["stages"]["split"]["cmd"].split()[3:]
     with pytest.raises((PipelineError, zipfile.BadZipFile)):
-        split.run(read_section("split", split.Params, ROOT / "params.yaml"), Path("data/raw.zip"), *map(Path, outs))
+        split.run(read_section("split", split.Params, ROOT / "params.yaml"), Path("data/raw"), *map(Path, outs))
     assert not [out for out in outs if Path(out).exists()]
 
 

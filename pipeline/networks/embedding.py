@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from pipeline.core import hardware
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
+from pipeline.core.files import Slice, atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.params import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.classifier import load_backbone, with_feature_map
@@ -101,7 +101,7 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
 
 
 def embed(
-    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
+    paths: Sequence[Path | Slice], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
 ) -> tuple[Array, int]:
     """Return the features of pictures, float32 (pictures, D), in the order of their paths, and how many were not in the cache.
 

@@ -17,6 +17,8 @@ import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 from tqdm import tqdm
 
+from pipeline.core.files import Slice
+
 # Pillow has a parser for some forty formats; untrusted bytes reach only these. It registers the first five by itself.
 _PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", *(plugin.format for plugin in _PLUGINS))
@@ -65,6 +67,7 @@ _AVIF_METADATA = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOT
 _IGNORED_WARNINGS = ("ignore", None, Warning, re.compile("PIL"), 0)  # as `warnings.filters` lists it
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Source = bytes | Path | Slice  # of a picture: its bytes, a file, or a part of a shard
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -103,7 +106,7 @@ class Traits:
     changes: tuple[str, ...]
 
 
-def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
+def decode(source: Source, at_least: int | None = None) -> Image.Image:
     """Decode a picture to its last byte, as 8-bit RGB, upright. Raises BrokenPicture.
 
     Pixels decide: metadata that cannot be read are dropped. EXIF orientation is applied; deeper pixels are scaled to 8 bits;
@@ -113,12 +116,14 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     return decode_with_traits(source, at_least)[0]
 
 
-def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tuple[Image.Image, Traits]:
+def decode_with_traits(source: Source, at_least: int | None = None) -> tuple[Image.Image, Traits]:
     """As `decode`, with the traits of the file."""
     # Pillow raises on what it cannot read; its warnings are about pictures that it reads. The filter stays in place,
     # because `catch_warnings` is not safe among threads.
     if _IGNORED_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module="PIL")
+    if isinstance(source, Slice):
+        source = source.read_bytes()
     try:
         return _read(source, at_least)
     except BrokenPicture as fault:
@@ -354,15 +359,15 @@ def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[An
     return np.asarray(image.resize((size, size), resample, box=(left, top, left + width, top + height)))
 
 
-def read_square(source: bytes | Path, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_square(source: Source, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode a picture and return its square, as `to_square` does. Raises BrokenPicture."""
     side = 2 * math.ceil(preprocessing.image_size / preprocessing.crop)  # twice: the JPEG decoder scales coarsely
     return to_square(decode(source, at_least=side), preprocessing)
 
 
-def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
-    """Squares, uint8 (batch, S, S, 3), in the order of the paths. The next batch is decoded in the background."""
-    for squares in read_ahead(paths, lambda path: read_square(path, preprocessing), batch_size, threads, title):
+def square_batches(sources: Sequence[Source], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
+    """Squares, uint8 (batch, S, S, 3), in the order of the sources. The next batch is decoded in the background."""
+    for squares in read_ahead(sources, lambda source: read_square(source, preprocessing), batch_size, threads, title):
         yield np.stack(squares)
 
 
@@ -386,9 +391,9 @@ def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Result], items: Seq
     return [pool.submit(read, item) for item in items]
 
 
-def thumbnail_url(content: bytes) -> str:
+def thumbnail_url(source: Source) -> str:
     """A picture reduced to at most 96 pixels per side, as the data URL of a JPEG."""
-    image = decode(content, at_least=_THUMBNAIL_SIDE)
+    image = decode(source, at_least=_THUMBNAIL_SIDE)
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return data_url(image, quality=85)
 

@@ -1,24 +1,22 @@
 """Decode every picture once: whether it is broken, its size, and its duplicates."""
 
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import laplace
-from tqdm import tqdm
 
-from pipeline.core.files import sha256_of
+from pipeline.core.files import Slice, sha256_of
 from pipeline.core.hardware import usable_cpus
-from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits
+from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits, read_ahead
 from pipeline.pictures.likeness import Likeness, likeness_of, near_pairs
 
 _SHARPNESS_SIDE = 256  # pixels of the longer side at most, so that pictures of all sizes compare
-_BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
+_BATCH = 256  # files that are read ahead
 _ONE_COLOUR = 4  # levels of 255 that a JPEG of a single colour may span
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -101,14 +99,10 @@ def inspect(content: bytes) -> Inspection:
     return Inspection(sha256_of(content), info)
 
 
-def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspection]:
-    """Inspect members of the archive in parallel, on all cores. At most 256 files or 256 MB are in memory at once."""
-    inspected: dict[str, Inspection] = {}
-    with ThreadPoolExecutor(usable_cpus()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
-        for batch in _batches(archive, names):
-            inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
-            bar.update(len(batch))
-    return inspected
+def inspect_all(files: Mapping[str, Path | Slice]) -> dict[str, Inspection]:
+    """Inspect files in parallel, on all cores. Each core has one file in memory at a time."""
+    batches = read_ahead([*files.values()], lambda file: inspect(file.read_bytes()), _BATCH, usable_cpus(), "decode")
+    return dict(zip(files, chain.from_iterable(batches), strict=True))
 
 
 def wrong_suffix(name: str, picture_format: str) -> bool:
@@ -147,15 +141,3 @@ def _brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
     grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.float64)
     return float(levels.mean()), float(laplace(levels).std())
-
-
-def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:
-    """The names in their order, split so that the files of a batch fit into memory."""
-    batch, size = list[str](), 0
-    for name in names:
-        batch.append(name)
-        size += archive.getinfo(name).file_size
-        if size > _BATCH_BYTES or len(batch) == _BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch

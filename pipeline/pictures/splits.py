@@ -4,26 +4,29 @@ import csv
 import io
 import re
 import unicodedata
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from os.path import relpath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated
 
 import numpy as np
 from pydantic import StringConstraints
-from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, project_root, sha256_of
+from pipeline.core.files import Slice, atomic_dir, project_root, sha256_of
+from pipeline.core.hardware import usable_cpus
 from pipeline.core.params import Section
-from pipeline.pictures.images import IMAGEFOLDER_SUFFIXES, decode
+from pipeline.pictures.images import IMAGEFOLDER_SUFFIXES, decode, read_ahead
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
-from pipeline.pictures.manifest import Picture
+from pipeline.pictures.manifest import SPLITS, Picture
 from pipeline.sources.layout import ClassFile
 
 _GROUP_KEY = "params.yaml: split.group"
 _NAME_BYTES = 255  # of a file's name, on every usual file system
+_BATCH = 256  # pictures that are read ahead
 
 
 class GroupTable(Section):
@@ -119,17 +122,31 @@ def is_kept(name: str, info: PictureInfo) -> bool:
     return name.lower().endswith(IMAGEFOLDER_SUFFIXES) and info.traits.plain
 
 
-def write_trees(archive: zipfile.ZipFile, pictures: list[Picture], infos: Mapping[str, PictureInfo], splits: Path) -> None:
-    """Write `<split>/<class>/…`: a picture's own bytes, or its decoded pixels as PNG."""
+def write_trees(
+    pictures: Sequence[Picture], files: Mapping[str, Slice], infos: Mapping[str, PictureInfo], splits: Path, most: int
+) -> list[Picture]:
+    """Write `<split>/<class>/…`: a picture's own bytes, or its decoded pixels as PNG. Returns the rows of the manifest with their places.
+
+    `files`: where each picture is in the shards. Of more than `most` pictures, those with their own bytes stay there.
+    """
+
+    def write(picture: Picture) -> Picture:
+        file, is_own = files[picture.image_id], is_kept(picture.image_id, infos[picture.image_id])
+        if is_own and len(pictures) > most:
+            shard = PurePath(relpath(file.path, splits / picture.split)).as_posix()
+            return replace(picture, shard=shard, offset=file.offset, size=file.size)
+        target = partial / picture.split / picture.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_own:
+            target.write_bytes(file.read_bytes())
+        else:
+            decode(file).save(target, "PNG")
+        return picture
+
     with atomic_dir(splits) as partial:
-        for picture in tqdm(pictures, "write", disable=None):
-            target = partial / picture.split / picture.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.read(picture.image_id)
-            if is_kept(picture.image_id, infos[picture.image_id]):
-                target.write_bytes(content)
-            else:
-                decode(content).save(target, "PNG")
+        for split in SPLITS:
+            (partial / split).mkdir()
+        return [*chain.from_iterable(read_ahead(pictures, write, _BATCH, usable_cpus(), "write"))]
 
 
 def _groups_by_expression(names: list[str], expression: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
-from pipeline.core.files import atomic_file, read_json
+from pipeline.core.files import Slice, atomic_file, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
 from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
@@ -39,9 +39,9 @@ class TrainingData:
     `inputs`: the files that decide the trained weights, by name. `learned`: see `describe_model`.
     """
 
-    train_paths: Sequence[Path]
+    train_paths: Sequence[Path | Slice]
     train_labels: Sequence[int]
-    val_paths: Sequence[Path]
+    val_paths: Sequence[Path | Slice]
     val_labels: Sequence[int]
     val_halves: Array
     class_names: Sequence[str]
@@ -63,9 +63,9 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
         "baseline": baseline / "model.safetensors",
     }
     return TrainingData(
-        [train / picture.path for picture in table.train],
+        [picture.source(train) for picture in table.train],
         table.labels(table.train),
-        [val / picture.path for picture in table.val],
+        [picture.source(val) for picture in table.val],
         table.labels(table.val),
         halves(table.val),
         table.class_names,
@@ -141,7 +141,12 @@ class TrainingPictures:
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], image_size: int, augment: Callable[[Image.Image], Image.Image], threads: int
+        self,
+        paths: Sequence[Path | Slice],
+        labels: Sequence[int],
+        image_size: int,
+        augment: Callable[[Image.Image], Image.Image],
+        threads: int,
     ) -> None:
         self.paths, self.labels, self.augment, self.side = paths, labels, augment, 2 * image_size
         self.kept: dict[int, Image.Image] = {}
@@ -163,7 +168,7 @@ class TrainingPictures:
             torch.manual_seed(seed)
             return torch.from_numpy(np.array(self.augment(image))), self.labels[index]
 
-    def _read(self, path: Path) -> Image.Image:
+    def _read(self, path: Path | Slice) -> Image.Image:
         image = decode(path, at_least=self.side)
         scale = self.side / min(image.size)
         if scale < 1:

@@ -138,7 +138,7 @@ def _cached_trial(
     cache = cache_dir("image_size") / hardware.key_here(sha256_of_json([*facts, drawn]))
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
     folds = deal_folds(list(sample), _FOLDS_SEED)
-    paths = [folder / picture.path for picture in sample]
+    paths = [picture.source(folder) for picture in sample]
 
     def trial_at(side: int) -> Trial:
         path = cache / f"{side}.json"

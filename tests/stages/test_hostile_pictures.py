@@ -116,7 +116,7 @@ def split_with(tmp_path, monkeypatch):
             for each, its_content in {**GOOD, name: content}.items():
                 archive.writestr(each, its_content)
         outs = [tmp_path / out for out in ("splits", "manifest.csv", "quarantine.csv", "audit.json")]
-        run(Params(seed=0, val=0.25, test=0.25, folders="auto", group=None, similarity=0.99, leak="repair"), tmp_path / "raw.zip", *outs)
+        run(Params(seed=0, val=0.25, test=0.25, folders="auto", group=None, similarity=0.99, folders_up_to=1000, leak="repair"), tmp_path / "raw.zip", *outs)
         left_out = {row["image_id"]: row["reason"] for row in read_table(outs[2])}
         found = [(each["kind"], each["detail"]) for each in json.loads(outs[3].read_text())["findings"] if name in each["image_ids"]]
         return left_out, found, {row["image_id"] for row in read_table(outs[1])}

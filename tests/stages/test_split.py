@@ -64,7 +64,7 @@ def split(tmp_path, contents, **changed):
             archive.writestr(name, content)
     data = tmp_path / "data"
     tables = (data / name for name in ("manifest.csv", "quarantine.csv", "audit.json"))
-    params = {"seed": 0, "val": 0.2, "test": 0.2, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair", **changed}
+    params = {"seed": 0, "val": 0.2, "test": 0.2, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair", **changed}
     run(Params(**params), tmp_path / "raw.zip", data / "splits", *tables)
     return data
 
@@ -413,7 +413,7 @@ def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
 
 
 def write_params(tmp_path, **changed):
-    lines = {"val": "0.2", "test": "0.2", "folders": "auto", "group": "null", "similarity": "0.99", "leak": "repair", **changed}
+    lines = {"val": "0.2", "test": "0.2", "folders": "auto", "group": "null", "similarity": "0.99", "folders_up_to": 1000, "leak": "repair", **changed}
     (tmp_path / "params.yaml").write_text("seed: 0\nsplit:\n" + "".join(f"  {key}: {value}\n" for key, value in lines.items()))
 
 
