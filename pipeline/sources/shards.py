@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from pipeline.core.dvc import cached_files
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import Slice, cache_dir, digest_of_sums, read_json, sha256_of, sha256_of_file, write_json
 from pipeline.core.stage import code_digest
 from pipeline.sources.layout import LABELS
@@ -81,12 +82,15 @@ def shards_of_last_run(raw: Path) -> dict[str, PackedShard]:
 
 
 def read_index(raw: Path) -> dict[str, Slice]:
-    """Where each picture of the shards is, by its path, in the order of the shards."""
+    """Where each picture of the shards is, by its path, in the order of the shards. Raises PipelineError if one is damaged."""
     index = {}
     for shard in sorted(raw.glob("*.tar")):
-        with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                index[member.name[_DIGITS + 1 :]] = Slice(shard, member.offset_data, member.size)
+        try:
+            with tarfile.open(shard, "r:") as tar:
+                for member in tar:
+                    index[member.name[_DIGITS + 1 :]] = Slice(shard, member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise PipelineError(f"{shard}: is damaged: {error}; run `dvc repro --force download`") from None
     return index
 
 

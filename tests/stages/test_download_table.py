@@ -96,7 +96,7 @@ def test_the_same_table_gives_the_same_bytes_twice(pictures):
     found = []
     for _ in range(2):
         run_stages()
-        found.append([Path("data", name).read_bytes() for name in ("raw.zip", "source.json", "manifest.csv")])
+        found.append([Path("data", name).read_bytes() for name in ("raw/pictures.tar", "raw/.labels.csv", "source.json", "manifest.csv")])
     assert found[0] == found[1]
 
 
