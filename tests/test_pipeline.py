@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -206,3 +207,24 @@ def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_
     assert second - first
     third, counts = deal_and_embed(projects.PARAMS["seed"] + 1, projects.PARAMS["seed"] + 2)
     assert counts == (len(third - first - second), len(third & (first | second)))
+
+
+def test_pictures_that_stay_in_the_shards_give_the_same_features_weights_and_answers(in_small_project):
+    def learn(folders_up_to):
+        """Run the stages that read pictures: the number of files in the trees, and what the stages wrote."""
+        params = {**projects.PARAMS, "split": {**projects.PARAMS["split"], "folders_up_to": folders_up_to}}
+        Path("params.yaml").write_text(yaml.safe_dump(params) + projects.MODELS)
+        shutil.rmtree(".cache")  # which has features
+        projects.run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+        projects.run(embed, "embed", *projects.TREES, "models/backbone", "data/embeddings")
+        projects.train_by("finetuned")
+        scored = ("data/splits/test", "data/manifest.csv", "results/finetuned", "metrics/finetuned.json")
+        projects.run(evaluate, "evaluate", "models/finetuned", *scored)
+        written = ("data/embeddings/features.npy", "models/finetuned/model.safetensors", "results/finetuned/predictions.csv")
+        return len([*Path("data/splits").rglob("*.png")]), [
+            Path(name).read_bytes() for name in (*written, "results/finetuned/galleries.json")
+        ]
+
+    (few, of_trees), (none, of_shards) = learn(24), learn(23)
+    assert (few, none) == (24, 0)
+    assert of_trees == of_shards

@@ -16,6 +16,7 @@ from pipeline.core import files
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import read_section
 from pipeline.pictures.audit import KINDS
+from pipeline.pictures.manifest import read_manifest
 from pipeline.pictures.splits import GroupTable
 from pipeline.stages.split import Params, run
 from tests.archives import make_shards
@@ -244,6 +245,24 @@ def test_what_image_folder_would_drop_or_spoil_is_written_as_png(tmp_path):
     for name, content in files_below(data / "splits").items():
         with Image.open(io.BytesIO(content)) as image:
             assert (name.endswith(".png"), image.format, image.mode) == (True, "PNG", "RGB")
+
+
+def test_of_a_large_set_only_what_is_written_anew_leaves_the_shards(tmp_path):
+    data = split(tmp_path, {**with_odd_kinds(), "cats/own.png": picture(9)}, folders_up_to=9)
+    assert [path.name for path in sorted((data / "splits").iterdir())] == sorted(SPLITS)
+    assert {name.split("/", 1)[1] for name in files_below(data / "splits")} == {
+        row["path"] for row in rows(data / "manifest.csv") if row["image_id"] != "cats/own.png"
+    }
+
+
+def test_the_manifest_leads_to_the_same_bytes_in_trees_and_in_shards(tmp_path):
+    found = []
+    for most in (9, 10):
+        data = split(tmp_path, {**with_odd_kinds(), "cats/own.png": picture(9)}, folders_up_to=most)
+        pictures = read_manifest(data / "manifest.csv").pictures
+        found.append({each.image_id: each.source(data / "splits" / each.split).read_bytes() for each in pictures})
+    assert found[0] == found[1]
+    assert found[0]["cats/own.png"] == picture(9)
 
 
 def test_image_folder_sees_every_picture(tmp_path):
