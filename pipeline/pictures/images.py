@@ -8,7 +8,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -82,8 +82,7 @@ class Preprocessing:
 
     `image_size`: side in pixels; `crop`: the share of the shorter side that the centred square covers;
     `interpolation`: bilinear or bicubic; `crop_mode`, as timm calls it: center (a square of the picture), squash (the whole picture,
-    cropped alike in both directions and made square), border (the whole picture, with
-    the colour `border`, RGB, beside its longer side).
+    cropped alike in both directions and made square), border (the whole picture, with the colour `border`, RGB, beside its longer side).
     """
 
     image_size: int
@@ -122,13 +121,12 @@ def decode_with_traits(source: Source, at_least: int | None = None) -> tuple[Ima
     # because `catch_warnings` is not safe among threads.
     if _IGNORED_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module="PIL")
-    if isinstance(source, Slice):
-        source = source.read_bytes()
+    content = source.read_bytes() if isinstance(source, Slice) else source
     try:
-        return _read(source, at_least)
+        return _read(content, at_least)
     except BrokenPicture as fault:
         try:
-            image, traits = _read(_without_metadata(source), at_least)
+            image, traits = _read(_without_metadata(content), at_least)
         except (BrokenPicture, *_DAMAGE):
             raise fault from None
         return image, replace(traits, plain=False, changes=(*traits.changes, _METADATA_DROPPED))
@@ -380,15 +378,11 @@ def read_ahead(
     """
     chunks = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     with ThreadPoolExecutor(threads) as pool, tqdm(total=len(items), desc=title, unit="picture", disable=None if title else True) as bar:
-        ahead = _submit(pool, read, chunks[0]) if chunks else []
+        ahead = [pool.submit(read, item) for chunk in chunks[:1] for item in chunk]
         for number, chunk in enumerate(chunks):
-            current, ahead = ahead, _submit(pool, read, chunks[number + 1]) if number + 1 < len(chunks) else []
+            current, ahead = ahead, [pool.submit(read, item) for following in chunks[number + 1 : number + 2] for item in following]
             yield [future.result() for future in current]
             bar.update(len(chunk))
-
-
-def _submit(pool: ThreadPoolExecutor, read: Callable[[Item], Result], items: Sequence[Item]) -> list[Future[Result]]:
-    return [pool.submit(read, item) for item in items]
 
 
 def thumbnail_url(source: Source) -> str:

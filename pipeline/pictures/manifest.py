@@ -5,7 +5,8 @@ import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Picture:
 
     def source(self, tree: Path) -> Path | Slice:
         """Where its bytes are. `tree`: the folder `data/splits/<split>`."""
-        return Slice(tree / self.shard, self.offset, self.size) if self.shard else tree / self.path
+        return Slice(_shard_path(tree, self.shard), self.offset, self.size) if self.shard else tree / self.path
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def recorded(pictures: Iterable[Picture], record: str) -> list[Picture]:
 def sha256_of_pictures(pictures: Iterable[Picture]) -> str:
     """The sha256 of a set of pictures: of their sums, sorted."""
     return sha256_of("\n".join(sorted(picture.sha256 for picture in pictures)).encode())
+
+
+@cache
+def _shard_path(tree: Path, shard: str) -> Path:
+    return Path(normpath(tree / shard))
 
 
 def _picture(row: Mapping[str, str]) -> Picture:
