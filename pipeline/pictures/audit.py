@@ -200,16 +200,17 @@ def leaks(given: Mapping[str, str], together: Groups, groups: Mapping[str, str],
     `given`: `image_id: split`, where pictures that are still to be dealt count as train. `groups`: the user's groups.
     """
     names = sorted(given)
-    ties = {name: _ties(name, together, groups, infos) for name in names}
-    first: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # tie: split: its first picture with the tie
+    first: dict[tuple[str, ...], dict[str, str]] = {}  # tie: split: its first picture with the tie
     for name in names:
-        for tie in ties[name]:
-            first[tie].setdefault(given[name], name)
-    for name in names:
+        if given[name] != SPLITS[0]:  # which is later than no other
+            for tie in _ties(name, together, groups, infos):
+                first.setdefault(tie, {}).setdefault(given[name], name)
+    for name in names if first else []:
         # The earlier split loses the picture, so that test keeps all that its publisher put there.
         later = SPLITS[SPLITS.index(given[name]) + 1 :]
-        for tie in ties[name]:
-            partners = [first[tie][split] for split in later if split in first[tie]]
+        for tie in _ties(name, together, groups, infos):
+            of_tie = first.get(tie, {})
+            partners = [of_tie[split] for split in later if split in of_tie]
             if partners:
                 partner = min(partners)
                 yield Finding("leak", (name, partner), f"{tie[0]} {partner!r} in {given[partner]}", (name,))

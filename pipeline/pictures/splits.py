@@ -70,9 +70,12 @@ def deal(
         for group, image_ids in members.items()
     }
     ordered = sorted(members, key=lambda group: (places[group], group))
+    of_class = defaultdict[str, list[str]](list)
+    for group in ordered:
+        of_class[counts[group].most_common(1)[0][0]].append(group)
     dealt: dict[str, str] = {}
-    for label in sorted(set(labels.values())):
-        dealt |= _deal_class([group for group in ordered if counts[group].most_common(1)[0][0] == label], counts, label, fractions)
+    for label in sorted(of_class):
+        dealt |= _deal_class(of_class[label], counts, label, fractions)
     _fill_empty_splits(ordered, counts, dealt, list(fractions)[::-1])
     return {image_id: dealt[group] for group, image_ids in members.items() for image_id in image_ids}
 
@@ -228,14 +231,20 @@ def _deal_class(groups: list[str], counts: Mapping[str, Counter[str]], label: st
 def _fill_empty_splits(ordered: list[str], counts: Mapping[str, Counter[str]], dealt: dict[str, str], splits: list[str]) -> None:
     """Move a group into each split that has no picture of a class, as near as possible in the order, and empty no other split by it."""
     place = {group: number for number, group in enumerate(ordered)}
-    for label in sorted({label for count in counts.values() for label in count}):
-        having = [group for group in ordered if counts[group][label]]
+    having, per_split = defaultdict[str, list[str]](list), Counter[tuple[str, str]]()
+    for group in ordered:
+        for label in counts[group]:
+            having[label].append(group)
+            per_split[label, dealt[group]] += 1
+    for label in sorted(having):
         for split in splits:
-            if any(dealt[group] == split for group in having):
+            if per_split[label, split]:
                 continue
-            per_split = Counter((each, dealt[group]) for group in ordered for each in counts[group])
-            spare = [group for group in having if all(per_split[each, dealt[group]] > 1 for each in counts[group])]
-            earlier = [place[group] for group in ordered if splits.index(dealt[group]) < splits.index(split)]
-            border = max(earlier, default=-1)
+            spare = [group for group in having[label] if all(per_split[each, dealt[group]] > 1 for each in counts[group])]
             if spare:
-                dealt[min(spare, key=lambda group: (counts[group].total(), abs(place[group] - border)))] = split
+                earlier = [place[group] for group in ordered if splits.index(dealt[group]) < splits.index(split)]
+                border = max(earlier, default=-1)
+                moved = min(spare, key=lambda group: (counts[group].total(), abs(place[group] - border)))
+                per_split.subtract((each, dealt[moved]) for each in counts[moved])
+                per_split.update((each, split) for each in counts[moved])
+                dealt[moved] = split

@@ -32,7 +32,7 @@ _PACKED = re.compile(r"\.(7z|rar|gz|bz2|xz|zst|z\d\d|(zip|7z|rar|tar)\.\d{2,3})$
 _NAMED_FOLDERS = 8  # in one sentence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClassFile:
     """A file in a class folder: its name in the archive, its class, its path in the class folder, and the split folder above."""
 
