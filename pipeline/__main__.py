@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import predict, search, show, stock, storage, upkeep
+from pipeline.commands import export, predict, search, show, stock, storage, upkeep
 from pipeline.core.errors import PipelineError
 
 
@@ -27,6 +27,7 @@ _GROUPS = {
         show.add_audit,
         _command("verify", "check that each model file is the one that was scored and described",
                  lambda _: print("\n".join(show.verify_all()))),
+        export.add_export,
         upkeep.add_data,
         _command("retrain", "refresh the digest, run the stages that changed, publish; prints one line of JSON",
                  lambda _: print(json.dumps(upkeep.retrain()))),
@@ -59,7 +60,7 @@ def make_parser() -> argparse.ArgumentParser:
         for add_command in adders:
             add_command(commands)
         entries = commands._choices_actions[-len(adders) :]
-        blocks.append("\n".join([f"{title}:", *(f"  {entry.dest:<10}{entry.help}" for entry in entries)]))
+        blocks.append("\n".join([f"{title}:", *(f"  {entry.dest:<16}{entry.help}" for entry in entries)]))
         for entry in entries:
             command = commands.choices[entry.dest]
             command.description = command.description or f"{entry.help}."

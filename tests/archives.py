@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass
 
 from pipeline.sources.members import Limits
+from pipeline.sources.shards import pack_shards, read_index
 
 
 def limits(**changes):
@@ -33,6 +34,17 @@ def make_tar(path, *names, mode="w", kind=tarfile.REGTYPE, content=b"x", **optio
             info.size = len(content) if kind == tarfile.REGTYPE else 0
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+def make_shards(folder, contents):
+    """Write pictures as the stage `download` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pack_shards({name: lambda content=content: content for name, content in contents.items()}, folder, {}, {})
+    return folder
+
+
+def read_shards(folder):
+    return {name: part.read_bytes() for name, part in read_index(folder).items()}
 
 
 @dataclass

@@ -19,7 +19,7 @@ PARAMS = {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
     },
-    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair"},
+    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair"},
     "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
     "embed": {"image_size": 32, "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
@@ -62,9 +62,9 @@ def make_project(folder):
     make_pictures(folder / "pictures", 12)
     (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS) + SPACE + MODELS)
     refresh()
-    run(download, "download", "data/raw.zip", "data/source.json")
+    run(download, "download", "data/raw", "data/source.json")
     run(backbone, "backbone", "models/backbone")
-    run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+    run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
     run(embed, "embed", *TREES, "models/backbone", "data/embeddings")
     made = ("data/embeddings", "data/manifest.csv", "models/backbone", "models/baseline", "models/out_of_fold.csv")
     run(train_baseline, "train_baseline", *made)

@@ -53,8 +53,8 @@ def story(tmp_path_factory):
                 for path in sorted((root / "all" / label).iterdir())[:count]:
                     shutil.copy(path, root / "pictures" / label)
             refresh()
-            run(download, "download", "data/raw.zip", "data/source.json")
-            run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+            run(download, "download", "data/raw", "data/source.json")
+            run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
             table = read_manifest(Path("data/manifest.csv"))
             told.splits.append({name: {picture.image_id for picture in table.split(name)} for name in ("train", "val", "test")})
             told.test_sets.append(sha256_of_pictures(table.split("test")))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ PARAMS = {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
     },
-    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair"},
+    "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair"},
     "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
     "embed": {"image_size": "auto", "batch_size": 8},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
@@ -71,9 +72,9 @@ def run_all(folder: Path, monkeypatch: pytest.MonkeyPatch, make_pictures) -> dic
     def run(module, section, *paths):
         module.run(read_section(section, module.Params), *map(Path, paths))
 
-    run(download, "download", "data/raw.zip", "data/source.json")
+    run(download, "download", "data/raw", "data/source.json")
     run(backbone, "backbone", "models/backbone")
-    run(split, "split", "data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+    run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
     pictures = ("data/splits/train", "data/splits/val", "data/manifest.csv")
     run(embed, "embed", *pictures, "models/backbone", "data/embeddings")
     run(
@@ -189,7 +190,7 @@ def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_
         params = {**projects.PARAMS, "seed": seed, "split": {**projects.PARAMS["split"], "seed": split_seed}}
         Path("params.yaml").write_text(yaml.safe_dump(params))
         outs = ("data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
-        projects.run(split, "split", "data/raw.zip", *outs)
+        projects.run(split, "split", "data/raw", *outs)
         capsys.readouterr()
         projects.run(embed, "embed", *projects.TREES, "models/backbone", "data/embeddings")
         embedded, known = re.search(r"(\d+) pictures? embedded.*?(\d+) .*cache", "".join(capsys.readouterr())).groups()
@@ -206,3 +207,24 @@ def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_
     assert second - first
     third, counts = deal_and_embed(projects.PARAMS["seed"] + 1, projects.PARAMS["seed"] + 2)
     assert counts == (len(third - first - second), len(third & (first | second)))
+
+
+def test_pictures_that_stay_in_the_shards_give_the_same_features_weights_and_answers(in_small_project):
+    def learn(folders_up_to):
+        """Run the stages that read pictures: the number of files in the trees, and what the stages wrote."""
+        params = {**projects.PARAMS, "split": {**projects.PARAMS["split"], "folders_up_to": folders_up_to}}
+        Path("params.yaml").write_text(yaml.safe_dump(params) + projects.MODELS)
+        shutil.rmtree(".cache")  # which has features
+        projects.run(split, "split", "data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+        projects.run(embed, "embed", *projects.TREES, "models/backbone", "data/embeddings")
+        projects.train_by("finetuned")
+        scored = ("data/splits/test", "data/manifest.csv", "results/finetuned", "metrics/finetuned.json")
+        projects.run(evaluate, "evaluate", "models/finetuned", *scored)
+        written = ("data/embeddings/features.npy", "models/finetuned/model.safetensors", "results/finetuned/predictions.csv")
+        return len([*Path("data/splits").rglob("*.png")]), [
+            Path(name).read_bytes() for name in (*written, "results/finetuned/galleries.json")
+        ]
+
+    (few, of_trees), (none, of_shards) = learn(24), learn(23)
+    assert (few, none) == (24, 0)
+    assert of_trees == of_shards

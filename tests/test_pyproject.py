@@ -31,7 +31,7 @@ USED_OTHERWISE = {
 }
 TEST_IMPORTS = {
     "axe-playwright-python": "axe_playwright_python",
-    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "s3fs")},
+    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "s3fs", "webdataset")},
 }
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {

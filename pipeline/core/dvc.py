@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_file, project_root, sha256_of
+from pipeline.core.files import atomic_file, project_root, read_json, sha256_of
 from pipeline.core.params import parse_yaml
 from pipeline.core.stage import import_closure
 
@@ -58,15 +58,21 @@ def locked_params(stage: str, lock: Path = Path("dvc.lock")) -> dict[str, Any]:
         raise PipelineError(f"{lock}: is not what DVC writes; run `pipeline mend`") from None
 
 
-def cached_out(stage: str, out: Path, lock: Path = Path("dvc.lock")) -> Path | None:
-    """The file in the project's DVC cache that an out of a stage was after the last run, by dvc.lock, or None."""
-    try:
-        outs = parse_yaml(lock.read_text(encoding="utf-8"))["stages"][stage]["outs"]
-        md5 = next((str(entry["md5"]) for entry in outs if entry["path"] == str(out)), "")
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    path = project_root() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
-    return path if re.fullmatch("[0-9a-f]{32}", md5) and path.is_file() else None
+def cached_files(stage: str, out: Path, lock: Path = Path("dvc.lock")) -> dict[str, Path]:
+    """The files that a folder of a stage's outs had after the last run, by dvc.lock: `name: its file in the project's DVC cache`.
+
+    Raises OSError, ValueError, TypeError or KeyError if the lock or the cache has no such folder.
+    """
+    outs = parse_yaml(lock.read_text(encoding="utf-8"))["stages"][stage]["outs"]
+    listing = read_json(_cached(next((str(entry["md5"]) for entry in outs if entry["path"] == str(out)), "")))
+    paths = {entry["relpath"]: _cached(entry["md5"]) for entry in listing}
+    return {name: path for name, path in paths.items() if path.is_file()}
+
+
+def _cached(md5: str) -> Path:
+    if not re.fullmatch(r"[0-9a-f]{32}(\.dir)?", md5):
+        raise ValueError(f"{md5!r} is not the name of a file in DVC's cache")
+    return project_root() / ".dvc/cache/files/md5" / md5[:2] / md5[2:]
 
 
 def mend() -> list[str]:

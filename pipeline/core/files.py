@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from io import TextIOWrapper
 from pathlib import Path
@@ -22,6 +23,21 @@ from pipeline.core.errors import PipelineError
 _LEFTOVER = re.compile(r"([0-9a-f]{8})-(\d+)(\.old)?\.partial.*")  # SQLite appends endings of its own
 _MANY_FILES = 64  # from which on they are not synced one by one
 _FOREIGN_SECONDS = 24 * 3600.0  # until a temporary file of another machine or container counts as left behind
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a file: `size` bytes from `offset` on."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read_bytes(self) -> bytes:
+        """The bytes of the part."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 def project_root() -> Path:
@@ -175,10 +191,17 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sha256_of_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+def sha256_of_file(path: Path | Slice) -> str:
+    """The sha256 of the bytes of a file, or of a part of it, in hex."""
+    if isinstance(path, Slice):
+        return sha256_of(path.read_bytes())
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of_sums(sums: Mapping[str, str]) -> str:
+    """The sha256 over the lines «sha256  path», sorted by path, of `path: sha256`."""
+    return sha256_of("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def sha256_of_json(value: Any) -> str:

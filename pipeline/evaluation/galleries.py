@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from pipeline.core.files import atomic_file, write_json
+from pipeline.core.files import Slice, atomic_file, write_json
 from pipeline.evaluation.intervals import Array
 from pipeline.pictures.images import data_url, decode, thumbnail_url
 from pipeline.pictures.manifest import Picture
@@ -106,7 +106,7 @@ def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: i
     pen.text((left, top + SIDE + 20), fitting(cell.words, SIDE, letters), colour, letters)
 
 
-def thumbnail(path: Path) -> Image.Image:
+def thumbnail(path: Path | Slice) -> Image.Image:
     """A picture in the size of the sheet; a tiny one keeps its sharp pixels. Raises BrokenPicture."""
     image = decode(path, at_least=SIDE)
     tiny = max(image.size) < _TINY
@@ -186,7 +186,7 @@ def write_galleries(
     folder: Path,
     chosen: Mapping[str, Array],
     rows: Sequence[Mapping[str, str]],
-    paths: Sequence[Path],
+    paths: Sequence[Path | Slice],
     overlays: Mapping[int, Image.Image],
 ) -> None:
     """Write a PNG sheet per gallery, and `galleries.json` with the pictures as data URLs for the report.
@@ -245,4 +245,4 @@ def sample_per_class(pictures: Iterable[Picture], seed: int) -> dict[str, list[P
 def montage(pictures: Iterable[Picture], folder: Path, seed: int) -> Mapping[str, list[str]]:
     """The pictures of `sample_per_class` as data URLs, by class. `folder`: of their split."""
     sample = sample_per_class(pictures, seed)
-    return {label: [thumbnail_url((folder / each.path).read_bytes()) for each in drawn] for label, drawn in sample.items()}
+    return {label: [thumbnail_url(each.source(folder)) for each in drawn] for label, drawn in sample.items()}

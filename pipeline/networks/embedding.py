@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from pipeline.core import hardware
 from pipeline.core.arrays import create_array, release
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
+from pipeline.core.files import Slice, atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.sections import Section
 from pipeline.core.stage import code_digest
 from pipeline.networks.onnx_file import PART, add_facts, check_parity, count_work, export_onnx, open_session, run_in_parts, write_onnx
@@ -102,7 +102,13 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
 
 
 def embed(
-    paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path, target: Path
+    paths: Sequence[Path | Slice],
+    preprocessing: Preprocessing,
+    batch_size: int,
+    threads: int,
+    onnx_path: Path,
+    folder: Path,
+    target: Path,
 ) -> int:
     """Write the features of pictures, float32 (pictures, D), in the order of their paths, and return how many were not in the cache.
 

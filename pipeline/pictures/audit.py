@@ -1,9 +1,9 @@
 """The data audit: findings, the pictures that are left out because of them, and whether enough remain to train on."""
 
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from posixpath import splitext
 from statistics import median
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import Slice
 from pipeline.pictures.images import PICTURE_SUFFIXES, thumbnail_url
 from pipeline.pictures.inspection import Groups, Inspection, Pair, PictureInfo, wrong_suffix
 from pipeline.pictures.manifest import SPLITS, Picture
@@ -199,16 +200,17 @@ def leaks(given: Mapping[str, str], together: Groups, groups: Mapping[str, str],
     `given`: `image_id: split`, where pictures that are still to be dealt count as train. `groups`: the user's groups.
     """
     names = sorted(given)
-    ties = {name: _ties(name, together, groups, infos) for name in names}
-    first: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # tie: split: its first picture with the tie
+    first: dict[tuple[str, ...], dict[str, str]] = {}  # tie: split: its first picture with the tie
     for name in names:
-        for tie in ties[name]:
-            first[tie].setdefault(given[name], name)
-    for name in names:
+        if given[name] != SPLITS[0]:  # which is later than no other
+            for tie in _ties(name, together, groups, infos):
+                first.setdefault(tie, {}).setdefault(given[name], name)
+    for name in names if first else []:
         # The earlier split loses the picture, so that test keeps all that its publisher put there.
         later = SPLITS[SPLITS.index(given[name]) + 1 :]
-        for tie in ties[name]:
-            partners = [first[tie][split] for split in later if split in first[tie]]
+        for tie in _ties(name, together, groups, infos):
+            of_tie = first.get(tie, {})
+            partners = [of_tie[split] for split in later if split in of_tie]
             if partners:
                 partner = min(partners)
                 yield Finding("leak", (name, partner), f"{tie[0]} {partner!r} in {given[partner]}", (name,))
@@ -226,15 +228,15 @@ def check_classes(entries: list[ClassFile], inspected: Mapping[str, Inspection],
     counts = Counter({entry.label: 0 for entry in (*good, *broken, *excluded)})
     counts.update(entry.label for entry in good)
     if not good and not excluded:
-        raise PipelineError(f"data/raw.zip: no picture decodes{_first_of(broken, inspected)}; check the source")
+        raise PipelineError(f"data/raw: no picture decodes{_first_of(broken, inspected)}; check the source")
     if len(counts) == 1:
-        raise PipelineError(f"data/raw.zip: contains one class, {next(iter(counts))!r}; a classifier needs two, one folder each")
+        raise PipelineError(f"data/raw: contains one class, {next(iter(counts))!r}; a classifier needs two, one folder each")
     for label, count in sorted(counts.items()):
         if count < _LEAST_PICTURES:
             number = sum(entry.label == label for entry in excluded)
             because = f" ({number} more decode{'s' * (number == 1)}, but may not stay, because of labels or splits)" if number else ""
             raise PipelineError(
-                f"data/raw.zip: class {label!r} has {count} usable picture{'s' * (count != 1)}{because}, fewer than {_LEAST_PICTURES}; "
+                f"data/raw: class {label!r} has {count} usable picture{'s' * (count != 1)}{because}, fewer than {_LEAST_PICTURES}; "
                 f"add pictures or remove the class{_first_of([entry for entry in broken if entry.label == label], inspected)}"
             )
 
@@ -245,7 +247,7 @@ def check_every_class_everywhere(pictures: list[Picture]) -> None:
     for label in sorted({label for label, _ in present}):
         for split in SPLITS:
             if (label, split) not in present:
-                raise PipelineError(f"data/raw.zip: class {label!r} has no picture in {split}; add some, or remove the class")
+                raise PipelineError(f"data/raw: class {label!r} has no picture in {split}; add some, or remove the class")
 
 
 def quarantine_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
@@ -273,13 +275,13 @@ def summarise_audit(
     }
 
 
-def draw_thumbnails(archive: zipfile.ZipFile, findings: Sequence[Finding]) -> dict[str, str]:
+def draw_thumbnails(files: Mapping[str, Path | Slice], findings: Sequence[Finding]) -> dict[str, str]:
     """`image_id: data URL` of a small JPEG, for the pictures in the first findings of each kind, except files that do not decode."""
     names = set[str]()
     for kind in KINDS.keys() - _UNDRAWN:
         for finding in [finding for finding in findings if finding.kind == kind][:_DRAWN_FINDINGS]:
             names.update(finding.image_ids[:_DRAWN_PICTURES])
-    return {name: thumbnail_url(archive.read(name)) for name in sorted(names)}
+    return {name: thumbnail_url(files[name]) for name in sorted(names)}
 
 
 def _listed(names: Sequence[str]) -> str:

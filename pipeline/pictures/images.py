@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import AvifImagePlugin, ExifTags, Image, Jpeg2KImagePlugin, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
+from pipeline.core.files import Slice
+
 # Pillow has a parser for some forty formats; untrusted bytes reach only these. It registers the first five by itself.
 _PLUGINS = (AvifImagePlugin.AvifImageFile, Jpeg2KImagePlugin.Jpeg2KImageFile, TiffImagePlugin.TiffImageFile, WebPImagePlugin.WebPImageFile)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", *(plugin.format for plugin in _PLUGINS))
@@ -50,9 +52,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright, and some cameras write 0
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # tags of a TIFF
 _METADATA_DROPPED = "stripped of metadata that cannot be read"
 _THUMBNAIL_SIDE = 96
-
-# The exceptions of Pillow's readers on a damaged file.
-_DAMAGE = (
+_DAMAGE = (  # what Pillow's readers raise on a damaged file
     *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, RuntimeError),
     *(struct.error, zlib.error),
 )
@@ -66,6 +66,7 @@ _AVIF_METADATA = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))(?:Exif|mime)", re.DOT
 _IGNORED_WARNINGS = ("ignore", None, Warning, re.compile("PIL"), 0)  # as `warnings.filters` lists it
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Source = bytes | Path | Slice  # of a picture: its bytes, a file, or a part of a shard
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -102,7 +103,7 @@ class Traits:
     changes: tuple[str, ...]
 
 
-def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
+def decode(source: Source, at_least: int | None = None) -> Image.Image:
     """Decode a picture to its last byte, as 8-bit RGB, upright. Raises BrokenPicture.
 
     Pixels decide: metadata that cannot be read are dropped. EXIF orientation is applied; deeper pixels are scaled to 8 bits; transparent
@@ -112,16 +113,17 @@ def decode(source: bytes | Path, at_least: int | None = None) -> Image.Image:
     return decode_with_traits(source, at_least)[0]
 
 
-def decode_with_traits(source: bytes | Path, at_least: int | None = None) -> tuple[Image.Image, Traits]:
+def decode_with_traits(source: Source, at_least: int | None = None) -> tuple[Image.Image, Traits]:
     """As `decode`, with the traits of the file."""
     # Pillow warns about pictures that it reads. The filter stays in place, because `catch_warnings` is not safe among threads.
     if _IGNORED_WARNINGS not in warnings.filters:
         warnings.filterwarnings("ignore", module="PIL")
+    content = source.read_bytes() if isinstance(source, Slice) else source
     try:
-        return _read(source, at_least)
+        return _read(content, at_least)
     except BrokenPicture as fault:
         try:
-            image, traits = _read(_without_metadata(source), at_least)
+            image, traits = _read(_without_metadata(content), at_least)
         except (BrokenPicture, *_DAMAGE):
             raise fault from None
         return image, replace(traits, plain=False, changes=(*traits.changes, _METADATA_DROPPED))
@@ -334,8 +336,7 @@ def _orientation_alone(exif: bytes) -> bytes:
 def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The centred square of a picture, resized: uint8 (image_size, image_size, 3), RGB.
 
-    Equals torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size, in one resampling. See
-    `Preprocessing` for other modes than center.
+    Equals torchvision's Resize of the shorter side to image_size / crop and CenterCrop to image_size. See `Preprocessing` for other modes.
     """
     resample = Image.Resampling[preprocessing.interpolation.upper()]
     size, shorter, longer = preprocessing.image_size, min(image.size), max(image.size)
@@ -351,15 +352,15 @@ def to_square(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray[An
     return np.asarray(image.resize((size, size), resample, box=(left, top, left + width, top + height)))
 
 
-def read_square(source: bytes | Path, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def read_square(source: Source, preprocessing: Preprocessing) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Decode a picture and return its square, as `to_square` does. Raises BrokenPicture."""
     side = 2 * math.ceil(preprocessing.image_size / preprocessing.crop)  # twice: the JPEG decoder scales coarsely
     return to_square(decode(source, at_least=side), preprocessing)
 
 
-def square_batches(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
-    """Squares, uint8 (batch, S, S, 3), in the order of the paths. The next batch is decoded in the background."""
-    for squares in read_ahead(paths, lambda path: read_square(path, preprocessing), batch_size, threads, title):
+def square_batches(sources: Sequence[Source], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
+    """Squares, uint8 (batch, S, S, 3), in the order of the sources. The next batch is decoded in the background."""
+    for squares in read_ahead(sources, lambda source: read_square(source, preprocessing), batch_size, threads, title):
         yield np.stack(squares)
 
 
@@ -385,9 +386,9 @@ def _progress_bar(total: int, title: str | None) -> AbstractContextManager[Any]:
     return tqdm(total=total, desc=title, unit="picture")
 
 
-def thumbnail_url(content: bytes) -> str:
+def thumbnail_url(source: Source) -> str:
     """A picture reduced to at most 96 pixels per side, as the data URL of a JPEG."""
-    image = decode(content, at_least=_THUMBNAIL_SIDE)
+    image = decode(source, at_least=_THUMBNAIL_SIDE)
     image.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     return data_url(image, quality=85)
 

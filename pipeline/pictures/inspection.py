@@ -1,24 +1,23 @@
 """Decode every picture once: whether it is broken, its size, and its duplicates."""
 
-import zipfile
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import laplace
-from tqdm import tqdm
 
-from pipeline.core.files import sha256_of
+from pipeline.core.files import Slice, sha256_of
 from pipeline.core.hardware import usable_cpus
-from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits
-from pipeline.pictures.likeness import Likeness, likeness_of, near_pairs
+from pipeline.pictures.images import JPEG_2000_SUFFIXES, BrokenPicture, Traits, decode_with_traits, read_ahead
+from pipeline.pictures.likeness import likeness_of, near_pairs, room_for
 
 _SHARPNESS_SIDE = 256  # pixels of the longer side at most, so that pictures of all sizes compare
-_BATCH, _BATCH_BYTES = 256, 256_000_000  # files in memory at once
+_BATCH = 256  # files that are read ahead
 _ONE_COLOUR = 4  # levels of 255 that a JPEG of a single colour may span
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -34,12 +33,12 @@ _SUFFIXES = {
 Pair = tuple[str, str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PictureInfo:
     """The facts about a picture that decodes.
 
     `width`, `height`: pixels, upright; `pixels_sha256`: of the decoded pixels and their size, equal for the same picture
-    in another file; `likeness`: what finds its near duplicates; `is_one_colour`: no channel varies by more than 4 levels of 255;
+    in another file; `likeness`: a `LIKENESS`, by which near duplicates are found; `is_one_colour`: no channel varies by more than 4 levels;
     `brightness`: mean level of grey, 0 to 255; `sharpness`: standard deviation of the Laplacian of the grey levels.
     """
 
@@ -47,13 +46,13 @@ class PictureInfo:
     height: int
     traits: Traits
     pixels_sha256: str
-    likeness: Likeness
+    likeness: np.record
     is_one_colour: bool
     brightness: float
     sharpness: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """The sha256 of a file's bytes, with the facts about its picture, or the reason why it does not decode."""
 
@@ -92,7 +91,7 @@ def inspect(content: bytes) -> Inspection:
     info = PictureInfo(
         image.width,
         image.height,
-        traits,
+        _shared(traits),
         sha256_of(f"{image.size}".encode() + image.tobytes()),
         likeness_of(image),
         all(high - low <= _ONE_COLOUR for low, high in image.getextrema()),  # type: ignore[misc]
@@ -101,13 +100,14 @@ def inspect(content: bytes) -> Inspection:
     return Inspection(sha256_of(content), info)
 
 
-def inspect_all(archive: zipfile.ZipFile, names: list[str]) -> dict[str, Inspection]:
-    """Inspect members of the archive in parallel, on all cores. At most 256 files or 256 MB are in memory at once."""
-    inspected: dict[str, Inspection] = {}
-    with ThreadPoolExecutor(usable_cpus()) as pool, tqdm(total=len(names), desc="decode", disable=None) as bar:
-        for batch in _batches(archive, names):
-            inspected.update(zip(batch, pool.map(inspect, [archive.read(name) for name in batch]), strict=True))
-            bar.update(len(batch))
+def inspect_all(files: Mapping[str, Path | Slice]) -> dict[str, Inspection]:
+    """Inspect files in parallel, on all cores. Each core has one file in memory at a time; likenesses are on disk."""
+    rows, inspected = room_for(len(files)), dict[str, Inspection]()
+    batches = read_ahead([*files.values()], lambda file: inspect(file.read_bytes()), _BATCH, usable_cpus(), "decode")
+    for row, (name, found) in enumerate(zip(files, chain.from_iterable(batches), strict=True)):
+        if found.info:
+            rows[row] = found.info.likeness
+        inspected[name] = replace(found, info=found.info and replace(found.info, likeness=rows[row]))
     return inspected
 
 
@@ -119,10 +119,11 @@ def wrong_suffix(name: str, picture_format: str) -> bool:
 
 def exact_duplicates(infos: Mapping[str, PictureInfo]) -> list[list[str]]:
     """The names of pictures with equal pixels, two or more per list, each list sorted."""
-    equal: dict[str, list[str]] = defaultdict(list)
+    counts, equal = Counter(info.pixels_sha256 for info in infos.values()), defaultdict[str, list[str]](list)
     for name in sorted(infos):
-        equal[infos[name].pixels_sha256].append(name)
-    return [names for names in equal.values() if len(names) > 1]
+        if counts[infos[name].pixels_sha256] > 1:
+            equal[infos[name].pixels_sha256].append(name)
+    return [*equal.values()]
 
 
 def near_duplicates(infos: Mapping[str, PictureInfo], similarity: float) -> list[Pair]:
@@ -142,20 +143,14 @@ def near_duplicates(infos: Mapping[str, PictureInfo], similarity: float) -> list
     return sorted(pairs)
 
 
+@cache
+def _shared(traits: Traits) -> Traits:
+    """One object for all pictures of the same traits."""
+    return traits
+
+
 def _brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
     grey = image.convert("L")
     grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.float64)
     return float(levels.mean()), float(laplace(levels).std())
-
-
-def _batches(archive: zipfile.ZipFile, names: list[str]) -> Iterator[list[str]]:
-    """The names in their order, split so that the files of a batch fit into memory."""
-    batch, size = list[str](), 0
-    for name in names:
-        batch.append(name)
-        size += archive.getinfo(name).file_size
-        if size > _BATCH_BYTES or len(batch) == _BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch

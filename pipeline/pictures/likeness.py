@@ -5,8 +5,8 @@ cropped by up to 5 % per side, or turned by up to 2°. `bench/duplicates.py` mea
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from scipy.ndimage import map_coordinates
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
+
+from pipeline.core.files import cache_dir
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,42 +37,56 @@ _FREQUENCIES = sorted(((row, column) for row in range(11) for column in range(11
 _ROWS, _COLUMNS = np.array(_FREQUENCIES).T
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """What is kept of a picture to find its near duplicates: some 700 bytes.
+# What is kept of a picture to find its near duplicates, 721 bytes. `hashes`: of the views of the picture's centre, then of their mirror
+# images: whether each of the 64 lowest frequencies of the brightness is positive; `grey`: the brightness of the whole picture without its
+# aspect ratio; `colours`: red - green and yellow - blue in the centre; `is_tiny`: whether a side has fewer than 32 pixels.
+LIKENESS = np.dtype(
+    (
+        np.record,
+        [
+            ("hashes", np.uint64, 2 * len(_VIEWS)),
+            ("grey", np.uint8, (_THUMBNAIL, _THUMBNAIL)),
+            ("colours", np.float16, (_COLOURS, _COLOURS, 2)),
+            ("is_tiny", np.bool_),
+        ],
+    )
+)
 
-    `hashes`: (10,), uint64, of the views of the picture's centre, then of their mirror images: whether each of the 64 lowest
-    frequencies of the brightness is positive; `grey`: (24, 24), uint8, the brightness of the whole picture without its aspect ratio;
-    `colours`: (4, 4, 2), float16, red - green and yellow - blue in the centre; `is_tiny`: whether a side has fewer than 32 pixels.
-    """
 
-    hashes: Array
-    grey: Array
-    colours: Array
-    is_tiny: bool
-
-
-def likeness_of(image: Image.Image) -> Likeness:
-    """Describe an RGB picture."""
+def likeness_of(image: Image.Image) -> np.record:
+    """Describe an RGB picture: a `LIKENESS`."""
     detail = np.asarray(_reduced(image, _DETAIL).convert("L"), dtype=float)
     thumbnail = _reduced(image, _THUMBNAIL)
     colours = _colours(np.asarray(thumbnail, dtype=float))
-    return Likeness(_hashes(detail), np.asarray(thumbnail.convert("L")), colours, min(image.size) < _TINY)
+    rows = np.zeros(1, LIKENESS)
+    rows["hashes"], rows["grey"], rows["colours"] = _hashes(detail), np.asarray(thumbnail.convert("L")), colours
+    rows["is_tiny"] = min(image.size) < _TINY
+    described: np.record = rows[0]
+    return described
 
 
-def near_pairs(likenesses: Sequence[Likeness], similarity: float) -> list[tuple[int, int]]:
+def room_for(count: int) -> Array:
+    """An array of that many `LIKENESS` in a file without a name. The system keeps it in memory as far as there is room."""
+    folder = cache_dir("")
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder) as file:
+        return np.memmap(file, LIKENESS, "w+", shape=max(1, count))[:count]
+
+
+def near_pairs(likenesses: Sequence[np.record], similarity: float) -> list[tuple[int, int]]:
     """Pairs of positions of pictures that look alike, enough to link all that do.
 
     Two pictures look alike if a hash of one differs from the first hash of the other in at most 6 bits, their thumbnails then
     correlate by at least `similarity`, and their colours agree or one of them is grey. Each picture is compared with its neighbours
     in 16 orders of the hashes: copies are neighbours in some order.
     """
-    if not likenesses:
+    if len(likenesses) == 0:
         return []
-    hashes = np.stack([likeness.hashes for likeness in likenesses])
-    greys = np.stack([likeness.grey.ravel() for likeness in likenesses])
-    colours = np.stack([likeness.colours for likeness in likenesses])
-    is_tiny = np.array([likeness.is_tiny for likeness in likenesses])
+    rows = room_for(len(likenesses))
+    for position, likeness in enumerate(likenesses):
+        rows[position] = likeness
+    hashes, is_tiny = np.array(rows["hashes"]), np.array(rows["is_tiny"])
+    greys, colours = rows["grey"].reshape(len(rows), -1), rows["colours"]
     groups, failures = np.arange(len(hashes)), np.zeros(len(hashes), int)
     links: list[tuple[int, int]] = []
     for view, first, second in _candidates(hashes):

@@ -1,23 +1,30 @@
 """The manifest: the table of all pictures, with their classes and splits."""
 
 import base64
-from collections.abc import Iterable, Sequence
+import csv
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from functools import cache, cached_property
+from os.path import normpath
 from pathlib import Path
+from typing import Any
 
-from pipeline.core.files import read_table, sha256_of, write_table
+from pipeline.core.files import Slice, sha256_of, write_table
 
 SPLITS = ("train", "val", "test")
 _RECORDED = 5  # bytes of a sha256
+_SHARED, _NUMBERS = ("label", "split", "shard"), ("width", "height", "offset", "size")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One row of the manifest.
 
     `image_id`: path in the archive; `path`: path below `data/splits/<split>/`; `sha256`: of its bytes in the archive;
     `label`: name of its class; `group`: pictures of one group are in one split; `width`, `height`: pixels, upright.
+    `shard`: the tar file with its bytes, `size` of them from `offset` on, by the path from `data/splits/<split>/`; empty: it has the file
+    `path`.
     """
 
     image_id: str
@@ -28,6 +35,13 @@ class Picture:
     group: str
     width: int
     height: int
+    shard: str = ""
+    offset: int = 0
+    size: int = 0
+
+    def source(self, tree: Path) -> Path | Slice:
+        """Where its bytes are. `tree`: the folder `data/splits/<split>`."""
+        return Slice(_shard_path(tree, self.shard), self.offset, self.size) if self.shard else tree / self.path
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,9 @@ def write_manifest(path: Path, pictures: Iterable[Picture]) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read manifest.csv."""
-    return Manifest([Picture(**{**row, "width": int(row["width"]), "height": int(row["height"])}) for row in read_table(path)])  # type: ignore[arg-type]
+    """Read manifest.csv. Of a million rows, each takes some hundred bytes: what many have in common is kept once."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return Manifest([_picture(row) for row in csv.DictReader(file)])
 
 
 def record_of(pictures: Iterable[Picture], earlier: str = "") -> str:
@@ -89,6 +104,16 @@ def recorded(pictures: Iterable[Picture], record: str) -> list[Picture]:
 def sha256_of_pictures(pictures: Iterable[Picture]) -> str:
     """The sha256 of a set of pictures: of their sums, sorted."""
     return sha256_of("\n".join(sorted(picture.sha256 for picture in pictures)).encode())
+
+
+@cache
+def _shard_path(tree: Path, shard: str) -> Path:
+    return Path(normpath(tree / shard))
+
+
+def _picture(row: Mapping[str, str]) -> Picture:
+    values: dict[str, Any] = {**row, **{name: sys.intern(row[name]) for name in _SHARED}, **{name: int(row[name]) for name in _NUMBERS}}
+    return Picture(**values)
 
 
 def _packed(sums: set[bytes]) -> str:

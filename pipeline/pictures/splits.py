@@ -4,26 +4,29 @@ import csv
 import io
 import re
 import unicodedata
-import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from os.path import relpath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Annotated
 
 import numpy as np
 from pydantic import StringConstraints
-from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, project_root, sha256_of
+from pipeline.core.files import Slice, atomic_dir, project_root, sha256_of
+from pipeline.core.hardware import usable_cpus
 from pipeline.core.sections import Section
-from pipeline.pictures.images import IMAGEFOLDER_SUFFIXES, decode
+from pipeline.pictures.images import IMAGEFOLDER_SUFFIXES, decode, read_ahead
 from pipeline.pictures.inspection import Groups, Inspection, PictureInfo
-from pipeline.pictures.manifest import Picture
+from pipeline.pictures.manifest import SPLITS, Picture
 from pipeline.sources.layout import ClassFile
 
 _GROUP_KEY = "params.yaml: split.group"
 _NAME_BYTES = 255  # of a file's name, on every usual file system
+_BATCH = 256  # pictures that are read ahead
 
 
 class GroupTable(Section):
@@ -67,9 +70,12 @@ def deal(
         for group, image_ids in members.items()
     }
     ordered = sorted(members, key=lambda group: (places[group], group))
+    of_class = defaultdict[str, list[str]](list)
+    for group in ordered:
+        of_class[counts[group].most_common(1)[0][0]].append(group)
     dealt: dict[str, str] = {}
-    for label in sorted(set(labels.values())):
-        dealt |= _deal_class([group for group in ordered if counts[group].most_common(1)[0][0] == label], counts, label, fractions)
+    for label in sorted(of_class):
+        dealt |= _deal_class(of_class[label], counts, label, fractions)
     _fill_empty_splits(ordered, counts, dealt, list(fractions)[::-1])
     return {image_id: dealt[group] for group, image_ids in members.items() for image_id in image_ids}
 
@@ -119,17 +125,31 @@ def is_kept(name: str, info: PictureInfo) -> bool:
     return name.lower().endswith(IMAGEFOLDER_SUFFIXES) and info.traits.plain
 
 
-def write_trees(archive: zipfile.ZipFile, pictures: list[Picture], infos: Mapping[str, PictureInfo], splits: Path) -> None:
-    """Write `<split>/<class>/…`: a picture's own bytes, or its decoded pixels as PNG."""
+def write_trees(
+    pictures: Sequence[Picture], files: Mapping[str, Slice], infos: Mapping[str, PictureInfo], splits: Path, most: int
+) -> list[Picture]:
+    """Write `<split>/<class>/…`: a picture's own bytes, or its decoded pixels as PNG. Returns the rows of the manifest with their places.
+
+    `files`: where each picture is in the shards. Of more than `most` pictures, those with their own bytes stay there.
+    """
+
+    def write(picture: Picture) -> Picture:
+        file, is_own = files[picture.image_id], is_kept(picture.image_id, infos[picture.image_id])
+        if is_own and len(pictures) > most:
+            shard = PurePath(relpath(file.path, splits / picture.split)).as_posix()
+            return replace(picture, shard=shard, offset=file.offset, size=file.size)
+        target = partial / picture.split / picture.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_own:
+            target.write_bytes(file.read_bytes())
+        else:
+            decode(file).save(target, "PNG")
+        return picture
+
     with atomic_dir(splits) as partial:
-        for picture in tqdm(pictures, "write", disable=None):
-            target = partial / picture.split / picture.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            content = archive.read(picture.image_id)
-            if is_kept(picture.image_id, infos[picture.image_id]):
-                target.write_bytes(content)
-            else:
-                decode(content).save(target, "PNG")
+        for split in SPLITS:
+            (partial / split).mkdir()
+        return [*chain.from_iterable(read_ahead(pictures, write, _BATCH, usable_cpus(), "write"))]
 
 
 def _groups_by_expression(names: list[str], expression: str) -> dict[str, str]:
@@ -211,14 +231,20 @@ def _deal_class(groups: list[str], counts: Mapping[str, Counter[str]], label: st
 def _fill_empty_splits(ordered: list[str], counts: Mapping[str, Counter[str]], dealt: dict[str, str], splits: list[str]) -> None:
     """Move a group into each split that has no picture of a class, as near as possible in the order, and empty no other split by it."""
     place = {group: number for number, group in enumerate(ordered)}
-    for label in sorted({label for count in counts.values() for label in count}):
-        having = [group for group in ordered if counts[group][label]]
+    having, per_split = defaultdict[str, list[str]](list), Counter[tuple[str, str]]()
+    for group in ordered:
+        for label in counts[group]:
+            having[label].append(group)
+            per_split[label, dealt[group]] += 1
+    for label in sorted(having):
         for split in splits:
-            if any(dealt[group] == split for group in having):
+            if per_split[label, split]:
                 continue
-            per_split = Counter((each, dealt[group]) for group in ordered for each in counts[group])
-            spare = [group for group in having if all(per_split[each, dealt[group]] > 1 for each in counts[group])]
-            earlier = [place[group] for group in ordered if splits.index(dealt[group]) < splits.index(split)]
-            border = max(earlier, default=-1)
+            spare = [group for group in having[label] if all(per_split[each, dealt[group]] > 1 for each in counts[group])]
             if spare:
-                dealt[min(spare, key=lambda group: (counts[group].total(), abs(place[group] - border)))] = split
+                earlier = [place[group] for group in ordered if splits.index(dealt[group]) < splits.index(split)]
+                border = max(earlier, default=-1)
+                moved = min(spare, key=lambda group: (counts[group].total(), abs(place[group] - border)))
+                per_split.subtract((each, dealt[moved]) for each in counts[moved])
+                per_split.update((each, split) for each in counts[moved])
+                dealt[moved] = split

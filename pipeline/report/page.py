@@ -126,7 +126,7 @@ def input_digests(source: Facts, backbone: Facts, data: Path, results: Mapping[s
     """The sha256 of each input and of each model's files, by name. `results`: the folder of each model."""
     return {
         "pictures (download.digest)": str(source["digest"]),
-        "data/raw.zip": str(source["raw_sha256"]),
+        "data/raw": str(source["raw_digest"]),
         "data/manifest.csv": sha256_of_file(data / "manifest.csv"),
         "backbone weights": backbone["weights"]["sha256"] or "none: random weights",
         **{f"models/{name}/model.onnx": read_json(folder / "scores.json")["model_sha256"] for name, folder in results.items()},

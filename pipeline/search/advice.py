@@ -182,7 +182,7 @@ def probe_network(folder: Path, sample: Sample, recipe: AnyRegime, hardware: Har
     image_size = choose_image_size(wanted, folder, all_train, _SPLITS / "train", recipe.threads).side
     preprocessing = preprocessing_of(Architecture(**architecture), image_size)
     train, val = (
-        [*square_batches([_SPLITS / part[0].split / each.path for each in part], preprocessing, _BATCH_SIZE, recipe.threads, "advise")]
+        [*square_batches([each.source(_SPLITS / each.split) for each in part], preprocessing, _BATCH_SIZE, recipe.threads, "advise")]
         for part in (sample.train, sample.val)
     )
     if untrained:
@@ -206,9 +206,9 @@ def sample_data(network: ProbedNetwork, sample: Sample) -> TrainingData:
     """The sample as the data of a training run that starts from the probe's head."""
     table = sample.manifest
     return TrainingData(
-        [_SPLITS / "train" / picture.path for picture in sample.train],
+        [picture.source(_SPLITS / "train") for picture in sample.train],
         table.labels(sample.train),
-        [_SPLITS / "val" / picture.path for picture in sample.val],
+        [picture.source(_SPLITS / "val") for picture in sample.val],
         table.labels(sample.val),
         halves(sample.val),
         table.class_names,

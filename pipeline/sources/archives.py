@@ -11,7 +11,7 @@ import sys
 import tarfile
 import textwrap
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import sha256_of
+from pipeline.core.files import digest_of_sums, sha256_of
 from pipeline.net import store
 from pipeline.sources.members import BLOCK, ArchiveEntry, Budget, Limits, Members, choose_members, damage_named, shown
 from pipeline.sources.names import expect_encoding, tar_name, zip_names
@@ -98,11 +98,6 @@ def pack(members: Members, target: Path) -> str:
 def digest_of(members: Members) -> str:
     """The digest of a set of files, see `digest_of_sums`."""
     return digest_of_sums({name: sha256_of(members[name]()) for name in tqdm(sorted(members), "pack", disable=None, leave=False)})
-
-
-def digest_of_sums(sums: Mapping[str, str]) -> str:
-    """The sha256 over the lines «sha256  path», sorted by path, of `path: sha256`."""
-    return sha256_of("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
 
 
 def zip_entries(file: BinaryIO, budget: Budget, encoding: str | None = None) -> Iterator[ArchiveEntry]:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import stat
 import time
 import unicodedata
@@ -14,11 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.core.dvc import cached_out
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, write_json
-from pipeline.core.stage import code_digest
-from pipeline.sources.archives import digest_of_sums
+from pipeline.core.files import atomic_file, cache_dir, digest_of_sums, read_json, sha256_of
 from pipeline.sources.members import BLOCK, Budget, Limits, is_junk, name_fault, shown
 
 State = tuple[int, int, int, int]  # size, time of the last change in nanoseconds, inode, device
@@ -76,7 +72,12 @@ def file_member(path: Path, name: str, limits: Limits) -> FolderFile:
 
 
 def folder_digest(folder: Path, members: Mapping[str, FolderFile], reads_all: bool = False) -> str:
-    """The `digest_of` a folder's files. `.cache/sums` keeps their sums by `state`, and only files in another state are read.
+    """The `digest_of` a folder's files, see `folder_sums`."""
+    return digest_of_sums(folder_sums(folder, members, reads_all))
+
+
+def folder_sums(folder: Path, members: Mapping[str, FolderFile], reads_all: bool = False) -> dict[str, str]:
+    """`path: sha256` of a folder's files. `.cache/sums` keeps them by `state`, and only files in another state are read.
 
     `reads_all`: read them all the same. A change that leaves the state as it is is found only so.
     """
@@ -90,34 +91,7 @@ def folder_digest(folder: Path, members: Mapping[str, FolderFile], reads_all: bo
     if settled != kept:
         with atomic_file(note) as partial_note:
             partial_note.write_text(json.dumps(settled), encoding="utf-8")
-    return digest_of_sums(sums)
-
-
-def restore_packed(folder: Path, members: Mapping[str, FolderFile], digest: str, raw: Path, target: Path) -> bool:
-    """Make `target` what `raw` was after the last run, if it was packed from this digest and the folder still has it; else return False.
-
-    DVC removes `raw` also where only other code of the stage changed, but keeps it in its cache. Of the folder, no file is read that did
-    not change since the last look.
-    """
-    try:
-        facts, kept = read_json(_packed_note()), cached_out("download", raw)
-        if kept is None or facts["made_of"] != [digest, code_digest(__name__)] or sha256_of_file(kept) != facts["sha256"]:
-            return False
-    except (OSError, ValueError, TypeError, KeyError):  # there was no last run, or the note is not ours
-        return False
-    if folder_digest(folder, members) != digest:
-        return False
-    shutil.copyfile(kept, target)
-    return True
-
-
-def note_packed(digest: str, sha256: str) -> None:
-    """Let `restore_packed` know that a zip with this sha256 was packed from a folder with this digest."""
-    write_json(_packed_note(), {"made_of": [digest, code_digest(__name__)], "sha256": sha256})
-
-
-def _packed_note() -> Path:
-    return cache_dir("sums") / "packed.json"
+    return sums
 
 
 def _read_sums(note: Path) -> dict[str, tuple[tuple[int, ...], str]]:

@@ -12,7 +12,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.params import spell
 from pipeline.sources.members import is_archive
 
-LABELS = ".labels.csv"  # what a table of labels says, in the packed zip, see `pipeline.sources.tables`
+LABELS = ".labels.csv"  # what a table of labels says, beside the shards, see `pipeline.sources.tables`
 
 # `split.folders`: recognised by their names, none, or what each folder is.
 Folders = Literal["auto", "none"] | dict[str, Literal["train", "val", "test", "unlabelled"]]
@@ -32,7 +32,7 @@ _PACKED = re.compile(r"\.(7z|rar|gz|bz2|xz|zst|z\d\d|(zip|7z|rar|tar)\.\d{2,3})$
 _NAMED_FOLDERS = 8  # in one sentence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ClassFile:
     """A file in a class folder: its name in the archive, its class, its path in the class folder, and the split folder above."""
 
@@ -144,7 +144,7 @@ def choose_folders(layout: Layout, val: float | str, test: float | str) -> dict[
     test_folder = test if isinstance(test, str) else _only(unnamed["test"]) or _only(unnamed["val"])
     val_folder = val if isinstance(val, str) else _only([folder for folder in unnamed["val"] if folder != test_folder])
     if layout.folders and not unnamed["train"]:
-        raise PipelineError(f"data/raw.zip: contains {', '.join(layout.folders)} and no training folder; add train/")
+        raise PipelineError(f"data/raw: contains {', '.join(layout.folders)} and no training folder; add train/")
     chosen = {folder: split for folder, split in ((test_folder, "test"), (val_folder, "val")) if folder}
     return dict.fromkeys(unnamed["train"], "train") | chosen
 
@@ -176,7 +176,7 @@ def _shared_folder(names: list[str]) -> str:
 def _only(folders: list[str]) -> str | None:
     """The only folder, or None if there is none. Raises PipelineError if there are several."""
     if len(folders) > 1:
-        raise PipelineError(f"data/raw.zip: contains {folders[0]!r} and {folders[1]!r}; name one of them in params.yaml: split")
+        raise PipelineError(f"data/raw: contains {folders[0]!r} and {folders[1]!r}; name one of them in params.yaml: split")
     return folders[0] if folders else None
 
 

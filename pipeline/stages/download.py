@@ -1,4 +1,4 @@
-"""Download the pictures, or take them from this machine, and pack them into one zip whose content is pinned."""
+"""Download the pictures, or take them from this machine, and pack them into shards whose content is pinned."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,11 +7,11 @@ from pydantic import Field, StringConstraints
 
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_file, sha256_of_file, write_json
-from pipeline.sources.archives import digest_of, pack
-from pipeline.sources.folders import FolderFile, folder_digest, note_packed, restore_packed
+from pipeline.core.files import atomic_dir, digest_of_sums, sha256_of, write_json
+from pipeline.sources.folders import FolderFile, folder_sums
 from pipeline.sources.layout import LABELS
 from pipeline.sources.members import Limits, Members
+from pipeline.sources.shards import pack_shards, shards_of_last_run
 from pipeline.sources.source import Source, expect_digest, find_source, open_source
 from pipeline.sources.tables import Pictures, Table, label_pictures
 
@@ -24,8 +24,8 @@ class Params(Table, extra="forbid"):  # section `download` of params.yaml, with 
     limits: Limits  # a source that exceeds them is refused
 
 
-def describe_source(source: Source, pictures: Pictures, raw: Path, digest: str) -> dict[str, Any]:
-    """The content of `data/source.json`: where the pictures are from, their licence and number, and the digest of the zip.
+def describe_source(source: Source, pictures: Pictures, packed: str, digest: str) -> dict[str, Any]:
+    """The content of `data/source.json`: where the pictures are from, their licence and number, and the digest of what was packed.
 
     If a table has the labels, also what it contains and lacks.
     """
@@ -33,26 +33,26 @@ def describe_source(source: Source, pictures: Pictures, raw: Path, digest: str) 
         "source": source.title,
         "licence": source.licence,
         "digest": digest,
-        "raw_sha256": sha256_of_file(raw),
+        "raw_digest": packed,
         "files": len(pictures.members.keys() - {LABELS}),
         **({"table": dict(pictures.counts)} if pictures.counts else {}),
     }
 
 
-def write_raw(source: Source, files: Members, pictures: Pictures, digest: str, raw: Path, partial: Path) -> None:
-    """Write the zip to `partial`: as `raw` was after the last run, if a folder is still what it was then; else packed anew.
+def write_raw(source: Source, files: Members, pictures: Pictures, digest: str, raw: Path, partial: Path) -> str:
+    """Write the shards to the folder `partial` and return the digest of their content.
 
-    Raises PipelineError if the files are not what `digest` pins.
+    Of a folder, only files of shards that changed since the last run are read, see `folder_sums`. Raises PipelineError if the files are not
+    what `digest` pins.
     """
     in_folder = {name: file for name, file in files.items() if isinstance(file, FolderFile)}
-    folder = source.path if in_folder and source.path else None
-    if folder and not pictures.counts and restore_packed(folder, in_folder, digest, raw, partial):
-        return
-    found = pack(pictures.members, partial)
-    if pictures.counts and source.pinned_by_content:  # the digest is that of all files, the table among them
-        found = folder_digest(folder, in_folder) if folder else digest_of(files)
+    known = folder_sums(source.path, in_folder) if source.path and source.path.is_dir() else {}
+    packed = pack_shards(pictures.members, partial, known, shards_of_last_run(raw) if known else {})
     if source.pinned_by_content:
-        expect_digest(source, found, digest)
+        # The digest is that of all files, those that are not packed among them, as a table.
+        found = {name: packed.get(name) or known.get(name) or sha256_of(read()) for name, read in files.items()}
+        expect_digest(source, digest_of_sums(found), digest)
+    return digest_of_sums(packed)
 
 
 def run(params: Params, raw: Path, source_json: Path) -> None:
@@ -64,12 +64,9 @@ def run(params: Params, raw: Path, source_json: Path) -> None:
         open_source(source, mirrors, params.digest, params.limits, params.encoding) as files,
         label_pictures(files, params, source.title, params.limits) as pictures,
     ):
-        with atomic_file(raw) as partial:
-            write_raw(source, files, pictures, params.digest, raw, partial)
-            facts = describe_source(source, pictures, partial, params.digest)
-        write_json(source_json, facts)
-        if not pictures.counts and all(isinstance(file, FolderFile) for file in files.values()):
-            note_packed(params.digest, facts["raw_sha256"])
+        with atomic_dir(raw) as partial:
+            packed = write_raw(source, files, pictures, params.digest, raw, partial)
+        write_json(source_json, describe_source(source, pictures, packed, params.digest))
     if pictures.counts:
         print(f"{source.title}: {', '.join(f'{count} {kind}' for kind, count in pictures.counts.items())}")
 

@@ -31,7 +31,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     architecture = Architecture(**facts["architecture"])
     preprocessing = preprocessing_of(architecture, choice.side)
     pictures = [*table.train, *table.val]
-    paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
+    paths = [picture.source(train) for picture in table.train] + [picture.source(val) for picture in table.val]
     checked = [paths[index] for index in spread(len(paths), _CHECKED)]
     sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, choice.side, sample, params.threads)

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
+from pipeline.core.files import Slice, atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
 from pipeline.core.sections import Section
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.calibration import coverage, reliability, without_temperature
@@ -33,13 +33,13 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
-def predict(predictor: Predictor, paths: list[Path], threads: int) -> Array:
+def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int) -> Array:
     """Probabilities of the pictures by the stored model: float32 (pictures, classes)."""
     batches = square_batches(paths, predictor.preprocessing, _BATCH, threads, "evaluate")
     return np.concatenate([predictor.predict_pixels(pixels) for pixels in batches])
 
 
-def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path], probs: Array) -> dict[int, Image.Image]:
+def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice], probs: Array) -> dict[int, Image.Image]:
     """The class activation map of each predicted class over its picture, by the keys of `paths`, which are rows of `probs`.
 
     Empty if the head is not linear on a feature map.
@@ -97,7 +97,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     names, pictures = predictor.class_names, read_manifest(manifest).split("test")
     if unknown := sorted({picture.label for picture in pictures} - set(names)):
         raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
-    paths = [test / picture.path for picture in pictures]
+    paths = [picture.source(test) for picture in pictures]
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[picture.label] for picture in pictures])
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]

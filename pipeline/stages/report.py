@@ -47,9 +47,9 @@ def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]
 
 def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
     """The train and val pictures whose labels the baseline doubts most: rows of out_of_fold.csv, each with a `thumbnail`."""
-    paths = {picture.image_id: data / "splits" / picture.split / picture.path for picture in pictures}
+    files = {picture.image_id: picture.source(data / "splits" / picture.split) for picture in pictures}
     doubted = most_doubted(read_table(out_of_fold), _MOST_DOUBTS)
-    return [{**row, "thumbnail": thumbnail_url(paths[row["image_id"]].read_bytes())} for row in doubted]
+    return [{**row, "thumbnail": thumbnail_url(files[row["image_id"]])} for row in doubted]
 
 
 def read_model(name: str, models: Path, results: Path, comparison: Mapping[str, Any] | None) -> page.Model:

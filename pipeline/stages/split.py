@@ -1,6 +1,5 @@
 """Split the pictures into train, val and test: audit them all, write ImageFolder trees, and list what was left out."""
 
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pipeline.pictures.inspection import Groups, PictureInfo, exact_duplicates, 
 from pipeline.pictures.manifest import write_manifest
 from pipeline.pictures.splits import GroupTable, deal, place, read_groups, write_trees
 from pipeline.sources.layout import LABELS, ClassFile, Folders, Labelled, Layout, choose_folders, find_layout, read_labels
+from pipeline.sources.shards import read_index
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -31,13 +31,14 @@ class Params(Section):  # section `split` of params.yaml
     folders: Folders  # which folders of the archive, or values of its table, are splits: auto (by their names), none, or what each is
     group: str | GroupTable | None  # the part of a path that names a group, or a table; null: the table of labels, if it has groups
     similarity: Annotated[float, Field(gt=0, le=1)] | None  # correlation of two thumbnails from which the pictures stay together
+    folders_up_to: NonNegativeInt  # pictures; those of a larger set stay in the shards
     leak: Literal["repair", "fail"]  # what to do if labels conflict, or if given splits share pictures
 
 
-def find_labels(archive: zipfile.ZipFile, folders: Folders) -> Labelled:
-    """The labels of the pictures: by the table that the stage `download` packed with them, or else by their folders."""
-    names = archive.namelist()
-    return read_labels(archive.read(LABELS), folders) if LABELS in names else Labelled(find_layout(names, "data/raw.zip", folders), {}, [])
+def find_labels(raw: Path, names: Iterable[str], folders: Folders) -> Labelled:
+    """The labels of the pictures: by the table that the stage `download` wrote beside them, or else by their folders."""
+    table = raw / LABELS
+    return read_labels(table.read_bytes(), folders) if table.is_file() else Labelled(find_layout(names, "data/raw", folders), {}, [])
 
 
 def use_folders(layout: Layout, params: Params) -> tuple[list[ClassFile], dict[str, str], dict[str, list[str]]]:
@@ -94,7 +95,7 @@ def refuse_leaks(findings: Sequence[Finding]) -> None:
     faults = [finding for finding in findings if finding.kind in ("contradicted", "label_conflict", "leak")]
     if faults:
         count = f"{len(faults)} conflict{'s' * (len(faults) != 1)} of labels or splits"
-        raise PipelineError(f"data/raw.zip: {count}, first: {faults[0].sentence}; correct the source, or set split.leak: repair")
+        raise PipelineError(f"data/raw: {count}, first: {faults[0].sentence}; correct the source, or set split.leak: repair")
 
 
 def assign(
@@ -114,33 +115,34 @@ def assign(
 
 def run(params: Params, raw: Path, splits: Path, manifest: Path, quarantine: Path, audit_json: Path) -> None:
     """Inspect every picture, leave out the unusable ones, deal the rest, and write the trees and tables."""
-    with zipfile.ZipFile(raw) as archive:
-        labelled = find_labels(archive, params.folders)
-        layout, of_table = labelled.layout, audit.of_table(labelled.faults)
-        for folder, count in layout.unlabelled.items():
-            print(f"{folder}: {count} {'file has' if count == 1 else 'files have'} no label and will be left out")
-        entries, given, spare = use_folders(layout, params)
-        for folder, names in spare.items():
-            files = f"{len(names)} file{'s' * (len(names) != 1)}"
-            print(f"{folder}: {files} will be left out, since split.val and split.test name other folders; split.folders can make it train")
-        inspected = inspect_all(archive, [entry.name for entry in entries])
-        infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
-        relations, together, user_groups = relate(infos, {entry.name: entry.label for entry in entries}, given, labelled.groups, params)
-        if params.leak == "fail":
-            refuse_leaks([*of_table, *relations])
-        findings = [*of_table, *audit.unusable(layout.outside, spare, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
-        unused = left_out(findings)
-        used = {name: infos[name] for name in sorted(infos.keys() - unused)}
-        findings += audit.outliers(used)
-        check_classes(entries, inspected, unused)
-        entries = sorted((entry for entry in entries if entry.name not in unused), key=lambda entry: entry.name)
-        pictures = place(entries, inspected, infos, assign(entries, given, together, user_groups, params), together)
-        check_every_class_everywhere(pictures)
-        write_trees(archive, pictures, infos, splits)
-        thumbnails = draw_thumbnails(archive, findings)
+    files = read_index(raw)
+    labelled = find_labels(raw, files, params.folders)
+    layout, of_table = labelled.layout, audit.of_table(labelled.faults)
+    for folder, count in layout.unlabelled.items():
+        print(f"{folder}: {count} {'file has' if count == 1 else 'files have'} no label and will be left out")
+    entries, given, spare = use_folders(layout, params)
+    for folder, names in spare.items():
+        spared = f"{len(names)} file{'s' * (len(names) != 1)}"
+        print(f"{folder}: {spared} will be left out, since split.val and split.test name other folders; split.folders can make it train")
+    labels = {entry.name: entry.label for entry in entries}
+    inspected = inspect_all({name: file for name, file in files.items() if name in labels})
+    infos = {name: inspection.info for name, inspection in inspected.items() if inspection.info}
+    relations, together, user_groups = relate(infos, labels, given, labelled.groups, params)
+    if params.leak == "fail":
+        refuse_leaks([*of_table, *relations])
+    findings = [*of_table, *audit.unusable(layout.outside, spare, inspected), *relations, *audit.mirrors(infos), *audit.oddities(infos)]
+    unused = left_out(findings)
+    used = {name: infos[name] for name in sorted(infos.keys() - unused)}
+    findings += audit.outliers(used)
+    check_classes(entries, inspected, unused)
+    entries = sorted((entry for entry in entries if entry.name not in unused), key=lambda entry: entry.name)
+    pictures = place(entries, inspected, infos, assign(entries, given, together, user_groups, params), together)
+    check_every_class_everywhere(pictures)
+    pictures = write_trees(pictures, files, infos, splits, params.folders_up_to)
+    thumbnails = draw_thumbnails(files, findings)
     for finding in findings:
         if finding.kind == "mirror":
-            print(f"warning: data/raw.zip: {finding.detail}")
+            print(f"warning: data/raw: {finding.detail}")
     rows = quarantine_rows(findings)
     write_manifest(manifest, pictures)
     write_table(quarantine, ["image_id", "reason"], rows)

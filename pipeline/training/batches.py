@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from pipeline.core.arrays import ArrayFile, create_array, release
-from pipeline.core.files import atomic_file, cache_dir, read_json
+from pipeline.core.files import Slice, atomic_file, cache_dir, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
 from pipeline.pictures.images import Array, Preprocessing, decode, read_ahead, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
@@ -40,9 +40,9 @@ class TrainingData:
     `inputs`: the files that decide the trained weights, by name. `learned`: see `describe_model`.
     """
 
-    train_paths: Sequence[Path]
+    train_paths: Sequence[Path | Slice]
     train_labels: Sequence[int]
-    val_paths: Sequence[Path]
+    val_paths: Sequence[Path | Slice]
     val_labels: Sequence[int]
     val_halves: Array
     class_names: Sequence[str]
@@ -64,9 +64,9 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
         "baseline": baseline / "model.safetensors",
     }
     return TrainingData(
-        [train / picture.path for picture in table.train],
+        [picture.source(train) for picture in table.train],
         table.labels(table.train),
-        [val / picture.path for picture in table.val],
+        [picture.source(val) for picture in table.val],
         table.labels(table.val),
         halves(table.val),
         table.class_names,
@@ -163,7 +163,12 @@ class TrainingPictures:
     """
 
     def __init__(
-        self, paths: Sequence[Path], labels: Sequence[int], image_size: int, augment: Callable[[Image.Image], Image.Image], threads: int
+        self,
+        paths: Sequence[Path | Slice],
+        labels: Sequence[int],
+        image_size: int,
+        augment: Callable[[Image.Image], Image.Image],
+        threads: int,
     ) -> None:
         self.paths, self.labels, self.augment, self.side = paths, labels, augment, 2 * image_size
         self.kept = ArrayFile(self._first(threads))
@@ -188,7 +193,7 @@ class TrainingPictures:
                     return
                 yield pixels
 
-    def _read(self, path: Path) -> Image.Image:
+    def _read(self, path: Path | Slice) -> Image.Image:
         image = decode(path, at_least=self.side)
         scale = self.side / min(image.size)
         if scale < 1:

@@ -153,7 +153,7 @@ def _cached_trial(
 
     _, labels = np.unique([picture.label for picture in sample], return_inverse=True)
     folds = deal_folds(list(sample), _FOLDS_SEED)
-    paths = [folder / picture.path for picture in sample]
+    paths = [picture.source(folder) for picture in sample]
 
     def trial_at(side: int) -> Trial:
         path = cache / f"{side}.json"

@@ -17,7 +17,9 @@ from pipeline.core import dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of, sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
-from tests.archives import ZipMember, zip_bytes
+from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.sources.shards import read_index
+from tests.archives import ZipMember, make_shards, zip_bytes
 from tests.checkout import ROOT
 from tests.stored import write_classifier, write_model
 
@@ -151,6 +153,31 @@ def summary(root, monkeypatch):
     yield "summary --model other"
 
 
+def export_folders(root, monkeypatch):
+    yield "export-folders out"
+    write_split(root)
+    yield "export-folders out"
+    yield "export-folders out"
+    yield "export-folders one --split val"
+    yield "export-folders broken.png"
+    shutil.rmtree(root / "data/raw")
+    yield "export-folders other"
+
+
+def write_split(root):
+    """Write a manifest of three pictures, one of them with a file of its own, and what it names."""
+    parts = read_index(make_shards(root / "data/raw", {"ants/1.png": b"1", "ants/2.png": b"2", "bees/3.gif": b"3"}))
+    rows = []
+    for name, split in {"ants/1.png": "train", "ants/2.png": "val", "bees/3.gif": "train"}.items():
+        part, label = parts[name], name.split("/")[0]
+        rows.append(Picture(name, name, "0" * 64, label, split, name, 8, 8, "../../raw/pictures.tar", part.offset, part.size))
+        (root / "data/splits" / split).mkdir(parents=True, exist_ok=True)
+    rows[2] = Picture("bees/3.gif", "bees/3.gif.png", "0" * 64, "bees", "train", "bees/3.gif", 8, 8)
+    (root / "data/splits/train/bees").mkdir()
+    (root / "data/splits/train/bees/3.gif.png").write_bytes(b"a PNG")
+    write_manifest(root / "data/manifest.csv", rows)
+
+
 def data(root, monkeypatch):
     yield "data"
     (root / "params.yaml").write_text("seed: 0\n")
@@ -258,14 +285,17 @@ def ui(root, monkeypatch):
 
 
 def usage(root, monkeypatch):
-    for command in ("", *"results predict explain audit verify data retrain publish mend store deps ui models summary".split()):
+    for command in (
+        "",
+        *"results predict explain audit verify export-folders data retrain publish mend store deps ui models summary".split(),
+    ):
         yield f"{command} --help".strip()
     yield "nonsense"
     yield ""
 
 
 # Each yields the command lines to type, and prepares the project in between.
-COMMANDS = [results, audit, verify, models, predict, explain, summary, data, mend, store, publish, retrain, deps, ui, usage]
+COMMANDS = [results, audit, verify, models, predict, explain, summary, export_folders, data, mend, store, publish, retrain, deps, ui, usage]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

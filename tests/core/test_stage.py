@@ -36,7 +36,7 @@ def inside_a_project(tmp_path, monkeypatch):
 
 
 def refuse(*_):
-    raise PipelineError("data/raw.zip: holds nothing")
+    raise PipelineError("data/raw: holds nothing")
 
 
 def exit_code_of(run, section="embed"):
@@ -73,7 +73,7 @@ def test_a_stage_that_ends_well_prints_nothing(capsys):
 
 def test_a_fault_of_the_user_is_one_line_on_stderr(capsys):
     exit_code_of(refuse)
-    assert capsys.readouterr() == ("", "data/raw.zip: holds nothing\n")
+    assert capsys.readouterr() == ("", "data/raw: holds nothing\n")
 
 
 def test_a_fault_of_the_user_is_exit_code_1():

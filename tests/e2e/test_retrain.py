@@ -46,13 +46,13 @@ def test_the_next_one_finds_nothing_changed_and_ten_pictures_more_retrain(projec
 
 def test_a_wrong_digest_ends_in_one_line_and_leaves_nothing(copy_of_digits):
     clone = copy_of_digits()
-    (clone / "data/raw.zip").unlink()
+    shutil.rmtree(clone / "data/raw")
     found = yaml.safe_load((clone / "params.yaml").read_text())["download"]["digest"]
     set_params(clone, {"download.digest": "0" * 64})
     output = type_in(clone, "dvc", "repro", "download", code=255)
     (line,) = [line for line in output.splitlines() if "0" * 64 in line]
     assert (found in line, "`pipeline data refresh`" in line, "Traceback" in output) == (True, True, False)
-    assert not (clone / "data/raw.zip").exists()
+    assert not (clone / "data/raw").exists()
 
 
 def test_a_fresh_clone_pulls_the_outs_and_runs_split_alone(copy_of_digits):

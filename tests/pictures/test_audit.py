@@ -2,7 +2,6 @@
 
 import base64
 import io
-import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -236,7 +235,7 @@ def message_of(good, broken=(), excluded=()):
     try:
         check_classes(entries, inspected, {*broken, *excluded})
     except PipelineError as error:
-        return str(error).removeprefix("data/raw.zip: ")
+        return str(error).removeprefix("data/raw: ")
     return None
 
 
@@ -337,14 +336,14 @@ UNDRAWN = ("missing", "unlabelled", "contradicted", "repeated", "misplaced", "sp
 
 
 @pytest.fixture
-def drawn_names():
+def drawn_names(tmp_path):
     """The names of which thumbnails are drawn, by findings."""
 
     def draw(*findings):
-        with zipfile.ZipFile(io.BytesIO(), "w") as archive:
-            for name in {name for finding in findings for name in finding.image_ids}:
-                archive.writestr(name, b"no" if findings[0].kind in UNDRAWN else png(4, 4))
-            return list(draw_thumbnails(archive, findings))
+        files = {name: tmp_path / name for finding in findings for name in finding.image_ids}
+        for path in files.values():
+            path.write_bytes(b"no" if findings[0].kind in UNDRAWN else png(4, 4))
+        return list(draw_thumbnails(files, findings))
 
     return draw
 

@@ -9,7 +9,7 @@ from scipy.ndimage import map_coordinates
 
 from pipeline.pictures import likeness
 from pipeline.pictures.inspection import Groups, exact_duplicates, inspect, near_duplicates
-from pipeline.pictures.likeness import Likeness, near_pairs
+from pipeline.pictures.likeness import LIKENESS, near_pairs
 
 
 def photograph(number, width=120, height=90):
@@ -207,8 +207,10 @@ def test_pictures_are_near_whatever_block_they_are_in(size, monkeypatch):
 def described(hashes):
     """Descriptions of pictures that differ in their first hash alone; no view of them is near another's."""
     grey = np.random.default_rng(0).integers(0, 256, (24, 24), dtype=np.uint8)
-    far = np.full(9, 0xFFFFFFFFFFFFFFFF, np.uint64)
-    return [Likeness(np.array([first, *far], np.uint64), grey, np.zeros((4, 4, 2), np.float16), False) for first in hashes]
+    rows = np.zeros(len(hashes), LIKENESS)
+    rows["hashes"], rows["grey"] = 0xFFFFFFFFFFFFFFFF, grey
+    rows["hashes"][:, 0] = hashes
+    return rows
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3])

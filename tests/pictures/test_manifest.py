@@ -1,12 +1,14 @@
 """The manifest comes back as it was written, sorted."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pipeline.core.files import Slice
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest, record_of, recorded, sha256_of_pictures, write_manifest
 
-CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6)
+CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6, "../../raw/pictures-01.tar", 512, 99)
 DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)
 
 
@@ -17,8 +19,13 @@ def test_a_manifest_comes_back_as_it_was_sorted_by_image_id(tmp_path):
 
 def test_a_manifest_is_plain_csv(tmp_path):
     write_manifest(tmp_path / "m.csv", [DOG])
-    expected = f"image_id,path,sha256,label,split,group,width,height\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4\n"
-    assert (tmp_path / "m.csv").read_text() == expected
+    columns = "image_id,path,sha256,label,split,group,width,height,shard,offset,size"
+    assert (tmp_path / "m.csv").read_text() == f"{columns}\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4,,0,0\n"
+
+
+def test_a_picture_is_a_file_of_its_tree_or_a_part_of_a_shard():
+    assert DOG.source(Path("data/splits/test")) == Path("data/splits/test/dogs/1.gif.png")
+    assert CAT.source(Path("data/splits/train")) == Slice(Path("data/raw/pictures-01.tar"), 512, 99)
 
 
 @pytest.mark.parametrize(("split", "expected"), [("train", [CAT]), ("val", []), ("test", [DOG])])

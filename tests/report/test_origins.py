@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.core.files import sha256_of, write_json
 from pipeline.report.page import input_digests, library_versions
 
-SOURCE = {"digest": "a" * 64, "raw_sha256": "b" * 64}
+SOURCE = {"digest": "a" * 64, "raw_digest": "b" * 64}
 
 
 def make_digests(root, weights="c" * 64):
@@ -22,7 +22,7 @@ def make_digests(root, weights="c" * 64):
 def test_there_is_a_digest_of_everything_from_the_pictures_to_the_predictions(tmp_path):
     assert make_digests(tmp_path) == {
         "pictures (download.digest)": "a" * 64,
-        "data/raw.zip": "b" * 64,
+        "data/raw": "b" * 64,
         "data/manifest.csv": sha256_of(b"manifest"),
         "backbone weights": "c" * 64,
         "models/baseline/model.onnx": "d" * 64,

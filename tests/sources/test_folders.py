@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from pipeline.commands.upkeep import refresh
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import cache_dir
-from pipeline.sources import folders
+from pipeline.sources import folders, shards
 from pipeline.sources.archives import digest_of
 from pipeline.sources.folders import FolderFile, folder_digest, folder_members
 from pipeline.sources.members import Limits
@@ -137,32 +138,41 @@ def download(tmp_path, pictures, read):
 
     def run_once():
         digest = folder_digest(pictures, folder_members(pictures, LIMITS))
-        outs = [tmp_path / "data/raw.zip", tmp_path / "data/source.json"]
-        for out in outs:
-            out.unlink(missing_ok=True)
+        raw, source_json = tmp_path / "data/raw", tmp_path / "data/source.json"
+        shutil.rmtree(raw, ignore_errors=True)
         read.clear()
-        run(Params(source="pictures", digest=digest, url_mirrors=[], encoding=None, limits=LIMITS), *outs)
-        kept = cached(outs[0].read_bytes())
-        lock = {"stages": {"download": {"outs": [{"path": str(outs[0]), "md5": kept.parent.name + kept.name}]}}}
+        run(Params(source="pictures", digest=digest, url_mirrors=[], encoding=None, limits=LIMITS), raw, source_json)
+        found = {path.name: path.read_bytes() for path in sorted(raw.iterdir())}
+        listing = [{"relpath": name, "md5": cached(content)} for name, content in found.items()]
+        lock = {"stages": {"download": {"outs": [{"path": str(raw), "md5": cached(json.dumps(listing).encode(), ".dir")}]}}}
         Path("dvc.lock").write_text(json.dumps(lock))
-        return list(read), [out.read_bytes() for out in outs]
+        return sorted(read), [source_json.read_bytes(), found]
 
     return run_once
 
 
-def cached(content):
-    """A file of DVC's cache."""
-    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+def cached(content, ending=""):
+    """Put a file into DVC's cache; its name there."""
+    md5 = hashlib.md5(content, usedforsecurity=False).hexdigest() + ending
     path = Path(".dvc/cache/files/md5", md5[:2], md5[2:])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    return path
+    return md5
 
 
 def test_the_stage_download_reads_no_file_of_a_folder_that_it_packed_before(download):
     found, outs = download()
     assert found == NAMES
     assert download() == ([], outs)
+
+
+def test_the_stage_packs_the_shards_anew_that_changed(pictures, download, monkeypatch):
+    monkeypatch.setattr(shards, "_MOST", 2)
+    download()
+    write(pictures / "ants/1.png", b"another", OLD_NS)
+    (changed,) = [names for names in shards.assign_shards(NAMES).values() if "ants/1.png" in names]
+    assert len(changed) < len(NAMES)
+    assert download()[0] == sorted(changed)
 
 
 def test_the_stage_packs_a_changed_folder(pictures, download):
@@ -179,12 +189,12 @@ def test_a_folder_that_changed_after_its_digest_was_pinned_is_refused(tmp_path, 
     write(pictures / "ants/1.png", b"another", OLD_NS)
     params = Params(source="pictures", digest=digest, url_mirrors=[], encoding=None, limits=LIMITS)
     with pytest.raises(PipelineError, match=r"params\.yaml pins download\.digest"):
-        run(params, tmp_path / "data/raw.zip", tmp_path / "data/source.json")
+        run(params, tmp_path / "data/raw", tmp_path / "data/source.json")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"made_of": 3, "sha256": 4}'])
-@pytest.mark.parametrize("name", [".cache/sums/packed.json", "dvc.lock", ".dvc/cache/files/md5/*/*"])
-def test_where_the_zip_of_the_last_run_is_damaged_or_not_known_it_is_packed_again(download, name, content):
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"[1]", b'{"code": 3, "shards": 4}'])
+@pytest.mark.parametrize("name", [".cache/sums/packed.json", "dvc.lock", ".dvc/cache/files/md5/*/*.dir", ".dvc/cache/files/md5/*/*[!r]"])
+def test_where_a_shard_of_the_last_run_is_damaged_or_not_known_it_is_packed_again(download, name, content):
     _, outs = download()
     [path] = Path().glob(name)
     path.unlink()
@@ -196,5 +206,5 @@ def test_where_the_zip_of_the_last_run_is_damaged_or_not_known_it_is_packed_agai
 
 def test_other_code_packs_anew(download, monkeypatch):
     download()
-    monkeypatch.setattr(folders, "code_digest", lambda _: "of other code")
+    monkeypatch.setattr(shards, "code_digest", lambda _: "of other code")
     assert download()[0] == NAMES

@@ -113,10 +113,10 @@ def test_a_folder_in_whose_place_another_is_named_is_not_trained_on(folders, val
     [
         ("train val", 0.1, "holdout", "params.yaml: split.test: 'holdout' is not a split folder of the pictures; they have train, val"),
         ("train val", "val", "val", "params.yaml: split: val and test both name the folder 'val'; name different ones"),
-        ("train val valid", 0.1, 0.1, "data/raw.zip: contains 'val' and 'valid'; name one of them in params.yaml: split"),
-        ("train val valid test", 0.1, "test", "data/raw.zip: contains 'val' and 'valid'; name one of them in params.yaml: split"),
-        ("test testing", 0.1, "test", "data/raw.zip: contains test, testing and no training folder; add train/"),
-        ("val test", 0.1, 0.1, "data/raw.zip: contains val, test and no training folder; add train/"),
+        ("train val valid", 0.1, 0.1, "data/raw: contains 'val' and 'valid'; name one of them in params.yaml: split"),
+        ("train val valid test", 0.1, "test", "data/raw: contains 'val' and 'valid'; name one of them in params.yaml: split"),
+        ("test testing", 0.1, "test", "data/raw: contains test, testing and no training folder; add train/"),
+        ("val test", 0.1, 0.1, "data/raw: contains val, test and no training folder; add train/"),
     ],
 )
 def test_split_folders_that_leave_a_doubt_are_refused(folders, val, test, fault):

@@ -75,13 +75,13 @@ def pin(root, name):
 
 def run_download(root, name, digest, mirrors=()):
     params = download.Params(source=name, digest=digest, url_mirrors=[*mirrors], encoding=None, limits=Limits(**LIMITS))
-    download.run(params, root / "raw.zip", root / "source.json")
+    download.run(params, root / "raw", root / "source.json")
 
 
 def run_split(root):
     """Run the stage; the rows of the manifest."""
-    params = split.Params(seed=0, val=0.2, test=0.2, folders="auto", group=None, similarity=0.99, leak="fail")
-    split.run(params, root / "raw.zip", root / "splits", *(root / name for name in ("manifest.csv", "quarantine.csv", "audit.json")))
+    params = split.Params(seed=0, val=0.2, test=0.2, folders="auto", group=None, similarity=0.99, folders_up_to=1000, leak="fail")
+    split.run(params, root / "raw", root / "splits", *(root / name for name in ("manifest.csv", "quarantine.csv", "audit.json")))
     with (root / "manifest.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -155,7 +155,7 @@ def test_a_wrong_checksum_is_refused_and_named_with_the_file(root, publish, serv
         f"{server.url}/{file.name}: its MD5 is {md5_of(b'tampered')}, the published one is {file.md5}; "
         "run again later, or name a mirror in params.yaml: download.url_mirrors"
     )
-    assert not (root / "raw.zip").exists()
+    assert not (root / "raw").exists()
     assert not (root / "source.json").exists()
 
 
@@ -215,13 +215,13 @@ def test_the_same_files_give_the_same_bytes_twice(root, publish):
     digest, found = pin(root, "cifar10"), []
     for _ in range(2):
         run_download(root, "cifar10", digest)
-        found.append([(root / name).read_bytes() for name in ("raw.zip", "source.json")])
+        found.append([path.read_bytes() for path in [*sorted((root / "raw").iterdir()), root / "source.json"]])
     assert found[0] == found[1]
 
 
 def test_more_pictures_than_the_limits_allow_are_refused(root, publish):
     publish("mnist")
     params = download.Params(source="mnist", digest="0" * 64, url_mirrors=[], encoding=None, limits=Limits(**LIMITS | {"files": 29}))
-    assert message_of(download.run, params, root / "raw.zip", root / "source.json") == (
+    assert message_of(download.run, params, root / "raw", root / "source.json") == (
         "mnist: contains more than 29 files; raise download.limits.files if this is intended"
     )

@@ -16,7 +16,7 @@ from pipeline.stages import download, split
 from tests import projects
 from tests.checkout import make_pictures
 
-SPLIT = ("data/raw.zip", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
+SPLIT = ("data/raw", "data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def run_stages(source="set", **columns):
     section = {**projects.PARAMS["download"], "source": source, "table": "labels.csv", "image": "id", "label": "side", **columns}
     Path("params.yaml").write_text(yaml.safe_dump({**projects.PARAMS, "download": section}))
     refresh()
-    projects.run(download, "download", "data/raw.zip", "data/source.json")
+    projects.run(download, "download", "data/raw", "data/source.json")
     projects.run(split, "split", *SPLIT)
     return {row["image_id"]: row for row in read_table(Path("data/manifest.csv"))}
 
@@ -96,7 +96,7 @@ def test_the_same_table_gives_the_same_bytes_twice(pictures):
     found = []
     for _ in range(2):
         run_stages()
-        found.append([Path("data", name).read_bytes() for name in ("raw.zip", "source.json", "manifest.csv")])
+        found.append([Path("data", name).read_bytes() for name in ("raw/pictures.tar", "raw/.labels.csv", "source.json", "manifest.csv")])
     assert found[0] == found[1]
 
 
@@ -105,7 +105,7 @@ def test_a_changed_table_is_another_digest(pictures):
     run_stages()
     write_rows(pictures, rows_of(pictures)[1:])
     with pytest.raises(PipelineError, match=r"params\.yaml pins download\.digest"):
-        projects.run(download, "download", "data/raw.zip", "data/source.json")
+        projects.run(download, "download", "data/raw", "data/source.json")
 
 
 def test_other_columns_of_the_same_folder_give_other_labels(pictures):

@@ -266,7 +266,7 @@ def download(root, name, content, **limits):
     params = Params(
         source=name, digest=hashlib.sha256(content).hexdigest(), url_mirrors=[], encoding=None, limits=Limits(**LIMITS | limits)
     )
-    run(params, root / "data" / "raw.zip", root / "data" / "source.json")
+    run(params, root / "data" / "raw", root / "data" / "source.json")
 
 
 def files_below(folder):
@@ -285,7 +285,7 @@ def test_a_hostile_archive_ends_in_one_line_and_leaves_nothing(tmp_path, root, n
 @pytest.mark.parametrize(("name", "content"), [("pics.zip", zip_of(b"cats/1")), ("pics.tar", tar_of(b"cats/1"))])
 def test_what_the_hostile_ones_were_made_from_is_sound(tmp_path, root, name, content):
     download(root, name, content)
-    assert files_below(tmp_path) == [name, "raw.zip", "source.json"]
+    assert files_below(tmp_path) == sorted([name, "pictures.tar", "source.json"])
 
 
 def test_no_file_named_by_an_absolute_path_is_written(tmp_path, root):
@@ -297,4 +297,4 @@ def test_no_file_named_by_an_absolute_path_is_written(tmp_path, root):
 
 def test_the_limits_that_a_bomb_exceeds_may_be_raised(tmp_path, root):
     download(root, "pics.zip", zip_bytes(GOOD, ZipMember(b"cats/1", ZEROS, deflate=True)), gigabytes=0.02)
-    assert files_below(tmp_path) == ["pics.zip", "raw.zip", "source.json"]
+    assert files_below(tmp_path) == ["pics.zip", "pictures.tar", "source.json"]

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.core import files
 from pipeline.core.files import read_table
 from pipeline.stages.split import Params, run
+from tests.archives import make_shards
 
 
 def noise(number=30, width=20, height=16):
@@ -112,11 +113,10 @@ def split_with(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_sync", lambda _: None)
 
     def split(name, content):
-        with zipfile.ZipFile("raw.zip", "w") as archive:
-            for each, its_content in {**GOOD, name: content}.items():
-                archive.writestr(each, its_content)
+        raw = make_shards(tmp_path / "raw", {**GOOD, name: content})
         outs = [tmp_path / out for out in ("splits", "manifest.csv", "quarantine.csv", "audit.json")]
-        run(Params(seed=0, val=0.25, test=0.25, folders="auto", group=None, similarity=0.99, leak="repair"), tmp_path / "raw.zip", *outs)
+        params = Params(seed=0, val=0.25, test=0.25, folders="auto", group=None, similarity=0.99, folders_up_to=1000, leak="repair")
+        run(params, raw, *outs)
         left_out = {row["image_id"]: row["reason"] for row in read_table(outs[2])}
         found = [(each["kind"], each["detail"]) for each in json.loads(outs[3].read_text())["findings"] if name in each["image_ids"]]
         return left_out, found, {row["image_id"] for row in read_table(outs[1])}

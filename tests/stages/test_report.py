@@ -47,7 +47,7 @@ def project(tmp_path, monkeypatch):
     write_manifest(tmp_path / "data" / "manifest.csv", [Picture("a/ants/1.png", "ants/1.png", "0" * 64, "ants", "val", "a", 200, 100)])
     write_json(tmp_path / "data" / "audit.json", {"pictures": 1})
     write_json(tmp_path / "data/embeddings/embedding.json", {"image_sizes": []})
-    write_json(tmp_path / "data" / "source.json", {"digest": "1" * 64, "raw_sha256": "2" * 64})
+    write_json(tmp_path / "data" / "source.json", {"digest": "1" * 64, "raw_digest": "2" * 64})
     write_json(tmp_path / "models" / "backbone" / "backbone.json", {"weights": {"sha256": "3" * 64}})
     doubted = {"image_id": "a/ants/1.png", "label": "ants", "predicted": "bees", "prob_ants": "0.1", "prob_bees": "0.9"}
     write_table(tmp_path / "models" / "out_of_fold.csv", list(doubted), [doubted])

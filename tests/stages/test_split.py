@@ -5,7 +5,7 @@ import csv
 import hashlib
 import io
 import json
-import zipfile
+import shutil
 
 import numpy as np
 import pytest
@@ -16,8 +16,10 @@ from pipeline.core import files
 from pipeline.core.errors import PipelineError
 from pipeline.core.sections import read_section
 from pipeline.pictures.audit import KINDS
+from pipeline.pictures.manifest import read_manifest
 from pipeline.pictures.splits import GroupTable
 from pipeline.stages.split import Params, run
+from tests.archives import make_shards
 
 SPLITS = ("train", "val", "test")
 
@@ -58,14 +60,16 @@ TWO_CLASSES = {**of_class("cats", 10), **of_class("dogs", 10, 100)}
 
 
 def split(tmp_path, contents, **changed):
-    """Run the stage on a zip of these contents; the folder of its outs."""
-    with zipfile.ZipFile(tmp_path / "raw.zip", "w") as archive:
-        for name, content in contents.items():
-            archive.writestr(name, content)
+    """Run the stage on shards of these contents; the folder of its outs."""
+    shutil.rmtree(tmp_path / "raw", ignore_errors=True)
+    make_shards(tmp_path / "raw", contents)
     data = tmp_path / "data"
     tables = (data / name for name in ("manifest.csv", "quarantine.csv", "audit.json"))
-    params = {"seed": 0, "val": 0.2, "test": 0.2, "folders": "auto", "group": None, "similarity": 0.99, "leak": "repair", **changed}
-    run(Params(**params), tmp_path / "raw.zip", data / "splits", *tables)
+    params = {
+        "seed": 0, "val": 0.2, "test": 0.2, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair",
+        **changed,
+    }  # fmt: skip
+    run(Params(**params), tmp_path / "raw", data / "splits", *tables)
     return data
 
 
@@ -162,7 +166,7 @@ def test_a_class_of_broken_pictures_alone_is_not_passed_over(tmp_path):
     with pytest.raises(PipelineError) as error:
         split(tmp_path, contents)
     assert str(error.value) == (
-        "data/raw.zip: class 'fish' has 0 usable pictures, fewer than 3; add pictures or remove the class "
+        "data/raw: class 'fish' has 0 usable pictures, fewer than 3; add pictures or remove the class "
         "(2 do not decode, first 'fish/1.jpg': an empty file)"
     )
 
@@ -241,6 +245,24 @@ def test_what_image_folder_would_drop_or_spoil_is_written_as_png(tmp_path):
     for name, content in files_below(data / "splits").items():
         with Image.open(io.BytesIO(content)) as image:
             assert (name.endswith(".png"), image.format, image.mode) == (True, "PNG", "RGB")
+
+
+def test_of_a_large_set_only_what_is_written_anew_leaves_the_shards(tmp_path):
+    data = split(tmp_path, {**with_odd_kinds(), "cats/own.png": picture(9)}, folders_up_to=9)
+    assert [path.name for path in sorted((data / "splits").iterdir())] == sorted(SPLITS)
+    assert {name.split("/", 1)[1] for name in files_below(data / "splits")} == {
+        row["path"] for row in rows(data / "manifest.csv") if row["image_id"] != "cats/own.png"
+    }
+
+
+def test_the_manifest_leads_to_the_same_bytes_in_trees_and_in_shards(tmp_path):
+    found = []
+    for most in (9, 10):
+        data = split(tmp_path, {**with_odd_kinds(), "cats/own.png": picture(9)}, folders_up_to=most)
+        pictures = read_manifest(data / "manifest.csv").pictures
+        found.append({each.image_id: each.source(data / "splits" / each.split).read_bytes() for each in pictures})
+    assert found[0] == found[1]
+    assert found[0]["cats/own.png"] == picture(9)
 
 
 def test_image_folder_sees_every_picture(tmp_path):
@@ -333,7 +355,7 @@ def test_a_named_folder_is_refused_where_there_are_none(tmp_path):
 
 def test_an_archive_without_a_training_folder_is_refused(tmp_path):
     found = message_of(tmp_path, folders(val=(4, 4), test=(4, 4)))
-    assert found == "data/raw.zip: contains test, val and no training folder; add train/"
+    assert found == "data/raw: contains test, val and no training folder; add train/"
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.5, 0.5), (0.6, 0.7), (0.1, 0.9), (0.7, 0.3)])
@@ -344,14 +366,14 @@ def test_shares_that_leave_nothing_to_train_on_are_refused(tmp_path, val, test):
 
 def test_one_class_is_refused(tmp_path):
     found = message_of(tmp_path, of_class("cats", 5))
-    assert found == "data/raw.zip: contains one class, 'cats'; a classifier needs two, one folder each"
+    assert found == "data/raw: contains one class, 'cats'; a classifier needs two, one folder each"
 
 
 @pytest.mark.parametrize(("count", "words"), [(2, "2 usable pictures"), (1, "1 usable picture")])
 def test_a_class_of_less_than_three_pictures_is_refused(tmp_path, count, words):
     found = message_of(tmp_path, {**of_class("cats", 5), **of_class("dogs", count, 9), "dogs/broken.png": b""})
     assert (
-        found == f"data/raw.zip: class 'dogs' has {words}, fewer than 3; "
+        found == f"data/raw: class 'dogs' has {words}, fewer than 3; "
         "add pictures or remove the class (1 does not decode, first 'dogs/broken.png': an empty file)"
     )
 
@@ -363,16 +385,16 @@ def test_a_class_of_three_pictures_has_one_in_each_split(tmp_path):
 
 def test_no_picture_that_decodes_is_refused(tmp_path):
     found = message_of(tmp_path, {"cats/1.png": b"", "dogs/2.png": b""})
-    assert found == "data/raw.zip: no picture decodes (2 do not decode, first 'cats/1.png': an empty file); check the source"
+    assert found == "data/raw: no picture decodes (2 do not decode, first 'cats/1.png': an empty file); check the source"
 
 
 def test_pictures_without_folders_are_refused(tmp_path):
-    assert message_of(tmp_path, {"1.png": picture()}) == "data/raw.zip: contains no folders of pictures; make one folder for each class"
+    assert message_of(tmp_path, {"1.png": picture()}) == "data/raw: contains no folders of pictures; make one folder for each class"
 
 
 def test_classes_may_be_called_like_splits_if_the_params_say_so(tmp_path):
     contents = {**of_class("train", 4), **of_class("val", 4, 9)}
-    assert message_of(tmp_path, contents).startswith("data/raw.zip: its root: the folders 'train', 'val' may be classes or splits; ")
+    assert message_of(tmp_path, contents).startswith("data/raw: its root: the folders 'train', 'val' may be classes or splits; ")
     assert list(audit_of(split(tmp_path, contents, folders="none"))["classes"]) == ["train", "val"]
 
 
@@ -404,7 +426,7 @@ def test_pictures_of_a_second_test_folder_are_counted_and_left_out_by_name(tmp_p
 def test_a_class_absent_from_a_given_split_is_refused(tmp_path, absent, counts):
     # An archive's own folders come first, so that params.yaml cannot deal that split out
     found = message_of(tmp_path, folders(**counts))
-    assert found == f"data/raw.zip: class 'dogs' has no picture in {absent}; add some, or remove the class"
+    assert found == f"data/raw: class 'dogs' has no picture in {absent}; add some, or remove the class"
 
 
 def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
@@ -413,7 +435,10 @@ def test_nothing_is_written_where_the_pictures_are_refused(tmp_path):
 
 
 def write_params(tmp_path, **changed):
-    lines = {"val": "0.2", "test": "0.2", "folders": "auto", "group": "null", "similarity": "0.99", "leak": "repair", **changed}
+    lines = {
+        "val": "0.2", "test": "0.2", "folders": "auto", "group": "null", "similarity": "0.99", "folders_up_to": "1000", "leak": "repair",
+        **changed,
+    }  # fmt: skip
     (tmp_path / "params.yaml").write_text("seed: 0\nsplit:\n" + "".join(f"  {key}: {value}\n" for key, value in lines.items()))
 
 
@@ -546,7 +571,7 @@ def test_one_picture_under_two_labels_in_two_given_splits_is_left_out_of_both(tm
 def test_a_class_that_loses_all_its_pictures_to_conflicts_is_refused(tmp_path):
     found = message_of(tmp_path, {**TWO_CLASSES, **{f"fish/{number}.png": picture(number) for number in range(5)}})
     assert found == (
-        "data/raw.zip: class 'fish' has 0 usable pictures (5 more decode, but may not stay, because of labels or splits), fewer than 3; "
+        "data/raw: class 'fish' has 0 usable pictures (5 more decode, but may not stay, because of labels or splits), fewer than 3; "
         "add pictures or remove the class"
     )
 
@@ -600,7 +625,7 @@ def test_a_picture_of_a_group_in_test_is_left_out_of_train(tmp_path):
 def test_a_class_whose_training_pictures_all_leak_is_refused(tmp_path):
     contents = folders(train=(6, 0), test=(3, 3))
     contents |= {f"train/{name.removeprefix('test/')}": content for name, content in contents.items() if name.startswith("test/dogs/")}
-    assert message_of(tmp_path, contents) == "data/raw.zip: class 'dogs' has no picture in train; add some, or remove the class"
+    assert message_of(tmp_path, contents) == "data/raw: class 'dogs' has no picture in train; add some, or remove the class"
 
 
 @pytest.mark.parametrize(
@@ -620,7 +645,7 @@ def test_a_class_whose_training_pictures_all_leak_is_refused(tmp_path):
 )
 def test_conflicts_are_refused_where_they_are_not_to_be_repaired(tmp_path, contents, line):
     found = message_of(tmp_path, contents, leak="fail")
-    assert found == f"data/raw.zip: {line}; correct the source, or set split.leak: repair"
+    assert found == f"data/raw: {line}; correct the source, or set split.leak: repair"
 
 
 @pytest.mark.parametrize("contents", [TWO_CLASSES, {**TWO_CLASSES, "cats/again.png": picture(0)}, alike_under_two_labels()])
@@ -710,7 +735,7 @@ def test_a_folder_that_mirrors_its_class_is_kept_and_warned_of(tmp_path, capsys)
     data = split(tmp_path, {**TWO_CLASSES, **{f"cats/small/{number:02d}.png": picture(number + 70) for number in range(4)}})
     detail = "folder 'cats/small' contains 4 pictures with the names of others; remove it if a program added it"
     assert found_in(data, "mirror") == [([f"cats/small/{number:02d}.png" for number in range(4)], detail)]
-    assert f"warning: data/raw.zip: {detail}" in capsys.readouterr().out
+    assert f"warning: data/raw: {detail}" in capsys.readouterr().out
 
 
 # Names
