@@ -51,7 +51,14 @@ def make_audit(class_names=("ants", "bees"), *findings):
 
 def make_doubt(image_id="a.png", label="ants"):
     """A row of out_of_fold.csv, with its thumbnail."""
-    return {"image_id": image_id, "label": label, "predicted": "bees", f"prob_{label}": "0.0312", "prob_bees": "0.96", "thumbnail": PICTURE}
+    return {
+        "image_id": image_id,
+        "label": label,
+        "predicted": "bees",
+        "probability": "0.96",
+        "label_probability": "0.0312",
+        "thumbnail": PICTURE,
+    }
 
 
 def make_gallery(class_names, image_id="a.png", shown=1, with_maps=True):

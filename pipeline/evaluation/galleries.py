@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.core.files import Slice, atomic_file, write_json
+from pipeline.evaluation.answers import Answers
 from pipeline.evaluation.intervals import Array
 from pipeline.pictures.images import data_url, decode, thumbnail_url
 from pipeline.pictures.manifest import Picture
@@ -155,55 +156,60 @@ def grad_cam(classifier: "Classifier", feature_map: Mapping[str, Any], pixels: A
     return _scaled((gradient.mean(dim=(1, 2))[:, None, None] * maps).sum(dim=0).detach().numpy())
 
 
-def choose(labels: Array, probs: Array, seed: int) -> dict[str, Array]:
+def choose(answers: Answers, probs: Array, seed: int) -> dict[str, Array]:
     """The row numbers of the pictures of each gallery, at most twelve: int (pictures,). `seed`: of the random gallery."""
-    predicted, top_probs = probs.argmax(axis=1), probs.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    drawn = np.random.default_rng(seed).permutation(len(labels))[:_SHOWN]
+    top_probs, wrong = answers.top_probs, np.flatnonzero(~answers.correct)
+    drawn = np.random.default_rng(seed).permutation(len(top_probs))[:_SHOWN]
     chosen = {
         "mistakes": wrong[np.argsort(-top_probs[wrong], kind="stable")],
         "least_sure": np.argsort(top_probs, kind="stable"),
-        "mislabelled": likely_mislabelled(labels, probs),
+        "mislabelled": likely_mislabelled(answers, probs),
         "random": np.sort(drawn),
     }
     return {kind: numbers[:_SHOWN] for kind, numbers in chosen.items()}
 
 
-def likely_mislabelled(labels: Array, probs: Array) -> Array:
+def shown(chosen: Mapping[str, Array]) -> list[int]:
+    """The row numbers of the pictures of all galleries, sorted, each once."""
+    return sorted({int(number) for each in chosen.values() for number in each})
+
+
+def likely_mislabelled(answers: Answers, probs: Array) -> Array:
     """The row numbers of pictures that confident learning suspects (Northcutt et al., 2021), the least probable labels first.
 
     Suspect: another class than the label is predicted, with at least the mean probability of that class over the pictures labelled so.
     """
-    predicted, rows = probs.argmax(axis=1), np.arange(len(labels))
+    labels, predicted = answers.labels, answers.predicted
     present = np.unique(labels)
     usual = np.full(probs.shape[1], np.inf)
     usual[present] = [probs[labels == index, index].mean() for index in present]
-    suspects = np.flatnonzero((predicted != labels) & (probs[rows, predicted] >= usual[predicted]))
-    return suspects[np.argsort(probs[suspects, labels[suspects]], kind="stable")]
+    suspects = np.flatnonzero((predicted != labels) & (answers.top_probs >= usual[predicted]))
+    return suspects[np.argsort(answers.true_probs[suspects], kind="stable")]
 
 
 def write_galleries(
     folder: Path,
     chosen: Mapping[str, Array],
-    rows: Sequence[Mapping[str, str]],
+    rows: Mapping[int, Mapping[str, str]],
+    count: int,
     paths: Sequence[Path | Slice],
     overlays: Mapping[int, Image.Image],
 ) -> None:
     """Write a PNG sheet per gallery, and `galleries.json` with the pictures as data URLs for the report.
 
-    `rows`: of predictions.csv; `overlays`: by row number, the pictures with their activation maps, if there are any.
+    `rows`: of predictions.csv, by row number, those of the chosen pictures; `count`: of all test pictures; `overlays`: by row number,
+    the pictures with their activation maps, if there are any.
     """
-    numbers = sorted({int(number) for each in chosen.values() for number in each})
-    thumbnails = {number: thumbnail(paths[number]) for number in numbers}
+    thumbnails = {number: thumbnail(paths[number]) for number in rows}
     for kind, title in TITLES.items():
         cells = [cell for number in chosen[kind] for cell in _cells(rows[number], thumbnails[int(number)], overlays.get(int(number)))]
-        draw_sheet(folder / f"gallery_{kind}.png", cells, f"{title}: {len(chosen[kind])} of {len(rows)} test pictures")
+        draw_sheet(folder / f"gallery_{kind}.png", cells, f"{title}: {len(chosen[kind])} of {count} test pictures")
     pictures = {
-        rows[number]["image_id"]: {
+        row["image_id"]: {
             "picture": data_url(thumbnails[number], _QUALITY),
             "map": data_url(overlays[number], _QUALITY) if number in overlays else None,
         }
-        for number in numbers
+        for number, row in rows.items()
     }
     galleries = {kind: [_answer(rows[number]) for number in each] for kind, each in chosen.items()}
     write_json(folder / "galleries.json", {"pictures": pictures, "galleries": galleries})
@@ -211,14 +217,8 @@ def write_galleries(
 
 def _answer(row: Mapping[str, str]) -> dict[str, Any]:
     """A picture's label and predicted class with their probabilities."""
-    label, predicted = row["label"], row["predicted"]
-    return {
-        "image_id": row["image_id"],
-        "label": label,
-        "predicted": predicted,
-        "label_probability": float(row[f"prob_{label}"]),
-        "probability": float(row[f"prob_{predicted}"]),
-    }
+    texts = {name: row[name] for name in ("image_id", "label", "predicted")}
+    return {**texts, **{name: float(row[name]) for name in ("label_probability", "probability")}}
 
 
 def _cells(row: Mapping[str, str], thumbnail: Image.Image, overlay: Image.Image | None) -> list[Cell]:

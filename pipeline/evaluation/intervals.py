@@ -3,13 +3,19 @@
 Pictures of one group, such as frames of one video, are alike, so a group is one draw: `groups` numbers them, int (pictures,).
 """
 
-from typing import Any
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[float, float]  # low, high; NaN if it is undefined
 RESAMPLES = 2000
+_BLOCK = 4_000_000  # numbers of a block of bootstrap samples
 _PRIOR = 1 / 3  # of a group, see `design_effect`: chosen by simulation, so that intervals contain the true value as often as stated
 UNDEFINED = (float("nan"), float("nan"))
 
@@ -95,23 +101,51 @@ def f1_interval(is_class: Array, predicted: Array, groups: Array, confidence: fl
 
 
 class Bootstrap:
-    """2,000 bootstrap samples of groups: how often each group, and so each of its pictures, is in each sample."""
+    """2,000 bootstrap samples of groups: how often each group, and so each of its pictures, is in each sample.
+
+    Samples that exceed a block are not kept but drawn again from the seed, so that memory does not grow with the number of pictures.
+    """
 
     def __init__(self, groups: Array, seed: int) -> None:
         _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
         self.numbers = np.argsort(np.argsort(first))[numbers]  # groups by their first picture: int (pictures,)
         self.drawn = len(first)
-        generator = np.random.default_rng(seed)
-        self.group_counts = np.empty((RESAMPLES, self.drawn), np.float32)
-        for sample in self.group_counts:
-            sample[:] = np.bincount(generator.integers(0, self.drawn, self.drawn), minlength=self.drawn)
+        self.seed = seed
+
+    def group_counts(self, samples: int | None = None) -> Iterator[Array]:
+        """How often each group is in each of the first samples (all of them if None), in blocks: float (some samples, groups)."""
+        samples = min(samples or RESAMPLES, RESAMPLES)
+        if self._size >= RESAMPLES:
+            yield self._only_block[:samples]
+        else:
+            yield from self._draw(samples)
+
+    def counts(self, samples: int | None = None) -> Iterator[Array]:
+        """How often each picture is in each of the first samples, in blocks: float (some samples, pictures)."""
+        for block in self.group_counts(samples):
+            yield block if self.drawn == len(self.numbers) else block[:, self.numbers]
 
     @property
-    def counts(self) -> Array:
-        """How often each picture is in each sample: float32 (samples, pictures)."""
-        if self.drawn == len(self.numbers):
-            return self.group_counts
-        return self.group_counts[:, self.numbers]
+    def _size(self) -> int:
+        """Samples per block: a multiple of 8, since BLAS adds the rows of a product up in groups."""
+        return max(8, _BLOCK // len(self.numbers) // 8 * 8)
+
+    @cached_property
+    def _only_block(self) -> Array:
+        return next(self._draw(RESAMPLES))
+
+    def _draw(self, samples: int) -> Iterator[Array]:
+        generator = np.random.default_rng(self.seed)
+        for start in range(0, samples, self._size):
+            block = np.empty((min(self._size, samples - start), self.drawn))
+            for sample in block:
+                sample[:] = np.bincount(generator.integers(0, self.drawn, self.drawn), minlength=self.drawn)
+            yield block
+
+    def drawn_sums(self, *values: Array) -> list[Array]:
+        """The sums over the groups of each sample: each float (samples, …), from float (groups, …)."""
+        blocks = [[block @ each for each in values] for block in self.group_counts()]
+        return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
 
     def sums(self, values: Array) -> Array:
         """The sum of each group's values: float (groups, …), from float (pictures, …)."""
@@ -136,10 +170,10 @@ def mean_interval(values: Array, bootstrap: Bootstrap, confidence: float) -> Int
     # (sample mean - mean) / its standard error follows the skew. The standard errors are those of a ratio: the sum of the
     # groups' values over the sum of their sizes.
     mean = values.mean()
-    totals, sizes, counts = bootstrap.sums(values - mean), bootstrap.sums(np.ones(len(values))), bootstrap.group_counts
-    pictures = counts @ sizes
-    shifts = counts @ totals / pictures
-    squares = counts @ totals**2 - 2 * shifts * (counts @ (totals * sizes)) + shifts**2 * (counts @ sizes**2)
+    totals, sizes = bootstrap.sums(values - mean), bootstrap.sums(np.ones(len(values)))
+    pictures, sums, *products = bootstrap.drawn_sums(sizes, totals, totals**2, totals * sizes, sizes**2)
+    shifts = sums / pictures
+    squares = products[0] - 2 * shifts * products[1] + shifts**2 * products[2]
     errors, error = np.sqrt(np.maximum(squares, 0)) / pictures, np.sqrt((totals**2).sum()) / len(values)
     varied = errors > 1e-9 * error
     if not varied.any():
@@ -186,8 +220,9 @@ def paired_difference(first: Array, second: Array, bootstrap: Bootstrap, confide
     if not gains.any():
         _, most = proportion_interval(gains != 0, bootstrap.numbers, confidence)
         return 0.0, (-most, most)
-    counts, totals, sizes = bootstrap.group_counts, bootstrap.sums(gains), bootstrap.sums(np.ones(len(gains)))
-    draws = (counts @ totals) / (counts @ sizes)
+    totals, sizes = bootstrap.sums(gains), bootstrap.sums(np.ones(len(gains)))
+    drawn_gains, pictures = bootstrap.drawn_sums(totals, sizes)
+    draws = drawn_gains / pictures
     if np.ptp(draws) < 1e-12:
         return float(gains.mean()), (float(draws[0]), float(draws[0]))
     mean = gains.mean()
@@ -218,6 +253,17 @@ def mcnemar_p(first: Array, second: Array, groups: Array) -> float:
     most = len(distribution) // 2
     tail = distribution[most + abs(gains.sum()) :].sum()
     return float(min(1.0, 2 * tail)) if gains.sum() else 1.0
+
+
+def indicator(keys: Array, count: int) -> "csc_array":
+    """The sparse matrix, float32 (count, pictures), whose product with an array of pictures adds up the pictures of each key.
+
+    `keys`: int (pictures,), below `count`.
+    """
+    from scipy.sparse import csc_array
+
+    columns = np.arange(len(keys) + 1, dtype=np.int32)
+    return csc_array((np.ones(len(keys), np.float32), keys.astype(np.int32), columns), shape=(count, len(keys)))
 
 
 def tails(confidence: float) -> list[float]:

@@ -12,13 +12,14 @@ from safetensors import safe_open
 
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import Slice, atomic_dir, cache_dir, read_table, sha256_of_file, write_json, write_table
+from pipeline.core.files import Slice, atomic_dir, cache_dir, sha256_of_file, write_json, write_table
 from pipeline.core.sections import Section
 from pipeline.evaluation import figures, galleries
-from pipeline.evaluation.calibration import coverage, reliability, without_temperature
+from pipeline.evaluation.answers import Answers, prediction_row, read_answers, write_predictions, write_probs
+from pipeline.evaluation.calibration import coverage, reliability
 from pipeline.evaluation.galleries import SIDE, class_activation, overlay
 from pipeline.evaluation.intervals import Array
-from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix, write_predictions
+from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix
 from pipeline.pictures.images import read_square, square_batches
 from pipeline.pictures.manifest import Picture, read_manifest, recorded, sha256_of_pictures
 from pipeline.serving.predictor import Predictor
@@ -33,14 +34,15 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
-def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int) -> Array:
-    """Probabilities of the pictures by the stored model: float32 (pictures, classes)."""
+def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> Array:
+    """Probabilities of the pictures by the stored model, float32 (pictures, classes): the content of the .npy file that is written."""
     batches = square_batches(paths, predictor.preprocessing, _BATCH, threads, "evaluate")
-    return np.concatenate([predictor.predict_pixels(pixels) for pixels in batches])
+    shape = len(paths), len(predictor.class_names)
+    return write_probs(predictions, (predictor.predict_pixels(pixels) for pixels in batches), shape)
 
 
-def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice], probs: Array) -> dict[int, Image.Image]:
-    """The class activation map of each predicted class over its picture, by the keys of `paths`, which are rows of `probs`.
+def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice], predicted: Array) -> dict[int, Image.Image]:
+    """The class activation map of each predicted class over its picture, by the keys of `paths`, which are indices of `predicted`.
 
     Empty if the head is not linear on a feature map.
     """
@@ -52,7 +54,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
         maps = predictor.feature_maps(square[None])
         if maps is None:
             return {}
-        heat = class_activation(maps[0], weight, int(probs[number].argmax()))
+        heat = class_activation(maps[0], weight, int(predicted[number]))
         overlays[number] = overlay(Image.fromarray(square).resize((SIDE, SIDE)), heat)
     return overlays
 
@@ -71,20 +73,19 @@ def about(model: Path, pictures: Sequence[Picture], predictor: Predictor) -> dic
     }
 
 
-def write_results(folder: Path, model: str, labels: Array, probs: Array, groups: Array, scores: Mapping[str, Any], params: Params) -> None:
-    """Write the tables and plots of a model's answers."""
-    names, temperature = list(scores["classes"]), scores["temperature"]
-    matrix = confusion_matrix(labels, probs.argmax(axis=1), len(names))
+def write_results(folder: Path, answers: Answers, unscaled: Answers, groups: Array, scores: Mapping[str, Any], confidence: float) -> None:
+    """Write the tables and plots of a model's answers. `unscaled`: before temperature scaling."""
+    model, names, temperature = scores["model"], list(scores["classes"]), scores["temperature"]
+    matrix = confusion_matrix(answers.labels, answers.predicted, len(names))
     write_matrix(folder / "confusion_matrix.csv", matrix, names)
     write_matrix(folder / "confusion_matrix_normalised.csv", shares(matrix), names)
     write_classes(folder / "classes.csv", scores["classes"])
-    bins = reliability(labels, probs, groups, params.confidence)
-    bins_before = reliability(labels, without_temperature(probs, temperature), groups, params.confidence)
-    covered = coverage(labels, probs, groups, params.confidence)
+    bins, bins_before = (reliability(each, groups, confidence) for each in (answers, unscaled))
+    covered = coverage(answers, groups, confidence)
     for name, rows in (("reliability", bins), ("reliability_before", bins_before), ("coverage", covered)):
         write_table(folder / f"{name}.csv", list(rows[0]), rows)
     accuracy = scores["figures"]["top1_accuracy"]["value"]
-    title = f"{model}: accuracy {accuracy:.3f} on {len(labels)} test pictures"
+    title = f"{model}: accuracy {accuracy:.3f} on {scores['test_pictures']} test pictures"
     figures.plot_confusion_matrix(folder / "confusion_matrix.png", matrix, names, title)
     figures.plot_confusion_matrix(folder / "confusion_matrix_normalised.png", shares(matrix), names, f"{model}: shares of each true class")
     figures.plot_reliability(folder / "reliability.png", bins, bins_before, f"{model}: reliability, temperature {temperature:.2f}")
@@ -101,22 +102,23 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[picture.label] for picture in pictures])
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
-    start = time.perf_counter()
-    probs = predict(predictor, paths, params.threads)
-    seconds = time.perf_counter() - start
-    scores = {
-        **about(model, pictures, predictor),
-        "confidence": params.confidence,
-        **score(labels, probs, groups, names, predictor.facts["temperature"], params.confidence, params.seed),
-    }
-    chosen = galleries.choose(labels, probs, params.seed)
-    to_explain = {int(number): paths[number] for each in chosen.values() for number in each}
     with atomic_dir(results) as partial:
+        start = time.perf_counter()
+        probs = predict(predictor, paths, params.threads, partial / "predictions.npy")
+        seconds = time.perf_counter() - start
+        answers, unscaled = read_answers(labels, probs), read_answers(labels, probs, predictor.facts["temperature"])
+        scores = {
+            **about(model, pictures, predictor),
+            "confidence": params.confidence,
+            **score(answers, unscaled, probs, groups, names, params.confidence, params.seed),
+        }
         write_json(partial / "scores.json", scores)
-        write_predictions(partial / "predictions.csv", pictures, probs, names)
-        write_results(partial, model.name, labels, probs, groups, scores, params)
-        rows = read_table(partial / "predictions.csv")
-        galleries.write_galleries(partial, chosen, rows, paths, explain(predictor, model, to_explain, probs))
+        write_predictions(partial / "predictions.csv", pictures, answers, names)
+        write_results(partial, answers, unscaled, groups, scores, params.confidence)
+        chosen = galleries.choose(answers, probs, params.seed)
+        rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}
+        overlays = explain(predictor, model, {number: paths[number] for number in rows}, answers.predicted)
+        galleries.write_galleries(partial, chosen, rows, len(pictures), paths, overlays)
     if scores["learned_test_pictures"]:
         print(f"{model}: learned from {scores['learned_test_pictures']} of the {len(pictures)} test pictures; its figures are too good")
     headline = {name: scores["figures"][name]["value"] for name in _HEADLINE}

@@ -12,9 +12,10 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, write_json
 from pipeline.core.params import BASELINE, model_names
 from pipeline.core.sections import Section
+from pipeline.evaluation.answers import most_doubted
 from pipeline.evaluation.comparison import compare_all, verdict, verdicts_against_best
 from pipeline.evaluation.galleries import montage
-from pipeline.evaluation.scores import flat, most_doubted
+from pipeline.evaluation.scores import flat
 from pipeline.networks.artifact import kept_row
 from pipeline.pictures.images import thumbnail_url
 from pipeline.pictures.manifest import Picture, read_manifest

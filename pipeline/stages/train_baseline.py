@@ -10,7 +10,7 @@ from scipy.special import softmax
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, read_json
-from pipeline.evaluation.scores import write_predictions
+from pipeline.evaluation.answers import read_answers, write_predictions
 from pipeline.networks.artifact import append_head, describe_model, write_facts
 from pipeline.networks.onnx_file import open_session, read_onnx
 from pipeline.pictures.images import Preprocessing
@@ -77,7 +77,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
         write_facts(partial, graph, {**facts, **measured}, history)
         onnx_paths = partial / "model.onnx", embeddings / "backbone.onnx"
         check_head(*onnx_paths, head, temperature, preprocessing.image_size, params.threads)
-    write_predictions(out_of_fold, pictures, probs, names)
+    write_predictions(out_of_fold, pictures, read_answers(examples.labels, probs), names)
 
 
 if __name__ == "__main__":

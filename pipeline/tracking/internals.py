@@ -99,12 +99,12 @@ def write_images(folder: Path, figures: Path, start: int) -> None:
 
 
 def write_predictions_table(path: Path, predictions: Path) -> None:
-    """Write one row per picture, with the probability of the predicted class alone: a hundred classes would be a hundred columns.
+    """Write one row per picture, with the probability of the predicted class. `predictions`: predictions.csv.
 
     The format is that of MLflow's `log_table` (pandas, orient "split"), which appends to a table; this replaces it.
     """
     rows = [
-        [row["image_id"], row["predicted"], row["label"], float(row[f"prob_{row['predicted']}"]), row["predicted"] == row["label"]]
+        [row["image_id"], row["predicted"], row["label"], float(row["probability"]), row["predicted"] == row["label"]]
         for row in read_table(predictions)
     ]
     path.write_text(json.dumps({"columns": _TABLE_COLUMNS, "data": rows}), encoding="utf-8")

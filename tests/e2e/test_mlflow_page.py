@@ -58,7 +58,7 @@ def write_model(root: Path, name: str, seed: int) -> None:
     facts = {"model": name, "class_names": ["ant", "bee"], "params": {"seed": seed}, "inputs_sha256": sums, "hardware": {"threads": 1}}
     write_json(model / "model.json", {**facts, "model_sha256": sha256_of(graph)})
     write_table(model / "history.csv", ["epoch", "val_loss"], [{"epoch": step, "val_loss": 1 / (step + seed)} for step in range(3)])
-    answer = {"image_id": "ant/1.png", "label": "ant", "predicted": "ant", "prob_ant": "0.75", "prob_bee": "0.25"}
+    answer = {"image_id": "ant/1.png", "label": "ant", "predicted": "ant", "probability": "0.75"}
     write_table(results / "predictions.csv", list(answer), [answer])
     noise = np.random.default_rng(seed).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     for figure in ("confusion_matrix", "gallery_mistakes"):

@@ -2,46 +2,35 @@
 
 import numpy as np
 import pytest
-from scipy.special import softmax
 
-from pipeline.evaluation.calibration import coverage, ece_interval, expected_calibration_error, reliability, without_temperature
+from pipeline.evaluation.answers import read_answers
+from pipeline.evaluation.calibration import coverage, ece_interval, expected_calibration_error, reliability
 from pipeline.evaluation.intervals import Bootstrap, wilson_interval
 
 LABELS = np.array([0, 1, 1, 1])
-PROBS = np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]])
+ANSWERS = read_answers(LABELS, np.array([[0.90, 0.10], [0.92, 0.08], [0.30, 0.70], [0.55, 0.45]]))
 
 
 def test_ece_is_the_one_worked_by_hand():
     # 0.90 (correct) and 0.92 (wrong) share a bin: |1 - 1.82|; 0.70 (correct): 0.30; 0.55 (wrong): 0.55. Their sum over 4 pictures.
-    assert expected_calibration_error(LABELS, PROBS) == pytest.approx((0.82 + 0.30 + 0.55) / 4)
+    assert expected_calibration_error(ANSWERS) == pytest.approx((0.82 + 0.30 + 0.55) / 4)
 
 
 def test_the_ece_of_certain_and_correct_answers_is_0():
-    assert expected_calibration_error(np.array([0, 1]), np.eye(2)) == 0
+    assert expected_calibration_error(read_answers(np.array([0, 1]), np.eye(2))) == 0
 
 
 def test_the_ece_of_certain_and_wrong_answers_is_1():
-    assert expected_calibration_error(np.array([1, 0]), np.eye(2)) == 1
+    assert expected_calibration_error(read_answers(np.array([1, 0]), np.eye(2))) == 1
 
 
 def test_certain_and_correct_answers_give_no_interval_of_the_ece():
-    np.testing.assert_array_equal(ece_interval(np.array([0, 1]), np.eye(2), Bootstrap(np.arange(2), 0), 0.95), [np.nan, np.nan])
-
-
-def test_the_temperature_is_removed():
-    logits = np.random.default_rng(0).normal(0, 3, (20, 4))
-    probs = softmax(logits / 0.6, axis=1).astype(np.float32)
-    np.testing.assert_allclose(without_temperature(probs, 0.6), softmax(logits, axis=1), atol=1e-6)
-
-
-def test_a_probability_of_0_stays_finite():
-    found = without_temperature(np.array([[1, 0]], np.float32), 0.5)
-    assert np.isfinite(found).all()
-    assert found.sum() == pytest.approx(1)
+    answers = read_answers(np.array([0, 1]), np.eye(2))
+    np.testing.assert_array_equal(ece_interval(answers, Bootstrap(np.arange(2), 0), 0.95), [np.nan, np.nan])
 
 
 def test_each_bin_with_pictures_has_a_row():
-    rows = reliability(LABELS, PROBS, np.arange(len(LABELS)), 0.95)
+    rows = reliability(ANSWERS, np.arange(len(LABELS)), 0.95)
     assert [(row["pictures"], row["probability"], row["accuracy"]) for row in rows] == [
         (1, pytest.approx(0.55), 0.0),
         (1, pytest.approx(0.70), 1.0),
@@ -52,7 +41,7 @@ def test_each_bin_with_pictures_has_a_row():
 
 
 def test_coverage_begins_with_the_most_confident_answers():
-    rows = coverage(LABELS, PROBS, np.arange(len(LABELS)), 0.95)
+    rows = coverage(ANSWERS, np.arange(len(LABELS)), 0.95)
     assert [(row["coverage"], row["threshold"], row["accuracy"]) for row in rows] == [
         (0.25, 0.92, 0.0),
         (0.5, 0.90, 0.5),
@@ -64,5 +53,5 @@ def test_coverage_begins_with_the_most_confident_answers():
 def test_the_coverage_of_many_pictures_has_100_rows():
     generator = np.random.default_rng(0)
     probs = generator.dirichlet(np.ones(3), 1234)
-    rows = coverage(generator.integers(0, 3, 1234), probs, np.arange(1234), 0.95)
+    rows = coverage(read_answers(generator.integers(0, 3, 1234), probs), np.arange(1234), 0.95)
     assert (len(rows), rows[-1]["coverage"]) == (100, 1.0)

@@ -19,6 +19,8 @@ import pytest
 from scipy.special import ndtr, softmax
 
 from pipeline.evaluation import intervals, scores
+from pipeline.evaluation.answers import read_answers
+from pipeline.evaluation.areas import macro, ranking_areas
 from pipeline.evaluation.calibration import ece_interval, expected_calibration_error
 from pipeline.evaluation.comparison import compare_all
 from pipeline.evaluation.intervals import Bootstrap, logit_interval, proportion_interval
@@ -100,10 +102,9 @@ def class_f1(world):
 
 def macro_f1(world):
     def draw(seed):
-        labels, probs = simulate(seed, world)
         bootstrap = Bootstrap(of_groups(world), seed)
-        matrices = scores.drawn_matrices(labels, probs.argmax(axis=1), bootstrap.counts, 3)
-        return [intervals.percentile_interval(scores.macro_f1(matrices), 0.95, bootstrap.widening(0.95))]
+        draws = scores.drawn_macro_f1(read_answers(*simulate(seed, world)), bootstrap.counts(), 3)
+        return [intervals.percentile_interval(draws, 0.95, bootstrap.widening(0.95))]
 
     labels, probs = simulate(0, singles(MANY))
     return draw, [scores.macro_f1(scores.confusion_matrix(labels, probs.argmax(axis=1), 3))]
@@ -111,30 +112,31 @@ def macro_f1(world):
 
 def mean_loss(loss, temperature, world):
     def draw(seed):
-        return [intervals.mean_interval(loss(*simulate(seed, world, temperature)), Bootstrap(of_groups(world), seed), 0.95)]
+        answers = read_answers(*simulate(seed, world, temperature))
+        return [intervals.mean_interval(getattr(answers, loss), Bootstrap(of_groups(world), seed), 0.95)]
 
-    return draw, [loss(*simulate(0, singles(MANY), temperature)).mean()]
+    return draw, [getattr(read_answers(*simulate(0, singles(MANY), temperature)), loss).mean()]
 
 
 def calibration_error(temperature, world):
     def draw(seed):
-        return [ece_interval(*simulate(seed, world, temperature), Bootstrap(of_groups(world), seed), 0.95)]
+        return [ece_interval(read_answers(*simulate(seed, world, temperature)), Bootstrap(of_groups(world), seed), 0.95)]
 
-    return draw, [expected_calibration_error(*simulate(0, singles(MANY), temperature))]
+    return draw, [expected_calibration_error(read_answers(*simulate(0, singles(MANY), temperature)))]
 
 
 def areas(classes, world, scale):
     """ROC and precision-recall areas, each as the mean over the classes and of the first class."""
 
-    def values(labels, probs, counts):
-        return [value for areas in scores.ranking_areas(labels, probs, counts) for value in (scores.macro(areas), areas[:, 0])]
+    def values(labels, probs, draw):
+        return [value for areas in ranking_areas(labels, probs, draw) for value in (macro(areas), areas[:, 0])]
 
     def draw(seed):
         answers, bootstrap = simulate(seed, world, 1.0, classes, scale), Bootstrap(of_groups(world), seed)
-        pairs = zip(values(*answers, np.ones((1, world[0] * world[1]))), values(*answers, bootstrap.counts), strict=True)
+        pairs = zip(values(*answers, lambda: [np.ones((1, world[0] * world[1]))]), values(*answers, bootstrap.counts), strict=True)
         return [logit_interval(value[0], draws, 0.95, bootstrap.widening(0.95)) for value, draws in pairs]
 
-    return draw, [truth[0] for truth in values(*simulate(0, singles(MANY), 1.0, classes, scale), np.ones((1, MANY)))]
+    return draw, [truth[0] for truth in values(*simulate(0, singles(MANY), 1.0, classes, scale), lambda: [np.ones((1, MANY))])]
 
 
 def two_models(seed, world, shares):
@@ -160,8 +162,8 @@ SIMULATIONS = {
     "balanced accuracy, 3 unequal classes": (balanced_accuracy, [0.99, 0.8, 0.9], [100, 25, 50]),
     "F1 of a class": (class_f1, SINGLES),
     "macro F1": (macro_f1, SINGLES),
-    **{f"log loss, T = {t}": (mean_loss, scores.log_losses, t, SINGLES) for t in (0.5, 1.0)},
-    **{f"Brier score, T = {t}": (mean_loss, scores.brier_scores, t, SINGLES) for t in (0.5, 1.0)},
+    **{f"log loss, T = {t}": (mean_loss, "log_losses", t, SINGLES) for t in (0.5, 1.0)},
+    **{f"Brier score, T = {t}": (mean_loss, "brier_scores", t, SINGLES) for t in (0.5, 1.0)},
     **{
         f"ECE, T = {t}, {count} pictures": (calibration_error, t, singles(count))
         for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))
@@ -179,8 +181,8 @@ SIMULATIONS = {
             "balanced accuracy": (balanced_accuracy, [0.95, 0.8, 0.9], [150, 50, 100]),
             "F1 of a class": (class_f1,),
             "macro F1": (macro_f1,),
-            "log loss, T = 0.5": (mean_loss, scores.log_losses, 0.5),
-            "Brier score, T = 1.0": (mean_loss, scores.brier_scores, 1.0),
+            "log loss, T = 0.5": (mean_loss, "log_losses", 0.5),
+            "Brier score, T = 1.0": (mean_loss, "brier_scores", 1.0),
             "ECE, T = 0.5": (calibration_error, 0.5),
             "difference of two models": (difference,),
         }.items()
@@ -257,7 +259,7 @@ def test_2000_draws_are_simulated_and_recorded():
 
 
 def test_the_interval_of_the_calibration_error_of_a_calibrated_model_begins_at_0():
-    lows = [ece_interval(*simulate(seed, SINGLES), Bootstrap(of_groups(SINGLES), seed), 0.95)[0] for seed in range(FEW)]
+    lows = [ece_interval(read_answers(*simulate(seed, SINGLES)), Bootstrap(of_groups(SINGLES), seed), 0.95)[0] for seed in range(FEW)]
     assert np.mean(np.array(lows) == 0) >= 0.95
 
 

@@ -8,41 +8,50 @@ import pytest
 from PIL import Image
 
 from pipeline.core.files import read_json
+from pipeline.evaluation.answers import read_answers
 from pipeline.evaluation.galleries import TITLES, choose, likely_mislabelled, montage, sample_per_class, write_galleries
 from pipeline.pictures.manifest import Picture
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 PROBS = np.array([[0.9, 0.1], [0.6, 0.4], [0.05, 0.95], [0.45, 0.55], [0.3, 0.7], [0.55, 0.45]])
+ANSWERS = read_answers(LABELS, PROBS)
 
 
 def test_mistakes_are_the_most_confident_wrong_answers():
-    assert choose(LABELS, PROBS, 0)["mistakes"].tolist() == [2, 5]
+    assert choose(ANSWERS, PROBS, 0)["mistakes"].tolist() == [2, 5]
 
 
 def test_the_least_confident_answers_have_the_lowest_top_probability():
-    assert choose(LABELS, PROBS, 0)["least_sure"].tolist()[:3] == [3, 5, 1]
+    assert choose(ANSWERS, PROBS, 0)["least_sure"].tolist()[:3] == [3, 5, 1]
 
 
 def test_a_suspect_is_as_probable_as_the_pictures_with_the_predicted_label():
     # The mean probability of label 1 is 0.567 on its pictures, that of label 0 is 0.517: 0.95 and 0.55 are at least as high.
-    assert likely_mislabelled(LABELS, PROBS).tolist() == [2, 5]
-    assert likely_mislabelled(LABELS, np.array([*PROBS[:5], [0.51, 0.49]])).tolist() == [2]
+    assert likely_mislabelled(ANSWERS, PROBS).tolist() == [2, 5]
+    probs = np.array([*PROBS[:5], [0.51, 0.49]])
+    assert likely_mislabelled(read_answers(LABELS, probs), probs).tolist() == [2]
 
 
 def test_a_class_without_pictures_has_no_suspects():
-    assert likely_mislabelled(np.array([0, 0]), np.array([[0.9, 0.1], [0.1, 0.9]])).tolist() == []
+    probs = np.array([[0.9, 0.1], [0.1, 0.9]])
+    assert likely_mislabelled(read_answers(np.array([0, 0]), probs), probs).tolist() == []
 
 
 def test_the_random_gallery_follows_the_seed():
     labels, probs = np.zeros(100, int), np.full((100, 2), 0.5)
-    draws = [choose(labels, probs, seed)["random"].tolist() for seed in (0, 0, 1)]
+    draws = [choose(read_answers(labels, probs), probs, seed)["random"].tolist() for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert draws[0] == sorted(set(draws[0]))
 
 
 def test_no_gallery_has_more_than_twelve_pictures():
     labels, probs = np.zeros(100, int), np.tile([[0.2, 0.8]], (100, 1))
-    assert [len(numbers) for numbers in choose(labels, probs, 0).values()] == [12, 12, 0, 12]  # no picture is labelled 1
+    assert [len(numbers) for numbers in choose(read_answers(labels, probs), probs, 0).values()] == [
+        12,
+        12,
+        0,
+        12,
+    ]  # no picture is labelled 1
 
 
 @pytest.fixture
@@ -52,9 +61,12 @@ def written(tmp_path):
     paths = [tmp_path / f"{number}.png" for number in range(3)]
     for number, path in enumerate(paths):
         Image.new("RGB", (20, 10), (80 * number, 0, 0)).save(path)
-    rows = [{"image_id": name, "label": name[:4], "predicted": "bees", "prob_ants": "0.250000", "prob_bees": "0.750000"} for name in names]
+    rows = {
+        number: {"image_id": name, "label": name[:4], "predicted": "bees", "probability": "0.750000", "label_probability": "0.250000"}
+        for number, name in enumerate(names)
+    }
     chosen = {"mistakes": np.array([1, 0]), "least_sure": np.array([2]), "mislabelled": np.array([], int), "random": np.array([0, 2])}
-    write_galleries(tmp_path, chosen, rows, paths, {1: Image.new("RGB", (176, 176), "red")})
+    write_galleries(tmp_path, chosen, rows, 3, paths, {1: Image.new("RGB", (176, 176), "red")})
     return tmp_path
 
 

@@ -24,6 +24,11 @@ def singles(count, seed):
     return Bootstrap(np.arange(count), seed)
 
 
+def counts_of(bootstrap):
+    """All of its samples: float (samples, pictures)."""
+    return np.concatenate(list(bootstrap.counts()))
+
+
 def proportions(*pairs):
     """`correct`, `labels` and `groups` of classes with so many hits among so many pictures."""
     correct = np.concatenate([np.arange(count) < hits for hits, count in pairs])
@@ -79,14 +84,22 @@ def test_a_class_without_pictures_and_predictions_has_no_interval():
 
 
 def test_each_sample_has_as_many_pictures_as_the_test():
-    counts = singles(30, 0).counts
+    counts = counts_of(singles(30, 0))
     assert counts.shape == (intervals.RESAMPLES, 30)
     assert (counts.sum(axis=1) == 30).all()
 
 
 def test_a_seed_always_draws_the_same_samples():
-    np.testing.assert_array_equal(singles(20, 7).counts, singles(20, 7).counts)
-    assert (singles(20, 7).counts != singles(20, 8).counts).any()
+    np.testing.assert_array_equal(counts_of(singles(20, 7)), counts_of(singles(20, 7)))
+    assert (counts_of(singles(20, 7)) != counts_of(singles(20, 8))).any()
+
+
+def test_samples_in_blocks_are_the_same_and_a_block_is_bounded(monkeypatch):
+    wanted = counts_of(singles(100, 0))
+    monkeypatch.setattr(intervals, "_BLOCK", 100 * 250)
+    blocks = list(singles(100, 0).counts())
+    assert {len(block) for block in blocks[:-1]} == {248}
+    np.testing.assert_array_equal(np.concatenate(blocks), wanted)
 
 
 def test_the_interval_of_a_mean_is_near_students():
@@ -215,7 +228,7 @@ def test_groups_without_a_mistake_do_not_count_as_single_pictures():
 
 def test_a_bootstrap_sample_contains_whole_groups():
     groups = np.array([5, 3, 5, 3, 3, 1])
-    counts = Bootstrap(groups, 0).counts
+    counts = counts_of(Bootstrap(groups, 0))
     assert (counts[:, 0] == counts[:, 2]).all()
     assert (counts[:, 1] == counts[:, 4]).all()
-    assert set(Bootstrap(groups, 0).group_counts.sum(axis=1)) == {3}
+    assert {sum(sample) for block in Bootstrap(groups, 0).group_counts() for sample in block} == {3}

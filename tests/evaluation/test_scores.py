@@ -5,27 +5,24 @@ import pytest
 import sklearn.metrics as oracle
 
 from pipeline.core.files import read_table
-from pipeline.evaluation import scores as scores_module
+from pipeline.evaluation import answers as answers_module
+from pipeline.evaluation import areas as areas_module
+from pipeline.evaluation import intervals
+from pipeline.evaluation.answers import read_answers
+from pipeline.evaluation.areas import macro, ranking_areas
 from pipeline.evaluation.intervals import Bootstrap, wilson_interval
 from pipeline.evaluation.scores import (
-    among_the_first,
     balanced_accuracy,
     confusion_matrix,
-    drawn_matrices,
+    drawn_macro_f1,
     f1_per_class,
     flat,
-    log_losses,
-    macro,
-    most_doubted,
-    ranking_areas,
     recall_per_class,
     score,
     shares,
     write_classes,
     write_matrix,
-    write_predictions,
 )
-from pipeline.pictures.manifest import Picture
 
 NAMES = ["ants", "bees", "wasps"]
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -52,6 +49,11 @@ def draw_case(seed, num_classes=4, count=60, never_predicted=None, places=None):
     return labels, probs.astype(np.float32)
 
 
+def score_of(labels, probs, groups, names, temperature, confidence, seed):
+    """The scores of probabilities that were scaled with this temperature."""
+    return score(read_answers(labels, probs), read_answers(labels, probs, temperature), probs, groups, names, confidence, seed)
+
+
 CASES = [
     pytest.param((LABELS, PROBS), id="by hand"),
     pytest.param(draw_case(0), id="four classes"),
@@ -66,12 +68,12 @@ CASES = [
 def case(request):
     """Labels, probabilities, and the scores of them."""
     labels, probs = request.param
-    return labels, probs, score(labels, probs, np.arange(len(labels)), [str(index) for index in range(probs.shape[1])], 2.0, 0.9, 0)
+    return labels, probs, score_of(labels, probs, np.arange(len(labels)), [str(index) for index in range(probs.shape[1])], 2.0, 0.9, 0)
 
 
 @pytest.fixture(scope="module")
 def scores():
-    return score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, temperature=2.0, confidence=0.9, seed=0)
+    return score_of(LABELS, PROBS, np.arange(len(LABELS)), NAMES, temperature=2.0, confidence=0.9, seed=0)
 
 
 # Figures
@@ -143,10 +145,10 @@ def test_proportions_have_wilsons_interval(scores):
 
 def test_top5_accuracy_has_wilsons_interval_and_needs_more_than_ten_classes():
     labels, probs = draw_case(0, num_classes=11, count=50)
-    figure = score(labels, probs, np.arange(len(labels)), [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
+    figure = score_of(labels, probs, np.arange(len(labels)), [str(index) for index in range(11)], 1.0, 0.95, 0)["figures"]["top5_accuracy"]
     assert (figure["low"], figure["high"]) == pytest.approx(wilson_interval(figure["value"], 50, 0.95), abs=1e-6)
     ten = [str(index) for index in range(10)]
-    assert "top5_accuracy" not in score(labels % 10, probs[:, :10], np.arange(50), ten, 1.0, 0.95, 0)["figures"]
+    assert "top5_accuracy" not in score_of(labels % 10, probs[:, :10], np.arange(50), ten, 1.0, 0.95, 0)["figures"]
 
 
 @pytest.mark.parametrize("count", [2, 6, 30])
@@ -156,7 +158,7 @@ def test_no_interval_exceeds_what_its_figure_can_be(count, pictures_per_group):
     probs = np.full((count, 3), 1e-9)
     probs[np.arange(count), generator.integers(0, 3, count)] = 1  # certain, and often wrong: the largest losses
     probs[0] = (0.5, 0.3, 0.2)
-    found = score(generator.integers(0, 3, count), probs, np.arange(count) // pictures_per_group, NAMES, 1.5, 0.95, 0)
+    found = score_of(generator.integers(0, 3, count), probs, np.arange(count) // pictures_per_group, NAMES, 1.5, 0.95, 0)
     most = {"log_loss": -np.log(np.finfo(np.float32).eps), "brier": 2.0}
     for figures in (found["figures"], *found["classes"].values()):
         for name, figure in figures.items():
@@ -173,7 +175,7 @@ def test_the_figures_have_an_order(scores):
 
 
 def test_another_seed_moves_only_bootstrap_intervals(scores):
-    figures, other = flat(scores["figures"]), flat(score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, 2.0, 0.9, 1)["figures"])
+    figures, other = flat(scores["figures"]), flat(score_of(LABELS, PROBS, np.arange(len(LABELS)), NAMES, 2.0, 0.9, 1)["figures"])
     moved = {name for name in figures if figures[name] != other[name]}
     drawn = {f"{name}{end}" for name in figures if name not in ("top1_accuracy", "balanced_accuracy") for end in ("_low", "_high")}
     assert {"log_loss_low", "roc_auc_low", "ece_high"} <= moved <= drawn
@@ -184,19 +186,19 @@ def test_another_seed_moves_only_bootstrap_intervals(scores):
 
 def test_a_class_that_is_never_predicted_has_no_precision():
     probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
-    found = score(np.array([0, 0, 1]), probs, np.arange(3), ["ants", "bees"], 1.0, 0.9, 0)["classes"]["bees"]
+    found = score_of(np.array([0, 0, 1]), probs, np.arange(3), ["ants", "bees"], 1.0, 0.9, 0)["classes"]["bees"]
     assert found["precision"] == UNDEFINED
     assert (found["recall"]["value"], found["f1"]["value"], found["support"]) == (0.0, 0.0, 1)
 
 
 def test_a_class_without_test_pictures_has_neither_recall_nor_areas():
     probs = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.1, 0.2]], np.float32)
-    found = score(np.array([0, 1, 0]), probs, np.arange(3), NAMES, 1.0, 0.9, 0)["classes"]["wasps"]
+    found = score_of(np.array([0, 1, 0]), probs, np.arange(3), NAMES, 1.0, 0.9, 0)["classes"]["wasps"]
     assert found == {**dict.fromkeys(("precision", "recall", "f1", "roc_auc", "pr_auc"), UNDEFINED), "support": 0}
 
 
 def test_a_perfect_model_has_an_interval_only_if_it_is_defined():
-    figures = score(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], np.arange(4), ["ants", "bees"], 1.0, 0.95, 0)["figures"]
+    figures = score_of(np.array([0, 1, 0, 1]), np.eye(2)[[0, 1, 0, 1]], np.arange(4), ["ants", "bees"], 1.0, 0.95, 0)["figures"]
     assert figures["balanced_accuracy"]["low"] < 0.9
     assert (figures["roc_auc"]["value"], figures["roc_auc"]["low"]) == (1.0, None)
 
@@ -217,30 +219,28 @@ def test_rows_of_the_matrix_are_the_true_classes():
     np.testing.assert_array_equal(confusion_matrix(np.array([0, 0, 1]), np.array([1, 1, 1]), 2), [[0, 2], [0, 1]])
 
 
-def test_a_log_loss_is_bounded_if_the_true_class_has_probability_0():
-    found = log_losses(np.array([1]), np.array([[1, 0]], dtype=np.float32))
-    assert found == pytest.approx([23 * np.log(2)])  # float32's epsilon is 2 to the power of -23
+def test_the_macro_f1_of_samples_is_scikit_learns_with_weights():
+    labels, probs = draw_case(6, num_classes=12, count=40, never_predicted=3)
+    bootstrap, predicted = Bootstrap(np.arange(40), 0), probs.argmax(axis=1)
+    found = drawn_macro_f1(read_answers(labels, probs), bootstrap.counts(30), 12)
+    counts = np.concatenate(list(bootstrap.counts(30)))
+    there = [np.isin(np.arange(12), np.concatenate([labels[drawn > 0], predicted[drawn > 0]])) for drawn in counts]
+    wanted = [
+        oracle.f1_score(labels, predicted, labels=np.flatnonzero(classes), average="macro", sample_weight=drawn, zero_division=np.nan)
+        for drawn, classes in zip(counts, there, strict=True)
+    ]
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
-def test_a_certain_and_correct_answer_has_no_loss():
-    assert log_losses(np.array([0]), np.array([[1, 0]], dtype=np.float32)).tolist() == [0.0]
-
-
-@pytest.mark.parametrize("k", [1, 2, 3])
-def test_the_k_most_probable_classes_are_scikit_learns(k):
-    labels, probs = draw_case(5, num_classes=6)
-    wanted = oracle.top_k_accuracy_score(labels, probs, k=k, labels=range(6))
-    assert among_the_first(labels, probs, k).mean() == pytest.approx(wanted)
-
-
-def test_among_equal_probabilities_the_first_class_wins():
-    probs = np.full((3, 3), 1 / 3, np.float32)
-    assert among_the_first(np.array([0, 1, 2]), probs, 2).tolist() == [True, True, False]
-
-
-def test_the_matrix_of_a_sample_counts_each_picture_as_often_as_it_is_drawn():
-    labels, predicted, counts = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), np.array([[1, 1, 1, 1], [0, 3, 1, 0]])
-    np.testing.assert_array_equal(drawn_matrices(labels, predicted, counts, 2), [[[1, 1], [0, 2]], [[0, 3], [0, 1]]])
+@pytest.mark.parametrize("pictures_per_group", [1, 3])
+def test_the_scores_of_samples_in_blocks_are_those_of_all_samples_at_once(monkeypatch, pictures_per_group):
+    labels, probs = draw_case(7, num_classes=5, count=90)
+    arguments = (labels, probs, np.arange(90) // pictures_per_group, list("abcde"), 2.0, 0.95, 0)
+    wanted = score_of(*arguments)
+    monkeypatch.setattr(intervals, "_BLOCK", 90 * 24)  # 24 samples
+    monkeypatch.setattr(areas_module, "_RANKED", 90 * 2)  # two classes
+    monkeypatch.setattr(answers_module, "_BLOCK", 5 * 7)  # seven pictures
+    assert score_of(*arguments) == wanted
 
 
 # Areas
@@ -258,29 +258,28 @@ def oracle_areas(labels, probs, weights):
 def test_areas_of_equal_probabilities_are_scikit_learns():
     labels, probs = draw_case(0, num_classes=3, places=1)
     np.testing.assert_allclose(
-        np.concatenate(ranking_areas(labels, probs, np.ones((1, 60)))), oracle_areas(labels, probs, None), atol=1e-12
+        np.concatenate(ranking_areas(labels, probs, lambda: [np.ones((1, 60))])), oracle_areas(labels, probs, None), atol=1e-12
     )
 
 
-def test_areas_of_samples_are_scikit_learns_with_weights(monkeypatch):
-    monkeypatch.setattr(scores_module, "_CHUNK", 200)  # three samples at once
+def test_areas_of_samples_are_scikit_learns_with_weights():
     labels, probs = draw_case(1, num_classes=3, places=1)
-    counts = Bootstrap(np.arange(60), 0).counts[:20]
-    found = np.stack(ranking_areas(labels, probs, counts), axis=1)
+    (counts,) = Bootstrap(np.arange(60), 0).counts(20)
+    found = np.stack(ranking_areas(labels, probs, lambda: [counts[:12], counts[12:]]), axis=1)
     for areas, weights in zip(found, counts, strict=True):
         np.testing.assert_allclose(areas, oracle_areas(labels, probs, weights), atol=1e-6)
 
 
 def test_probabilities_that_are_all_equal_are_one_step():
     labels, probs = np.array([0, 0, 1]), np.array([[1, 0], [1, 0], [1, 0]], np.float32)
-    roc, precision = ranking_areas(labels, probs, np.ones((1, 3)))
+    roc, precision = ranking_areas(labels, probs, lambda: [np.ones((1, 3))])
     assert (roc.tolist(), precision[0].tolist()) == ([[0.5, 0.5]], pytest.approx([2 / 3, 1 / 3]))
 
 
 def test_a_sample_of_one_class_has_no_area():
     labels, probs = draw_case(2, num_classes=2, count=4)
     counts = (labels == 0).astype(float)[None]
-    assert np.isnan(ranking_areas(labels, probs, counts)).all()
+    assert np.isnan(ranking_areas(labels, probs, lambda: [counts])).all()
 
 
 def test_the_macro_area_leaves_out_undefined_areas():
@@ -306,25 +305,3 @@ def test_a_class_has_its_figures_and_empty_cells_for_undefined_ones(tmp_path):
     assert read_table(tmp_path / "classes.csv") == [
         {"class": "ants", "support": "4", "recall": "0.75", "recall_low": "0.5", "recall_high": ""}
     ]
-
-
-def test_predictions_have_a_row_per_picture(tmp_path):
-    pictures = [Picture(name, name, "0" * 64, label, "val", name, 8, 8) for name, label in (("bees/1.png", "bees"), ("a,b.png", "ants"))]
-    write_predictions(tmp_path / "predictions.csv", pictures, np.array([[0.25, 0.75], [1 / 3, 2 / 3]]), ["ants", "bees"])
-    assert (tmp_path / "predictions.csv").read_text() == (
-        'image_id,group,label,predicted,prob_ants,prob_bees\nbees/1.png,bees/1.png,bees,bees,0.250000,0.750000\n"a,b.png","a,b.png",ants,bees,0.333333,0.666667\n'
-    )
-
-
-@pytest.mark.parametrize("count", [0, 1, 9])
-def test_the_least_probable_labels_are_doubted_most(count):
-    rows = [
-        {"image_id": name, "label": label, "predicted": predicted, "prob_ants": ants, "prob_bees": bees}
-        for name, label, predicted, ants, bees in (
-            ("correct", "ants", "ants", "0.9", "0.1"),
-            ("nearly correct", "ants", "bees", "0.4", "0.6"),
-            ("wrong", "bees", "ants", "0.99", "0.01"),
-            ("also wrong", "bees", "ants", "0.99", "0.01"),
-        )
-    ]
-    assert [row["image_id"] for row in most_doubted(rows, count)] == ["also wrong", "wrong", "nearly correct"][:count]

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, sha256_of, sha256_of_file
+from pipeline.evaluation.answers import read_answers
 from pipeline.evaluation.galleries import TITLES
 from pipeline.evaluation.scores import score
 from pipeline.pictures.images import Preprocessing
@@ -82,7 +83,7 @@ def test_the_scores_name_the_model_its_bytes_and_its_size(evaluated):
         "temperature": 2.0,
         "size": {"megabytes": 0.0, "parameters": 10, "gmacs": 0.5},
         "confidence": 0.9,
-        **score(LABELS, PROBS, np.arange(len(LABELS)), NAMES, 2.0, 0.9, 0),
+        **score(read_answers(LABELS, PROBS), read_answers(LABELS, PROBS, 2.0), PROBS, np.arange(len(LABELS)), NAMES, 0.9, 0),
     }
 
 
@@ -104,7 +105,11 @@ def test_the_results_are_tables_and_pictures(evaluated):
     plots = ("confusion_matrix", "confusion_matrix_normalised", "coverage", "reliability")
     tables = {f"{name}.csv" for name in ("classes", "predictions", "reliability_before", *plots)}
     pictures = {f"{name}.png" for name in (*plots, *(f"gallery_{kind}" for kind in TITLES))}
-    assert {path.name for path in (evaluated / "results").iterdir()} == tables | pictures | {"scores.json", "galleries.json"}
+    assert {path.name for path in (evaluated / "results").iterdir()} == tables | pictures | {
+        "scores.json",
+        "galleries.json",
+        "predictions.npy",
+    }
 
 
 def test_the_probabilities_are_scored_with_and_without_the_temperature(evaluated):
@@ -131,6 +136,7 @@ def test_the_predictions_are_in_the_order_of_the_manifest(evaluated):
     rows = read_table(evaluated / "results" / "predictions.csv")
     assert [row["image_id"] for row in rows] == [f"{number}.png" for number in range(10)]
     assert [row["predicted"] for row in rows] == [NAMES[index] for index in PREDICTED]
+    np.testing.assert_array_equal(np.load(evaluated / "results" / "predictions.npy", allow_pickle=False), PROBS)
 
 
 def test_each_picture_of_a_gallery_has_its_map(evaluated):

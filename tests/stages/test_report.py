@@ -49,7 +49,7 @@ def project(tmp_path, monkeypatch):
     write_json(tmp_path / "data/embeddings/embedding.json", {"image_sizes": []})
     write_json(tmp_path / "data" / "source.json", {"digest": "1" * 64, "raw_digest": "2" * 64})
     write_json(tmp_path / "models" / "backbone" / "backbone.json", {"weights": {"sha256": "3" * 64}})
-    doubted = {"image_id": "a/ants/1.png", "label": "ants", "predicted": "bees", "prob_ants": "0.1", "prob_bees": "0.9"}
+    doubted = {"image_id": "a/ants/1.png", "label": "ants", "predicted": "bees", "probability": "0.9", "label_probability": "0.1"}
     write_table(tmp_path / "models" / "out_of_fold.csv", list(doubted), [doubted])
     calls = []
     monkeypatch.setattr(report.page, "write_page", lambda folder, content: calls.append(("page", content)))

@@ -126,9 +126,10 @@ def test_every_train_and_val_picture_has_an_answer_of_a_head_that_did_not_see_it
     assert [row["image_id"] for row in trained.out_of_fold] == [f"{index:02}" for index in range(30)]
 
 
-def test_answers_out_of_fold_are_probabilities(trained):
-    sums = [float(row["prob_dark"]) + float(row["prob_light"]) for row in trained.out_of_fold]
-    np.testing.assert_allclose(sums, 1, atol=2e-6)
+def test_answers_out_of_fold_have_the_probabilities_of_the_predicted_class_and_of_the_label(trained):
+    for row in trained.out_of_fold:
+        prob, label_prob = float(row["probability"]), float(row["label_probability"])
+        assert label_prob == pytest.approx(prob if row["label"] == row["predicted"] else 1 - prob, abs=2e-6)  # of two classes
 
 
 @pytest.mark.parametrize("penalty", ["0", "-1.0"])

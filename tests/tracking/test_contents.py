@@ -179,8 +179,8 @@ def test_the_small_image_keeps_the_shape_and_the_large_one_its_bytes(tmp_path):
 
 def test_the_table_of_predictions_is_what_pandas_reads_in_the_form_split(tmp_path):
     rows = [
-        {"image_id": "a/1.png", "label": "ant", "predicted": "ant", "prob_ant": "0.750000", "prob_bee": "0.250000"},
-        {"image_id": "a/2.png", "label": "ant", "predicted": "bee", "prob_ant": "0.125000", "prob_bee": "0.875000"},
+        {"image_id": "a/1.png", "label": "ant", "predicted": "ant", "probability": "0.750000"},
+        {"image_id": "a/2.png", "label": "ant", "predicted": "bee", "probability": "0.875000"},
     ]
     write_table(tmp_path / "predictions.csv", list(rows[0]), rows)
     write_predictions_table(tmp_path / "table.json", tmp_path / "predictions.csv")

@@ -47,7 +47,7 @@ def files(project):
     (project / "dvc.lock").write_text(yaml.safe_dump(lock))
     write_table(model / "history.csv", ["epoch", "train_loss", "val_loss"],
                 [{"epoch": 0, "val_loss": 0.9}, {"epoch": 1, "train_loss": 0.7, "val_loss": 0.5}])  # fmt: skip
-    answer = {"image_id": "bee/test.png", "label": "bee", "predicted": "ant", "prob_ant": "0.75", "prob_bee": "0.25"}
+    answer = {"image_id": "bee/test.png", "label": "bee", "predicted": "ant", "probability": "0.75"}
     write_table(results / "predictions.csv", list(answer), [answer])
     Image.new("RGB", (40, 30), "red").save(results / "confusion_matrix.png")
     write_scores(project)
