@@ -17,7 +17,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 
 PARAMS = Path("params.yaml")
-SHARED = ("seed", "threads")
+SHARED = ("seed", "threads", "processes")
 BASELINE = "baseline"  # the model that is always there; every entry of `models` is compared with it
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
 
@@ -28,7 +28,7 @@ LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
 class Section(BaseModel):
-    """A stage's section of params.yaml. A field `seed` or `threads` takes the value of that name at the top level."""
+    """A stage's section of params.yaml. A field `seed`, `threads` or `processes` takes the value of that name at the top level."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
     overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from pipeline.core import hardware
+from pipeline.core import hardware, processes
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.params import Section
@@ -105,12 +105,15 @@ def embed(
 ) -> tuple[Array, int]:
     """Return the features of pictures, float32 (pictures, D), in the order of their paths, and how many were not in the cache.
 
+    Of several processes each embeds its share of the new pictures, and the leading one reads all features from the cache.
     `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`.
     """
     workers = hardware.usable_cpus()
     # The bytes of a picture identify it: its path and its split may change, and they are what is decoded.
-    chunks = read_ahead(paths, sha256_of_file, _SHARD_PICTURES, workers, None)
-    digests = [digest.encode() for chunk in chunks for digest in chunk]
+    own = processes.share(len(paths))
+    chunks = read_ahead(paths[own], sha256_of_file, _SHARD_PICTURES, workers, None)
+    hashed = np.array([digest for chunk in chunks for digest in chunk], "S64").view(np.uint8).reshape(-1, 64)
+    digests = processes.gather(hashed, own.start, len(paths)).view("S64")[:, 0].tolist()
     features = np.empty((len(paths), read_json(folder / "backbone.json")["num_features"]), np.float32)
     cache = _FeatureCache(cache_dir("features") / _cache_key(onnx_path, preprocessing, batch_size, threads), features.shape[1])
 
@@ -118,11 +121,12 @@ def embed(
     for row, digest in enumerate(digests):
         first_rows.setdefault(digest, row)
     new = dict(first_rows)
-    for digest, values in cache.read():
-        if digest in new:
-            features[new.pop(digest)] = values
+    if processes.leads():
+        for digest, values in cache.read():
+            if digest in new:
+                features[new.pop(digest)] = values
 
-    rows, start = list(new.values()), 0
+    rows, start = processes.own_share(list(new.values())), 0
     run = _make_runner(onnx_path, folder, threads, batch_size)
     for pixels in square_batches([paths[row] for row in rows], preprocessing, batch_size, workers, "embed"):
         batch = rows[start : start + len(pixels)]
@@ -130,6 +134,11 @@ def embed(
         cache.add([digests[row] for row in batch], features[batch])
         start += len(pixels)
     cache.flush()
+    processes.wait_for_all()
+    if processes.leads():
+        for digest, values in cache.read():
+            if digest in new:  # of another process
+                features[new[digest]] = values
 
     for row, digest in enumerate(digests):  # pictures of equal bytes were embedded once
         features[row] = features[first_rows[digest]]
@@ -184,7 +193,7 @@ def _make_runner(onnx_path: Path, folder: Path, threads: int, batch_size: int) -
 
 
 class _FeatureCache:
-    """A folder of features by the sha256 of a picture's bytes, in one file per some thousand pictures.
+    """A folder of features by the sha256 of a picture's bytes, in one file per some thousand pictures. Several processes may write to it.
 
     A file is an array of records, named by its own sha256. It appears whole, and a damaged one is known by its name: it is removed,
     and its pictures are embedded again.
@@ -194,11 +203,13 @@ class _FeatureCache:
         self.folder = folder
         self.record = np.dtype([("sha256", "S64"), ("features", "<f4", (num_features,))])
         self.waiting: list[Array] = []
+        self.seen: set[str] = set()  # files that this process has read or written
         self.written_at = time.monotonic()
 
     def read(self) -> Iterator[tuple[bytes, Array]]:
-        """Return all digests of pictures with their features, float32 (D)."""
-        for path in sorted(self.folder.glob("*.npy")):
+        """Return the digests of pictures with their features, float32 (D), of all files that this process has not seen."""
+        for path in sorted(path for path in self.folder.glob("*.npy") if path.stem not in self.seen):
+            self.seen.add(path.stem)
             if sha256_of_file(path) != path.stem:
                 path.unlink(missing_ok=True)
                 continue
@@ -219,6 +230,8 @@ class _FeatureCache:
             file = io.BytesIO()
             np.save(file, np.concatenate(self.waiting))
             content = file.getvalue()
-            with atomic_file(self.folder / f"{sha256_of(content)}.npy") as partial:
+            name = sha256_of(content)
+            self.seen.add(name)
+            with atomic_file(self.folder / f"{name}.npy") as partial:
                 partial.write_bytes(content)
         self.waiting, self.written_at = [], time.monotonic()

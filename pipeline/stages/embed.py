@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from pydantic import PositiveInt
 
-from pipeline.core import stage
+from pipeline.core import processes, stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.core.hardware import keep_freed_memory
 from pipeline.networks.embedding import EmbedParams, are_tiny, embed, export_backbone, preprocessing_of
@@ -23,21 +24,26 @@ _CHECKED = 8  # pictures on which the export is compared with torch
 class Params(EmbedParams):
     """Section `embed` of params.yaml."""
 
+    processes: PositiveInt
+
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path) -> None:
     """Resolve the image size, export the backbone, embed the pictures, and write the folder `embeddings`."""
     keep_freed_memory()
     facts = read_json(backbone / "backbone.json")
     table = read_manifest(manifest)
-    choice = choose_image_size(params.image_size, backbone, table.train, train, params.threads)
     architecture = Architecture(**facts["architecture"])
-    preprocessing = preprocessing_of(architecture, choice.side)
     pictures = [*table.train, *table.val]
     paths = [train / picture.path for picture in table.train] + [val / picture.path for picture in table.val]
     checked = [paths[index] for index in spread(len(paths), _CHECKED)]
-    sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
-    onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
+    with processes.leader_first():
+        choice = choose_image_size(params.image_size, backbone, table.train, train, params.threads)
+        preprocessing = preprocessing_of(architecture, choice.side)
+        sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
+        onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
     features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
+    if not processes.leads():
+        return
     print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
     with atomic_dir(embeddings) as partial:
         np.save(partial / "features.npy", features)

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from pipeline.core.files import atomic_file, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
+from pipeline.core.processes import share
 from pipeline.pictures.images import Array, Preprocessing, decode, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
@@ -172,10 +173,11 @@ class TrainingPictures:
 
 
 def batch_sizes(batches: Batches) -> list[int]:
-    """The number of pictures of each batch. No picture is read."""
+    """The number of pictures of each batch, those of all processes together. No picture is read."""
     if not isinstance(batches, DataLoader):
         return [len(labels) for _, labels in batches]
-    size, pictures = cast(int, batches.batch_size), len(cast("Sized", batches.sampler))
+    batch_sampler = cast(BatchSampler, batches.batch_sampler)
+    size, pictures = batch_sampler.batch_size, len(cast("Sized", batch_sampler.sampler))
     return [min(size, pictures - number * size) for number in range(len(batches))]
 
 
@@ -193,6 +195,14 @@ class Draws(Sampler[tuple[int, int]]):
         return zip(order, torch.randint(2**62, (len(order),), generator=self.generator).tolist(), strict=True)
 
 
+class SharedBatches(BatchSampler):
+    """This process's share of each batch that one process would see. Without a share it has one of the pictures, which does not count."""
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in super().__iter__():
+            yield batch[share(len(batch))] or batch[:1]
+
+
 def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe, workers: int = 0) -> DataLoader[Any]:
     """Batches of examples, shuffled anew in each epoch; with `balance: sampling` each class is drawn equally often."""
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -202,9 +212,9 @@ def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe,
         order = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
     is_one_left = len(labels) % recipe.batch_size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
     return DataLoader(
-        examples, recipe.batch_size, sampler=Draws(order, generator), drop_last=is_one_left, pin_memory=torch.cuda.is_available(),
-        num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent,
+        examples, batch_sampler=SharedBatches(Draws(order, generator), recipe.batch_size, is_one_left),  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(), num_workers=workers, persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # of no use; from another one it would draw more or less often, by the number of workers
     )  # fmt: skip
 
