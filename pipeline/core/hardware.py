@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.files import cache_dir, read_value, sha256_of_json, write_json
-from pipeline.core.processes import processes_here
+from pipeline.core.processes import group_size, processes_here
 
 if TYPE_CHECKING:
     import torch
@@ -25,12 +25,12 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")  # trained bytes
 
 
 def choose_device() -> "torch.device":
-    """CUDA if available, else MPS, else the CPU."""
+    """CUDA if available, else MPS, for which several processes cannot exchange gradients, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and group_size() == 1:
         return torch.device("mps")
     return torch.device("cpu")
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGTERM, getsignal
 from socket import if_nameindex
@@ -69,7 +70,8 @@ def launch(count: int) -> None:
     if count % machines:
         raise PipelineError(f"params.yaml: processes: {count} is not a multiple of the {machines} machines (PET_NNODES); choose one")
     handled = "SIGTERM,SIGINT,SIGQUIT" if getsignal(SIGHUP) == SIG_IGN else "SIGTERM,SIGINT,SIGQUIT,SIGHUP"  # nohup ignores SIGHUP
-    arguments = ["--nproc-per-node", str(count // machines), "--signals-to-handle", handled]
+    run_id = sha256(" ".join(sys.argv[1:]).encode()).hexdigest()[:8]  # machines that run different stages do not meet
+    arguments = ["--nproc-per-node", str(count // machines), "--signals-to-handle", handled, "--rdzv-id", run_id]
     if machines == 1:  # nothing is offered to the network
         arguments += ["--standalone", "--local-addr", "127.0.0.1"]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in if_nameindex() if name.startswith("lo")))
