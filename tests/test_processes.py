@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,6 +168,27 @@ def test_each_process_embeds_its_share_once_and_the_bytes_are_those_of_one(proje
     assert lines == [["embed: 16 pictures embedded, 0 from the cache"], ["embed: 0 pictures embedded, 16 from the cache"]]
     assert len(list((project / ".cache/features").rglob("*.npy"))) == 2
     assert (project / "cold/features.npy").read_bytes() == (project / "warm/features.npy").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("size", "rank", "master"),
+    [("PET_NNODES", "PET_NODE_RANK", "PET_MASTER"), pytest.param("WORLD_SIZE", "RANK", "MASTER", marks=pytest.mark.slow)],
+    ids=["a launcher per machine", "no launcher"],
+)
+def test_machines_join_each_other_by_the_environment(size, rank, master, project, monkeypatch):
+    write_params(2)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    for name, value in {size: "2", f"{master}_ADDR": "127.0.0.1", f"{master}_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    stages = []
+    for number in ("0", "1"):
+        monkeypatch.setenv(rank, number)
+        stages.append(start("embed", *TREES, "models/backbone", f"joined/{size}"))
+    first, second = map(end, stages)
+    assert (first.code, len(first.lines), second.code, second.lines) == (0, 1, 0, [])
+    features = [(project / folder / "features.npy").read_bytes() for folder in (f"joined/{size}", "data/embeddings")]
+    assert features[0] == features[1]
 
 
 def test_shares_follow_each_other_and_leave_nothing_out(monkeypatch):

@@ -16,7 +16,7 @@ from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGTERM, getsignal
-from socket import if_nameindex
+from socket import create_server, if_nameindex
 from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -72,8 +72,9 @@ def launch(count: int) -> None:
     handled = "SIGTERM,SIGINT,SIGQUIT" if getsignal(SIGHUP) == SIG_IGN else "SIGTERM,SIGINT,SIGQUIT,SIGHUP"  # nohup ignores SIGHUP
     run_id = sha256(" ".join(sys.argv[1:]).encode()).hexdigest()[:8]  # machines that run different stages do not meet
     arguments = ["--nproc-per-node", str(count // machines), "--signals-to-handle", handled, "--rdzv-id", run_id]
-    if machines == 1:  # nothing is offered to the network
-        arguments += ["--standalone", "--local-addr", "127.0.0.1"]
+    if machines == 1:
+        with create_server(("127.0.0.1", 0)) as free:  # torchrun would choose a port by itself, but its rendezvous then reads pickles
+            arguments += ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
         os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in if_nameindex() if name.startswith("lo")))
     logging.disable(logging.ERROR)  # torchrun writes a page about a failure that is one line here
     with TemporaryDirectory() as logs:
