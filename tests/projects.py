@@ -15,6 +15,7 @@ NOBODY = "http://127.0.0.1:9"  # no server listens there
 PARAMS = {
     "seed": 3,
     "threads": 1,
+    "processes": 1,
     "download": {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},

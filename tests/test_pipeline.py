@@ -30,6 +30,7 @@ from tests.recipes import PLAIN
 PARAMS = {
     "seed": 3,
     "threads": 1,
+    "processes": 1,
     "download": {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},

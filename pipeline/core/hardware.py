@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.files import cache_dir, read_value, sha256_of_json, write_json
+from pipeline.core.processes import group_size, processes_here
 
 if TYPE_CHECKING:
     import torch
@@ -27,12 +28,12 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow")  # trained bytes
 
 
 def choose_device() -> "torch.device":
-    """CUDA if available, else MPS, else the CPU."""
+    """CUDA if available, else MPS, for which several processes cannot exchange gradients, else the CPU."""
     import torch
 
     if torch.cuda.is_available():
         return torch.device("cuda")
-    if torch.backends.mps.is_available():
+    if torch.backends.mps.is_available() and group_size() == 1:
         return torch.device("mps")
     return torch.device("cpu")
 
@@ -113,12 +114,12 @@ class Hardware:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use: those of the machine, within its affinity and its cgroup's quota."""
+    """How many processors this process may use: those of the machine, within its affinity and its cgroup's quota, and its group's part."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no cgroup, or no quota ("max")
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
         count = min(count, max(1, math.ceil(int(quota) / int(period))))
-    return count
+    return max(1, count // processes_here())
 
 
 def key_here(identity: str) -> str:

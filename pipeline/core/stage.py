@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import is_running, keep_caches_here, sha256_of_json
+from pipeline.core.processes import joined, launch, leads, must_launch, report_fault, wait_for_all
 from pipeline.core.sections import SectionType, read_section
 
 _ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +29,8 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
 
     With `--model NAME` in front, `{model}` in a path is that name: dvc.yaml hands the name over as one quoted argument. If the section
     ends in `.*`, the name, or else the first argument, is its last key. A PipelineError or a full disk becomes one line on stderr and
-    exit code 1. If another process is writing the last path, the stage waits.
+    exit code 1. If another process is writing the last path, the stage waits. With the param `processes` above 1 the stage runs in so
+    many processes.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that wait in a loop make training several times slower
     keep_caches_here()
@@ -42,7 +44,11 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
     paths = [Path(argument.replace("{model}", model)) for argument in arguments]
     try:
         params = read_section(section, section_class)
-        with _orderly_end(), _lock(paths[-1]):
+        count = getattr(params, "processes", 1)
+        if must_launch(count):
+            launch(count)
+            return
+        with _orderly_end(), joined(count), _lock(paths[-1]):
             run(params, *paths)
         return
     except PipelineError as error:
@@ -51,7 +57,7 @@ def main(section: str, section_class: type[SectionType], run: Callable[..., None
         if not (reason := _no_space(error)):
             raise
         line = f"{paths[-1]}: {reason}; free some space and run `dvc repro` again; it continues from there"
-    print(line, file=sys.stderr)
+    report_fault(line)
     raise SystemExit(1)
 
 
@@ -77,7 +83,14 @@ def _orderly_end() -> Iterator[None]:
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Lock an out for the block. If another process has the lock, report that once and wait: a killed `dvc` leaves its stage running."""
+    """Lock an out for the block. If another process has the lock, report that once and wait: a killed `dvc` leaves its stage running.
+
+    In a group of processes the leading one locks it, and the others wait for that.
+    """
+    if not leads():
+        wait_for_all()
+        yield
+        return
     path = Path(".cache/locks") / f"{str(out).replace(os.sep, '_')}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(path), path.with_suffix(".pid")
@@ -88,6 +101,7 @@ def _lock(out: Path) -> Iterator[None]:
         lock.acquire(poll_interval=_POLL_SECONDS)
     try:
         holder.write_text(str(os.getpid()))
+        wait_for_all()
         yield
     finally:
         holder.unlink(missing_ok=True)

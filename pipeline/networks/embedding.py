@@ -1,10 +1,7 @@
-"""The frozen backbone as an ONNX file, the image sizes it accepts, and the features of pictures, which are cached per picture."""
+"""The frozen backbone as an ONNX file, and the image sizes that it accepts."""
 
-import io
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -15,14 +12,13 @@ import numpy as np
 from pydantic import PositiveInt
 
 from pipeline.core import hardware
-from pipeline.core.arrays import create_array, release
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import Slice, atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
+from pipeline.core.files import atomic_dir, cache_dir, read_json, sha256_of_file, sha256_of_json
 from pipeline.core.sections import Section
 from pipeline.core.stage import code_digest
-from pipeline.networks.onnx_file import PART, add_facts, check_parity, count_work, export_onnx, open_session, run_in_parts, write_onnx
+from pipeline.networks.onnx_file import add_facts, check_parity, count_work, export_onnx, write_onnx
 from pipeline.networks.zoo import Architecture
-from pipeline.pictures.images import Array, Preprocessing, read_ahead, square_batches
+from pipeline.pictures.images import Array, Preprocessing
 from pipeline.pictures.manifest import Picture
 
 if TYPE_CHECKING:
@@ -31,7 +27,6 @@ if TYPE_CHECKING:
 SIZE_STEP, SMALLEST_SIZE = 32, 64  # of a side that is chosen, in pixels
 _EXPORTERS = ("torch", "torchvision", "timm", "onnx", "onnxscript")
 _REFUSALS = (RuntimeError, AssertionError, ValueError)  # raised by networks for pictures that are too small or not of their size
-_SHARD_PICTURES, _SHARD_SECONDS = 4096, 60.0  # the features of so many pictures, or of so long, go into one file of the cache
 
 
 class EmbedParams(Section):
@@ -101,51 +96,6 @@ def export_backbone(folder: Path, image_size: int, pixels: np.ndarray[Any, Any],
     return path
 
 
-def embed(
-    paths: Sequence[Path | Slice],
-    preprocessing: Preprocessing,
-    batch_size: int,
-    threads: int,
-    onnx_path: Path,
-    folder: Path,
-    target: Path,
-) -> int:
-    """Write the features of pictures, float32 (pictures, D), in the order of their paths, and return how many were not in the cache.
-
-    `onnx_path`: the exported backbone; `folder`: the one written by the stage `backbone`; `target`: the new .npy file, in which the
-    features are never in memory as a whole.
-    """
-    workers = hardware.usable_cpus()
-    # The bytes of a picture identify it: its path and its split may change, and they are what is decoded.
-    chunks = read_ahead(paths, sha256_of_file, _SHARD_PICTURES, workers, None)
-    digests = np.concatenate([np.array(chunk, "S64") for chunk in chunks])
-    known, first_rows, numbers = np.unique(digests, return_index=True, return_inverse=True)
-    features = create_array(target, (len(paths), read_json(folder / "backbone.json")["num_features"]))
-    cache = _FeatureCache(cache_dir("features") / _cache_key(onnx_path, preprocessing, batch_size, threads), features.shape[1])
-
-    is_new = np.ones(len(known), bool)
-    for records in cache.read():
-        _, of_known, of_records = np.intersect1d(known, records["sha256"], return_indices=True)
-        features[first_rows[of_known]] = records["features"][of_records]
-        is_new[of_known] = False
-        release(features)
-
-    rows, start = np.sort(first_rows[is_new]), 0
-    run = _make_runner(onnx_path, folder, threads, batch_size)
-    for pixels in square_batches([paths[row] for row in rows], preprocessing, batch_size, workers, "embed"):
-        batch = rows[start : start + len(pixels)]
-        features[batch] = run(pixels)
-        cache.add(digests[batch], features[batch])
-        start += len(pixels)
-        release(features)
-    cache.flush()
-
-    for row in np.flatnonzero(first_rows[numbers] != np.arange(len(paths))):  # pictures of equal bytes were embedded once
-        features[row] = features[first_rows[numbers[row]]]
-    features.flush()
-    return int(is_new[numbers].sum())
-
-
 def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardware.Hardware) -> Array:
     """Features by torch, without an export: float32 (pictures, D), of batches of pixels, uint8 (batch, S, S, 3)."""
     import torch
@@ -157,81 +107,3 @@ def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardwa
     first = next(pixels)
     with folded_norms(backbone, first[:2]), torch.inference_mode():
         return np.concatenate([backbone(batch).cpu().numpy() for batch in chain([first], pixels)])
-
-
-def _cache_key(onnx_path: Path, preprocessing: Preprocessing, batch_size: int, threads: int) -> str:
-    """Return the sha256 of all that decides the features of a picture's bytes."""
-    graph = [sha256_of_file(path) for path in sorted(onnx_path.parent.iterdir())]  # with the tensors beside it, if it is large
-    decoder, runtime = code_digest("pipeline.pictures.images"), version("onnxruntime")
-    facts = [graph, asdict(preprocessing), decoder, runtime, hardware.device_type(), PART, batch_size, threads]
-    return hardware.key_here(sha256_of_json(facts))
-
-
-def _make_runner(onnx_path: Path, folder: Path, threads: int, batch_size: int) -> Callable[[Array], Array]:
-    """Return the function from pixels (N, S, S, 3), at most a batch, to features (N, D): ONNX Runtime on a CPU, torch on a GPU.
-
-    Libraries choose their kernels by the shape of a batch, and kernels differ in the last bits. So all that is run at once has one size,
-    and the features of a picture do not depend on how many others are new.
-    """
-    if hardware.device_type() == "cpu":
-        session = open_session(onnx_path, threads)
-        return lambda pixels: run_in_parts(session, "features", _filled(pixels, PART), threads)[: len(pixels)]
-    import torch
-
-    from pipeline.networks.classifier import load_backbone
-
-    device = hardware.choose_device()
-    backbone = load_backbone(folder)[0].to(device)
-    hardware.mean_fp32()  # the head is trained on these features and served in fp32
-
-    @torch.inference_mode()
-    def run(pixels: Array) -> Array:
-        features: Array = backbone(torch.from_numpy(_filled(pixels, batch_size)).to(device)).cpu().numpy()
-        return features[: len(pixels)]
-
-    return run
-
-
-def _filled(pixels: Array, multiple: int) -> Array:
-    """Pixels with black pictures at the end, so that their number is a multiple."""
-    return np.pad(pixels, ((0, -len(pixels) % multiple), (0, 0), (0, 0), (0, 0)))
-
-
-class _FeatureCache:
-    """A folder of features by the sha256 of a picture's bytes, in one file per some thousand pictures.
-
-    A file is an array of records, named by its own sha256. It appears whole, and a damaged one is known by its name: it is removed,
-    and its pictures are embedded again.
-    """
-
-    def __init__(self, folder: Path, num_features: int) -> None:
-        self.folder = folder
-        self.record = np.dtype([("sha256", "S64"), ("features", "<f4", (num_features,))])
-        self.waiting: list[Array] = []
-        self.written_at = time.monotonic()
-
-    def read(self) -> Iterator[Array]:
-        """Return the records of each file: `sha256` of a picture, bytes, and its `features`, float32 (D)."""
-        for path in sorted(self.folder.glob("*.npy")):
-            if sha256_of_file(path) != path.stem:
-                path.unlink(missing_ok=True)
-                continue
-            yield np.load(path, mmap_mode="r")
-
-    def add(self, digests: Array, features: Array) -> None:
-        """Keep features of a batch. They are written with later ones, or once a minute has passed: a kill loses no more."""
-        records = np.empty(len(digests), self.record)
-        records["sha256"], records["features"] = digests, features
-        self.waiting.append(records)
-        if sum(map(len, self.waiting)) >= _SHARD_PICTURES or time.monotonic() - self.written_at >= _SHARD_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        if self.waiting:
-            file = io.BytesIO()
-            np.save(file, np.concatenate(self.waiting))
-            content = file.getvalue()
-            with atomic_file(self.folder / f"{sha256_of(content)}.npy") as partial:
-                partial.write_bytes(content)
-        self.waiting, self.written_at = [], time.monotonic()

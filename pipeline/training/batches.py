@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, WeightedRandomSampler
 
 from pipeline.core.arrays import ArrayFile, create_array, release
 from pipeline.core.files import Slice, atomic_file, cache_dir, read_json
 from pipeline.core.hardware import Hardware, usable_cpus
+from pipeline.core.processes import share
 from pipeline.pictures.images import Array, Preprocessing, decode, read_ahead, square_batches
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.recipe import Recipe, class_weights, make_augmentation
@@ -29,7 +30,8 @@ _MOST_WORKERS, _FEW_BATCHES = 8, 4
 _SHARED_MEMORY, _PREFETCHED = Path("/dev/shm"), 3  # noqa: S108 - batches come through it: per worker two that wait and one in use
 
 # Pixels uint8 (N, S, S, 3), or activations in their place, and class numbers int64 (N,).
-Batches = Sequence[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
+ValBatches = Sequence[tuple[Tensor, Tensor]]
+Batches = ValBatches | DataLoader[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def decode_val(data: TrainingData, recipe: Recipe) -> Sequence[Array]:
     return ArrayFile(square_batches(data.val_paths, data.preprocessing, recipe.batch_size, recipe.threads, "decode"))
 
 
-def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, size: int) -> tuple[Batches, Batches]:
+def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, size: int) -> tuple[Batches, ValBatches]:
     """Batches of training pictures, augmented anew in each epoch to that side in pixels, and of the val pictures as they are."""
     flip = not data.tiny if recipe.flip == "auto" else recipe.flip
     augment = make_augmentation(size, data.preprocessing.interpolation, recipe.min_crop_area, flip, recipe.augment)
@@ -95,7 +97,7 @@ def picture_batches(data: TrainingData, val_pixels: Sequence[Array], recipe: Rec
 
 def activation_batches(
     data: TrainingData, val_pixels: Sequence[Array], recipe: Recipe, front: Callable[[Tensor], Tensor], hardware: Hardware, path: Path
-) -> tuple[Batches, Batches]:
+) -> tuple[Batches, ValBatches]:
     """Batches of the front's activations on the training pictures, without augmentation, and on the val pictures.
 
     The former are written to `path` (.npy) and read from there by a run that resumes.
@@ -202,10 +204,11 @@ class TrainingPictures:
 
 
 def batch_sizes(batches: Batches) -> list[int]:
-    """The number of pictures of each batch. No training picture is read."""
+    """The number of pictures of each batch, those of all processes together. No training picture is read."""
     if not isinstance(batches, DataLoader):
         return [len(labels) for _, labels in batches]
-    size, pictures = cast(int, batches.batch_size), len(cast("Sized", batches.sampler))
+    batch_sampler = cast(BatchSampler, batches.batch_sampler)
+    size, pictures = batch_sampler.batch_size, len(cast("Sized", batch_sampler.sampler))
     return [min(size, pictures - number * size) for number in range(len(batches))]
 
 
@@ -223,6 +226,14 @@ class Draws(Sampler[tuple[int, int]]):
         return zip(order, torch.randint(2**62, (len(order),), generator=self.generator).tolist(), strict=True)
 
 
+class SharedBatches(BatchSampler):
+    """This process's share of each batch that one process would see. Without a share it has one of the pictures, which does not count."""
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for batch in super().__iter__():
+            yield batch[share(len(batch))] or batch[:1]
+
+
 def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe, workers: int = 0) -> DataLoader[Any]:
     """Batches of examples, shuffled anew in each epoch; with `balance: sampling` each class is drawn equally often."""
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -232,9 +243,9 @@ def _dataloader(examples: "Dataset[Any]", labels: Sequence[int], recipe: Recipe,
         order = WeightedRandomSampler(weights.tolist(), len(labels), generator=generator)
     is_one_left = len(labels) % recipe.batch_size == 1 and len(labels) > 1  # BatchNorm cannot train on a batch of one
     return DataLoader(
-        examples, recipe.batch_size, sampler=Draws(order, generator), drop_last=is_one_left, pin_memory=torch.cuda.is_available(),
-        num_workers=workers, persistent_workers=workers > 0, multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_leave_signals_to_the_parent,
+        examples, batch_sampler=SharedBatches(Draws(order, generator), recipe.batch_size, is_one_left),  # type: ignore[arg-type]
+        pin_memory=torch.cuda.is_available(), num_workers=workers, persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # of no use; from another one it would draw more or less often, by the number of workers
     )  # fmt: skip
 

@@ -14,6 +14,7 @@ import torch
 
 from pipeline.core.files import atomic_file, cache_dir
 from pipeline.core.hardware import key_here
+from pipeline.core.processes import leads
 
 if TYPE_CHECKING:
     from pipeline.training.loop import Trainer
@@ -50,7 +51,9 @@ class Checkpoint:
         return history
 
     def write(self, trainer: "Trainer", history: History) -> None:
-        """Replace the file by the trainer's present state. A kill leaves the old file or the new one."""
+        """Replace the file by the trainer's present state. A kill leaves the old file or the new one. Only the leading process writes."""
+        if not leads():
+            return
         state = {
             "key": self.path.stem,
             "model": trainer.model.state_dict(),
@@ -117,5 +120,5 @@ def _restore_random(state: dict[str, Any], batches: object) -> None:
 
 def _generators(batches: object) -> list[torch.Generator]:
     """The generator that shuffles a dataloader's examples; a list of batches has none."""
-    generator = getattr(getattr(batches, "sampler", None), "generator", None)
+    generator = getattr(getattr(getattr(batches, "batch_sampler", None), "sampler", None), "generator", None)
     return [] if generator is None else [generator]

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from pipeline.core import processes
 from pipeline.core.hardware import Hardware
 from pipeline.networks.artifact import describe_model
 from pipeline.networks.classifier import Classifier, load_backbone, load_classifier
@@ -23,7 +25,7 @@ from pipeline.networks.folding import depthwise_in_fp32, folded_norms
 from pipeline.networks.regimes import Regime, add_side_heads, main_logits, make_plan
 from pipeline.networks.splitting import split_at
 from pipeline.pictures.images import Array
-from pipeline.training.batches import Batches, TrainingData, activation_batches, batch_sizes, picture_batches
+from pipeline.training.batches import Batches, TrainingData, ValBatches, activation_batches, batch_sizes, picture_batches
 from pipeline.training.checkpoint import Checkpoint
 from pipeline.training.recipe import (
     DivergedError,
@@ -51,6 +53,7 @@ def train(trainer: "Trainer", log: Callable[[EpochMetrics], None], checkpoint: C
     are logged again. Raises DivergedError if a loss is not finite.
     """
     history = checkpoint.restore(trainer)
+    processes.wait_for_all()  # the leading one may write the checkpoint, or remove it, soon after
     for metrics in history:
         log(metrics)
     with trainer.fast_layers():
@@ -61,7 +64,8 @@ def train(trainer: "Trainer", log: Callable[[EpochMetrics], None], checkpoint: C
             if epoch > 0:
                 trainer.begin_epoch(epoch)
                 metrics |= train_epoch(trainer, title)
-            metrics |= score(trainer.average.scored, trainer.val, trainer.val_halves, trainer.hardware.device, title)
+            scores = score(trainer.average.scored, trainer.val, trainer.val_halves, trainer.hardware.device, title)
+            metrics |= processes.of_leader(scores)  # all stop in the same epoch
             trainer.end_epoch(metrics)
             history.append(metrics)
             log(metrics)
@@ -77,12 +81,15 @@ def train_epoch(trainer: "Trainer", title: str) -> EpochMetrics:
         inputs, labels = (part.to(device, non_blocking=True) for part in batch)
         with trainer.hardware.autocast():
             loss, logits = trainer.loss(inputs, labels)
+        size = trainer.batch_sizes[number - 1]
+        own = len(range(size)[processes.share(size)])
+        loss = loss * trainer.weight(labels[:own], size)
         trainer.step(loss, number)
-        means.add(loss, logits, labels)
+        means.add(loss, logits[:own], labels[:own], size)
     return means.metrics()
 
 
-def score(model: nn.Module, batches: Batches, halves: Array, device: torch.device, title: str) -> EpochMetrics:
+def score(model: nn.Module, batches: ValBatches, halves: Array, device: torch.device, title: str) -> EpochMetrics:
     """Loss and accuracy on the val pictures as the stored model would have them: in fp32, the loss after temperature scaling.
 
     `halves`: see `calibrated_losses`. `val_loss_unscaled` is the cross entropy before temperature scaling.
@@ -98,12 +105,14 @@ def score(model: nn.Module, batches: Batches, halves: Array, device: torch.devic
 
 
 @torch.inference_mode()
-def val_logits(model: nn.Module, batches: Batches, device: torch.device) -> tuple[Array, Array]:
+def val_logits(model: nn.Module, batches: ValBatches, device: torch.device) -> tuple[Array, Array]:
     """The logits of all pictures in fp32, float32 (pictures, classes), and their labels, int64 (pictures,)."""
     model.eval()
-    scored = [(model(inputs.to(device)).float().cpu(), labels) for inputs, labels in batches]
-    logits, labels = map(torch.cat, zip(*scored, strict=True))
-    return logits.numpy(), labels.numpy()
+    own = range(len(batches))[processes.share(len(batches))]  # whole batches: kernels differ by their shape
+    scored = [(model(inputs.to(device)).float().cpu().numpy(), labels.numpy()[:, None]) for inputs, labels in map(batches.__getitem__, own)]
+    nothing = np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
+    logits, labels = (processes.gather(np.concatenate(parts)) for parts in zip(*(scored or [nothing]), strict=True))
+    return logits, labels[:, 0]
 
 
 class Trainer:
@@ -120,12 +129,13 @@ class Trainer:
         regime: Regime,
         recipe: Recipe,
         train: Batches,
-        val: Batches,
+        val: ValBatches,
         val_halves: Array,
         labels: Sequence[int],
         hardware: Hardware,
     ) -> None:
         self.model, self.classifier, self.regime, self.recipe = model, classifier, regime, recipe
+        self.replica = model  # what a training pass runs
         self.train, self.val, self.val_halves, self.hardware = train, val, val_halves, hardware
         self.epochs = int(recipe.epochs)
         num_classes = classifier.head.out_features
@@ -144,6 +154,7 @@ class Trainer:
     def begin_epoch(self, epoch: int) -> None:
         """Switch the model to training mode, with frozen what the regime freezes in this epoch."""
         self.regime.train_mode(self.model, self.classifier, epoch)
+        self.replica = processes.replicate(self.model, self.recipe.seed, epoch)
 
     @contextmanager
     def fast_layers(self) -> Iterator[None]:
@@ -159,16 +170,27 @@ class Trainer:
     def loss(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of a batch, and the logits (N, classes)."""
         inputs, targets = self.mix(inputs, labels)
-        logits, side_logits = main_logits(self.model(inputs))
+        logits, side_logits = main_logits(self.replica(inputs))
         return self._cross_entropy(logits, targets) + _SIDE_SHARE * sum(self._cross_entropy(side, targets) for side in side_logits), logits
 
+    def weight(self, labels: Tensor, size: int) -> Tensor | float:
+        """The weight of this process's pictures of a batch of that size, of which it has these labels, in the loss of the batch."""
+        if self.class_weights is None:
+            return len(labels) / size
+        own = self.class_weights[labels].sum()
+        return own / processes.total(own)
+
     def step(self, loss: Tensor, number: int) -> None:
-        """Backpropagate the loss of batch `number`, counted from 1, and update the weights when a group of batches is complete."""
+        """Backpropagate the loss of batch `number`, counted from 1, and update the weights when a group of batches is complete.
+
+        With several processes the loss of the batch is the sum of what each has.
+        """
         # The last batch of an epoch may be short, and so may be its group: each picture has the same weight in its step.
         together = self.recipe.accumulate
         first = (number - 1) // together * together
         pictures = sum(self.batch_sizes[first : first + together])
-        self.scaler.scale(loss / (pictures / self.batch_sizes[number - 1])).backward()  # type: ignore[no-untyped-call]
+        part = loss / (pictures / self.batch_sizes[number - 1]) * processes.group_size()
+        self.scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         if number % together and number < len(self.batch_sizes):
             return
         self.scaler.unscale_(self.optimiser)
@@ -204,7 +226,10 @@ class Trainer:
 
 
 class RunningMeans:
-    """Loss and accuracy, averaged over the pictures of all batches. They stay on the device, which need not wait for each batch."""
+    """Loss and accuracy, averaged over the pictures of all batches and all processes.
+
+    They stay on the device, which need not wait for each batch.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -213,11 +238,14 @@ class RunningMeans:
         self.right: list[Tensor] = []
         self.counts: list[int] = []
 
-    def add(self, mean_loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Add a batch. Now and then the losses are looked at: raises DivergedError if one is not finite."""
-        self.waiting.append(mean_loss.detach())
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor, size: int) -> None:
+        """Add this process's part of a batch of that size: what it adds to the mean loss, the logits and the labels.
+
+        Now and then the losses are looked at: raises DivergedError if one is not finite.
+        """
+        self.waiting.append(loss.detach())
         self.right.append((logits.argmax(dim=1) == labels).sum())
-        self.counts.append(len(labels))
+        self.counts.append(size)
         if len(self.waiting) == _LOOK_EVERY:
             self._look()
 
@@ -226,10 +254,10 @@ class RunningMeans:
         self._look()
         pictures = sum(self.counts)
         loss = sum(loss * count for loss, count in zip(self.losses, self.counts, strict=True)) / pictures
-        return {"train_loss": loss, "train_accuracy": int(torch.stack(self.right).sum()) / pictures}
+        return {"train_loss": loss, "train_accuracy": int(processes.total(torch.stack(self.right).sum())) / pictures}
 
     def _look(self) -> None:
-        for loss in torch.stack(self.waiting).tolist() if self.waiting else ():
+        for loss in processes.total(torch.stack(self.waiting)).tolist() if self.waiting else ():
             self.losses.append(loss)
             check_finite(loss, f"{self.title}, step {len(self.losses)}: the train loss")
         self.waiting.clear()
@@ -250,12 +278,15 @@ def prepare(
     """
     size, epochs = data.preprocessing.image_size, int(recipe.epochs)
     plan = make_plan(recipe.regime, recipe.stages, recipe.batchnorm, epochs, recipe.layer_decay < 1, classifier.backbone, size)
+    if plan.regime.norms:
+        processes.share_norms(classifier)
     model: nn.Module
     if plan.has_front:
         # The front never changes, so it runs once per picture: the loop sees its activations in place of pictures.
         hardware.place(classifier)
         model, front = split_at(classifier, plan.front_end, size)
-        train_batches, val_batches = activation_batches(data, val_pixels, recipe, front, hardware, activations)
+        with processes.leader_first():
+            train_batches, val_batches = activation_batches(data, val_pixels, recipe, front, hardware, activations)
     else:
         model = add_side_heads(classifier, data.backbone, recipe.regime != "scratch", size)
         train_size = training_size(recipe.train_image_size, size, partial(takes_size, classifier.backbone))

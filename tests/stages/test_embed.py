@@ -78,7 +78,7 @@ def deal(root, train, val):
 def run_in(root, name="again", batch_size=4, threads=1, **changes):
     """Run the stage, and return the bytes of the features."""
     paths = (root / path for path in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(**{"threads": threads, "image_size": "auto", "batch_size": batch_size, **changes}), *paths, root / name)
+    run(Params(**{"threads": threads, "processes": 1, "image_size": "auto", "batch_size": batch_size, **changes}), *paths, root / name)
     return (root / name / "features.npy").read_bytes()
 
 

@@ -198,8 +198,8 @@ def test_the_train_loss_is_the_smoothed_one():
 
 def test_running_means_are_over_pictures_worked_by_hand():
     means = RunningMeans("epoch 1/1")
-    means.add(torch.tensor(1.0), torch.tensor([[0.0, 1.0]]), torch.tensor([1]))
-    means.add(torch.tensor(4.0), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    means.add(torch.tensor(1.0), torch.tensor([[0.0, 1.0]]), torch.tensor([1]), 1)
+    means.add(torch.tensor(4.0), torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1]), 2)
     assert means.metrics() == {"train_loss": 3.0, "train_accuracy": pytest.approx(1 / 3)}
 
 
@@ -207,7 +207,7 @@ def test_running_means_are_over_pictures_worked_by_hand():
 def test_a_loss_that_is_no_finite_number_stops_the_run_and_names_the_step(value):
     means = RunningMeans("epoch 2/3")
     for loss in (1.0, value, 2.0):
-        means.add(torch.tensor(loss), torch.zeros(1, 2), torch.tensor([0]))
+        means.add(torch.tensor(loss), torch.zeros(1, 2), torch.tensor([0]), 1)
     with pytest.raises(PipelineError, match=rf"^epoch 2/3, step 2: the train loss is {value}; "):
         means.metrics()
 
@@ -217,5 +217,5 @@ def test_a_long_epoch_is_stopped_before_its_end(monkeypatch):
     means = RunningMeans("epoch 1/1")
     with pytest.raises(PipelineError, match="step 1"):
         for _ in range(3):
-            means.add(torch.tensor(math.nan), torch.zeros(1, 2), torch.tensor([0]))
+            means.add(torch.tensor(math.nan), torch.zeros(1, 2), torch.tensor([0]), 1)
     assert len(means.counts) == 3
