@@ -48,7 +48,7 @@ def predict(parsed: argparse.Namespace) -> None:
         return folder.name, open_model(folder, threads)
 
     if parsed.on == "ray":
-        from pipeline.serving.cluster import predict_on_ray
+        from pipeline.serving.remote import predict_on_ray
 
         answer(parsed, "predict", open_stored, partial(predict_on_ray, folder))
     else:

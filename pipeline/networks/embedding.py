@@ -2,6 +2,7 @@
 
 import io
 import math
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import PositiveInt
+from tqdm import tqdm
 
 from pipeline.core import hardware
+from pipeline.core.cluster import connected
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, atomic_file, cache_dir, read_json, sha256_of, sha256_of_file, sha256_of_json
 from pipeline.core.params import Section
@@ -134,6 +137,55 @@ def embed(
     for row, digest in enumerate(digests):  # pictures of equal bytes were embedded once
         features[row] = features[first_rows[digest]]
     return features, sum(digest in new for digest in digests)
+
+
+def embed_on_ray(paths: Sequence[Path], preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path) -> None:
+    """Embed on a Ray cluster what is not in the cache, where `embed` then finds the features of all these pictures.
+
+    All machines need the project's folder at the same path. A chunk that is lost with its machine is embedded by another one.
+    Raises PipelineError as `connected` does, or if a machine would compute other features than this one.
+    """
+    key = _cache_key(onnx_path, preprocessing, batch_size, threads)
+    cache = _FeatureCache(cache_dir("features").absolute() / key, read_json(folder / "backbone.json")["num_features"])
+    known = np.unique(np.array([digest for digest, _ in cache.read()], "S64"))
+    chunks = [[path.absolute() for path in paths[start : start + _SHARD_PICTURES]] for start in range(0, len(paths), _SHARD_PICTURES)]
+    with connected(threads) as ray, tqdm(total=len(paths), desc="embed", unit="picture", disable=None) as bar:
+        count = min(len(chunks), max(1, int(ray.cluster_resources()["CPU"]) // threads))
+        writer = ray.remote(num_cpus=threads, max_restarts=-1, max_task_retries=-1)(FeatureWriter)
+        settings = (cache.folder, ray.put(known), preprocessing, batch_size, threads, onnx_path.absolute(), folder.absolute())
+        pool = ray.util.ActorPool([writer.remote(*settings) for _ in range(count)])
+        for embedded in pool.map_unordered(lambda actor, chunk: actor.write.remote(chunk), chunks):
+            bar.update(embedded)
+
+
+class FeatureWriter:
+    """A process of a cluster that embeds pictures into the cache."""
+
+    def __init__(
+        self, cache: Path, known: Array, preprocessing: Preprocessing, batch_size: int, threads: int, onnx_path: Path, folder: Path
+    ) -> None:
+        """Open the backbone. `cache`: a folder of features; `known`: the digests of their pictures, bytes, sorted.
+
+        Raises PipelineError if this machine would compute other features than those in the cache.
+        """
+        if cache.name != _cache_key(onnx_path, preprocessing, batch_size, threads):
+            raise PipelineError(
+                f"{platform.node()}: has another processor, GPU or package than the machine of `dvc repro`; use equal machines"
+            )
+        self.cache = _FeatureCache(cache, read_json(folder / "backbone.json")["num_features"])
+        self.known, self.preprocessing, self.batch_size, self.threads = known, preprocessing, batch_size, threads
+        self.run = _make_runner(onnx_path, folder, threads, batch_size)
+
+    def write(self, paths: Sequence[Path]) -> int:
+        """Embed the pictures that are not known, write their features, and return the number of paths."""
+        digests = np.array([sha256_of_file(path) for path in paths], "S64")
+        is_new = np.searchsorted(self.known, digests, "left") == np.searchsorted(self.known, digests, "right")
+        rows, start = np.flatnonzero(is_new).tolist(), 0
+        for pixels in square_batches([paths[row] for row in rows], self.preprocessing, self.batch_size, self.threads, "embed"):
+            self.cache.add(digests[rows[start : start + len(pixels)]].tolist(), self.run(pixels))
+            start += len(pixels)
+        self.cache.flush()
+        return len(paths)
 
 
 def embed_eagerly(backbone: "nn.Module", batches: Iterable[Array], where: hardware.Hardware) -> Array:

@@ -4,13 +4,14 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pipeline.core import stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.core.hardware import keep_freed_memory
-from pipeline.networks.embedding import EmbedParams, are_tiny, embed, export_backbone, preprocessing_of
+from pipeline.networks.embedding import EmbedParams, are_tiny, embed, embed_on_ray, export_backbone, preprocessing_of
 from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
@@ -22,6 +23,8 @@ _CHECKED = 8  # pictures on which the export is compared with torch
 
 class Params(EmbedParams):
     """Section `embed` of params.yaml."""
+
+    cluster: Literal["ray"] | None
 
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path) -> None:
@@ -37,6 +40,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
     checked = [paths[index] for index in spread(len(paths), _CHECKED)]
     sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
     onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
+    if params.cluster:
+        embed_on_ray(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
     features, new = embed(paths, preprocessing, params.batch_size, params.threads, onnx_path, backbone)
     print(f"embed: {new:,} pictures embedded, {len(paths) - new:,} from the cache", file=sys.stderr)
     with atomic_dir(embeddings) as partial:

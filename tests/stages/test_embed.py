@@ -1,8 +1,12 @@
 """The stage embed: the export and the features that are cached, their order, and what it writes down."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +17,7 @@ from torch import nn
 
 from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_table
+from pipeline.core.files import read_table, sha256_of_file
 from pipeline.networks import embedding, onnx_file
 from pipeline.networks.classifier import Backbone
 from pipeline.networks.embedding import export_backbone
@@ -22,7 +26,8 @@ from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages.embed import Params, run
 from pipeline.training import image_size
-from tests.checkout import ROOT
+from tests.checkout import ROOT, set_params
+from tests.projects import TREES
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 TRAIN, VAL = {"1.png": 1, "2.png": 2, "4.png": 4, "5.png": 5}, {"0.png": 0, "3.png": 3}  # names of pictures and the seeds of their pixels
@@ -77,7 +82,7 @@ def deal(root, train, val):
 def run_in(root, name="again", batch_size=4, threads=1, **changes):
     """Run the stage, and return the bytes of the features."""
     paths = (root / path for path in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(**{"threads": threads, "image_size": "auto", "batch_size": batch_size, **changes}), *paths, root / name)
+    run(Params(**{"threads": threads, "image_size": "auto", "batch_size": batch_size, "cluster": None, **changes}), *paths, root / name)
     return (root / name / "features.npy").read_bytes()
 
 
@@ -276,6 +281,41 @@ def test_every_batch_that_the_network_sees_is_full(project, monkeypatch):
     shutil.rmtree(project.cache)
     run_in(project.root)
     assert shapes == [(4, 64, 64, 3)] * 2
+
+
+def feature_writer(project, known, **changes):
+    """A process of a cluster that embeds the pictures of the project."""
+    (cache,) = project.cache.iterdir()
+    (onnx_path,) = project.root.glob(".cache/onnx/*/backbone.onnx")
+    settings = {"preprocessing": Preprocessing(64, 1.0, "bicubic"), "batch_size": 4, "threads": 1, **changes}
+    return embedding.FeatureWriter(cache, np.array(sorted(known), "S64"), onnx_path=onnx_path, folder=project.root / "backbone", **settings)
+
+
+def test_processes_of_a_cluster_embed_what_is_not_known_and_the_stage_finds_it(project, counts):
+    paths = [project.root / "train" / name for name in TRAIN]
+    (cache,) = project.cache.iterdir()
+    for path in cache.iterdir():
+        path.unlink()
+    assert feature_writer(project, [sha256_of_file(paths[0]).encode()]).write(paths) == 4
+    assert run_in(project.root) == project.features
+    assert counts() == (3, 3)  # the one that was said to be known, and those of val
+
+
+def test_a_machine_that_would_compute_other_features_is_refused(project):
+    with pytest.raises(PipelineError, match="use equal machines"):
+        feature_writer(project, [], threads=2)
+
+
+@pytest.mark.slow
+def test_embedding_on_ray_gives_the_bytes_of_one_process(in_small_project):
+    features = Path("data/embeddings/features.npy").read_bytes()
+    shutil.rmtree(".cache/features")
+    set_params(in_small_project, {"embed.cluster": "ray"})
+    command = [sys.executable, "-m", "pipeline.stages.embed", *TREES, "models/backbone", "data/embeddings"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert Path("data/embeddings/features.npy").read_bytes() == features
+    assert "embed: 0 pictures embedded" in ended.stderr
 
 
 @pytest.mark.parametrize(("edit", "exports"), [("# a comment", 0), ("def added():\n    pass", 1)], ids=["a comment", "code"])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file
-from pipeline.serving.cluster import ChunkPredictor
+from pipeline.serving.remote import ChunkPredictor
 from tests.checkout import ROOT
 from tests.stored import write_model
 
@@ -62,4 +62,4 @@ def test_a_machine_with_another_model_file_is_refused(project):
 def test_without_ray_one_line_names_the_cure(project):
     (project / "ray.py").write_text("raise ImportError")
     code, _, err = predict(project, b"a.png", "--on", "ray")
-    assert (code, err.decode()) == (1, "--on ray: needs the package ray; install it: pip install -e '.[ray]'\n")
+    assert (code, err.decode()) == (1, "ray: the package is not installed; run `pip install -e '.[ray]'`\n")

@@ -2,11 +2,7 @@
 
 import os
 import platform
-import secrets
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,17 +10,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import pipeline
+from pipeline.core.cluster import connected
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file
-from pipeline.core.hardware import usable_cpus
 from pipeline.serving.predictions import BrokenFile, PictureFile, Prediction, predict_all
 from pipeline.serving.predictor import Predictor, open_model
 
 _CHUNK_BATCHES = 32  # a chunk is what a machine is handed at once, and what is computed again if the machine is lost
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_LOG_LEVEL": "CRITICAL", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-_ONE_TRY = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # of 40 seconds, to reach the cluster
-_ALONE = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # the latter: Ray listens on loopback alone
 
 
 class ChunkPredictor:
@@ -68,12 +60,11 @@ def predict_on_ray(
 ) -> Iterator[list[Prediction | BrokenFile]]:
     """Predictions by the model of a folder, as `predict_all` yields them, computed on a Ray cluster in chunks of some batches.
 
-    All machines need the folder, the pictures and the packages at the same paths; the code of this project is sent to them.
-    Raises PipelineError if the package `ray` is missing, the cluster cannot be reached or the work fails there.
+    All machines need the folder and the pictures at the same paths. Raises PipelineError as `connected` does.
     """
     sha256 = sha256_of_file(folder / "model.onnx")
     settings = (folder.resolve(), sha256, here, abstain_below, batch_size, threads)
-    with _connected(threads), tqdm(desc=title, unit="picture", disable=None if title else True) as bar:
+    with connected(threads), tqdm(desc=title, unit="picture", disable=None if title else True) as bar:
         for columns in _map_chunks(_chunks(files, _CHUNK_BATCHES * batch_size), settings, threads):
             names = model.class_names
             yield [_item(path, predicted, fault, probs, names) for path, predicted, fault, probs in zip(*columns, strict=True)]
@@ -93,7 +84,7 @@ def _chunks(files: Iterable[PictureFile], size: int) -> Iterator[dict[str, list[
 
 
 def _map_chunks(chunks: Iterable[dict[str, list[Any]]], settings: tuple[Any, ...], threads: int) -> Iterator[list[list[Any]]]:
-    """The columns path, predicted, fault and probs of each chunk, in the order of the chunks. Raises PipelineError."""
+    """The columns path, predicted, fault and probs of each chunk, in the order of the chunks."""
     import pyarrow as pa
     import ray
 
@@ -110,38 +101,5 @@ def _map_chunks(chunks: Iterable[dict[str, list[Any]]], settings: tuple[Any, ...
         compute=ray.data.ActorPoolStrategy(min_size=1),  # it grows to all machines
         num_cpus=threads,
     )
-    try:
-        for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield [batch[name].to_pylist() for name in ("path", "predicted", "fault", "probs")]
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().rpartition("\n")[2].removeprefix(f"{PipelineError.__module__}.{PipelineError.__name__}: ")
-        raise PipelineError(f"--on ray: {reason}") from None
-
-
-@contextmanager
-def _connected(threads: int) -> Iterator[None]:
-    """Connect to the cluster at RAY_ADDRESS, or to a Ray on this machine, which ends with the block and leaves no files."""
-    address = os.environ.get("RAY_ADDRESS")
-    os.environ |= _QUIET | (_ONE_TRY if address else _ALONE | {"RAY_AUTH_TOKEN": secrets.token_hex()})
-    try:
-        import ray  # it reads these variables when it is imported
-    except ImportError:
-        raise PipelineError("--on ray: needs the package ray; install it: pip install -e '.[ray]'") from None
-
-    with ExitStack() as stack:
-        if address:
-            chosen: dict[str, Any] = {"address": address, "runtime_env": {"py_modules": [str(Path(pipeline.__file__).parent)]}}
-        else:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-            cpus = max(usable_cpus(), threads)
-            chosen = {"address": "local", "num_cpus": cpus, "include_dashboard": False, "_temp_dir": folder}
-        try:
-            ray.init(**chosen, log_to_driver=False, logging_level="ERROR")
-        except (OSError, RuntimeError, ValueError):
-            if not address:
-                raise
-            raise PipelineError(f"RAY_ADDRESS: {address}: no Ray cluster answers; start it, or unset the variable") from None
-        stack.callback(ray.shutdown)
-        where = address or "this machine alone; RAY_ADDRESS names a cluster"
-        print(f"ray: {ray.cluster_resources()['CPU']:.0f} CPUs, {where}", file=sys.stderr)
-        yield
+    for batch in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield [batch[name].to_pylist() for name in ("path", "predicted", "fault", "probs")]
