@@ -5,7 +5,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,6 +49,7 @@ def connected(threads: int) -> Iterator[ModuleType]:
         stack.callback(ray.shutdown)
         where = address or "this machine alone; RAY_ADDRESS names a cluster"
         print(f"ray: {ray.cluster_resources()['CPU']:.0f} CPUs, {where}", file=sys.stderr)
+        stack.enter_context(redirect_stdout(sys.stderr))  # Ray prints what happens to machines, which would be among the rows
         try:
             yield ray
         except ray.exceptions.RayError as error:
