@@ -63,20 +63,20 @@ def call(command: list[str], folder: Path) -> None:
 
 
 class Projects:
-    """Projects in a folder that classify the pictures of an archive at 224 pixels, each made when it is first asked for."""
+    """Projects in a folder that classify the pictures of an archive or a folder at 224 pixels, each made when it is first asked for."""
 
     def __init__(self, folder: Path, archive: Path) -> None:
         self.folder, self.archive = folder, archive.resolve()
         self.digest = measure_digest(find_source(str(self.archive)), (), read_section("download.limits", Limits, ROOT / "params.yaml"))
 
-    def clone(self, name: str, recipe: Mapping[str, Any] | None = None) -> Path:
+    def clone(self, name: str, recipe: Mapping[str, Any] | None = None, image_size: int = IMAGE_SIZE) -> Path:
         """A fresh clone, in place of an earlier one of that name, with changes of its section `recipe`."""
         project = self.folder / name
         shutil.rmtree(project, ignore_errors=True)
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project)], check=True)
         params = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
         params["download"] |= {"source": str(self.archive), "digest": self.digest}
-        params["embed"]["image_size"] = IMAGE_SIZE
+        params["embed"]["image_size"] = image_size
         params["recipe"] |= recipe or {}
         (project / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
         return project

@@ -6,7 +6,7 @@
 `dvc.yaml` connects the stages, `params.yaml` sets their params. Each stage is one file in `stages/`; `commands/` is the command line.
 What they share is in rooms, one folder per subject. A room imports only from the rooms before it in this list:
 
-    core        errors, files, params, what every stage shares, hardware, DVC
+    core        errors, files, params, what every stage shares, hardware, DVC, Ray
     net         downloads, and the store that keeps them
     sources     data sets, folders, archives and tables of labels → packed pictures
     pictures    decode, audit and split pictures

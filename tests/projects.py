@@ -22,7 +22,7 @@ PARAMS = {
     },
     "split": {"val": 0.2, "test": 0.3, "folders": "auto", "group": None, "similarity": 0.99, "folders_up_to": 1000, "leak": "repair"},
     "backbone": {"name": "test_resnet", "weights": "none", "digest": None},
-    "embed": {"image_size": 32, "batch_size": 8},
+    "embed": {"image_size": 32, "batch_size": 8, "cluster": None},
     "train_baseline": {"l2_grid": [0.01, 0.1]},
     "recipe": {**PLAIN, "epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "min_crop_area": 0.8, "patience": 2, "start": "fresh"},
     "evaluate": {"confidence": 0.9},

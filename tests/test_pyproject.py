@@ -31,7 +31,7 @@ USED_OTHERWISE = {
 }
 TEST_IMPORTS = {
     "axe-playwright-python": "axe_playwright_python",
-    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "s3fs", "webdataset")},
+    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "ray", "s3fs", "webdataset")},
 }
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
@@ -81,7 +81,8 @@ def test_a_declared_tool_is_used(name):
 
 
 def test_every_package_that_the_code_imports_is_declared():
-    declared = {IMPORT_NAMES.get(name, name) for name in names(PROJECT["dependencies"])}
+    packages = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["ray"])
+    declared = {IMPORT_NAMES.get(name, name) for name in packages}
     assert imported("pipeline") - declared == set()
 
 
@@ -96,7 +97,8 @@ def test_a_declared_package_is_pinned(name):
 
 
 def test_each_provider_of_objects_is_an_extra():
-    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in ("dev", "bench", "gpu")}
+    others = ("bench", "dev", "gpu", "ray")
+    extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in others}
     assert extras == {scheme: [package] for scheme, package in PROVIDERS.items()}
 
 

@@ -75,19 +75,24 @@ def add_row_arguments(parser: argparse.ArgumentParser, top: int | None) -> None:
     parser.add_argument("--batch-size", type=whole, default=32, metavar="N", help="pictures per batch (default: 32)")
 
 
-def picture_files(parsed: argparse.Namespace) -> list["PictureFile"]:
+def picture_files(parsed: argparse.Namespace) -> Iterator["PictureFile"]:
     """The pictures that the command line names, with the list on stdin in place of `-`. Raises PipelineError."""
     from pipeline.serving.predictions import find_pictures, read_list
 
     separator = b"\0" if parsed.null else b"\n"
     names = [read_list(sys.stdin.buffer.read(), separator) if path == "-" else [path] for path in parsed.paths]
-    return list(find_pictures((name for listed in names for name in listed), parsed.here))
+    return find_pictures((name for listed in names for name in listed), parsed.here)
 
 
-def answer(parsed: argparse.Namespace, title: str, open_model: Callable[[int], tuple[str, "PredictorLike"]]) -> None:
+def answer(
+    parsed: argparse.Namespace,
+    title: str,
+    open_model: Callable[[int], tuple[str, "PredictorLike"]],
+    run: Callable[..., Iterator[list["Prediction | BrokenFile"]]] | None = None,
+) -> None:
     """Write a row per picture and exit with SOME_BROKEN if some could not be read. Raises PipelineError.
 
-    `open_model` takes the number of threads and returns the name of the model and the model.
+    `open_model` takes the number of threads and returns the name of the model and the model. `run`: takes the place of `predict_all`.
     """
     from pipeline.core.files import output_path, row_stream
     from pipeline.core.params import read_threads
@@ -100,13 +105,15 @@ def answer(parsed: argparse.Namespace, title: str, open_model: Callable[[int], t
     first, outcomes = list["Prediction | BrokenFile"](), Counter[str]()
     with row_stream(output) as stream:
         stream.write(rows_header(parsed.format, model.class_names, parsed.top))
-        for batch in predict_all(model, files, here, parsed.abstain_below, parsed.batch_size, threads, _bar_title(title, output)):
+        bar = _bar_title(title, output)
+        for batch in (run or predict_all)(model, files, here, parsed.abstain_below, parsed.batch_size, threads, bar):
             _write_rows(batch, stream, parsed.format, parsed.top)
             outcomes.update(item.outcome for item in batch)
             first += batch[: _SHEET_SIZE - len(first)]
     if sheet:
-        shown = f" (the first {_SHEET_SIZE} are shown)" if len(files) > _SHEET_SIZE else ""
-        total = f"{len(files)} picture{'s' * (len(files) != 1)}{shown}"
+        count = outcomes.total()
+        shown = f" (the first {_SHEET_SIZE} are shown)" if count > _SHEET_SIZE else ""
+        total = f"{count} picture{'s' * (count != 1)}{shown}"
         _draw_sheet(sheet, first, here, f"{name}: {total}, {outcomes['abstained']} abstained, {outcomes['broken']} broken")
     if outcomes["broken"]:
         raise SystemExit(SOME_BROKEN)
@@ -178,7 +185,7 @@ def _read_pictures(parsed: argparse.Namespace, title: str) -> Iterator[tuple[str
     def read(file: "PictureFile") -> "tuple[str, Image.Image | BrokenFile]":
         return file.path, read_file(file, parsed.here, decode)
 
-    for batch in read_ahead(picture_files(parsed), read, 1, read_threads(), _bar_title(title, None)):
+    for batch in read_ahead(list(picture_files(parsed)), read, 1, read_threads(), _bar_title(title, None)):
         yield from batch
 
 

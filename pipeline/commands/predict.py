@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ class) and prob_<class> per class; with --top K it has top_1, top_1_prob and so 
 predicted, probability and probs. If the model abstains, predicted is empty (JSON: null)."""
 _EXAMPLES = """\
   pipeline predict pictures/ --sheet sheet.png > predictions.csv
-  find /photos -name '*.jpg' -print0 | pipeline predict -0 - --format jsonl --abstain-below 0.9"""
+  find /photos -name '*.jpg' -print0 | pipeline predict -0 - --format jsonl --abstain-below 0.9
+  RAY_ADDRESS=10.0.0.1:6379 pipeline predict /photos --on ray --output predictions.csv"""
 _MODELS = Path("models")
 _SHEET_SIZE = 50  # pictures on the sheet of `explain`
 
@@ -31,6 +33,7 @@ def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = add_command(commands, "predict", "predict the classes of pictures with a stored model", _ABOUT, _EXAMPLES)
     parser.add_argument("--model", metavar="NAME|FOLDER", help="a name in models/, or a model folder (default: the lowest val loss)")
     add_row_arguments(parser, top=None)
+    parser.add_argument("--on", choices=("ray",), help="compute on the Ray cluster at RAY_ADDRESS, or on a Ray that is started here")
     parser.set_defaults(run=predict)
 
 
@@ -39,11 +42,17 @@ def predict(parsed: argparse.Namespace) -> None:
     from pipeline.networks.artifact import find_model
     from pipeline.serving.predictor import open_model
 
+    folder = find_model(parsed.model, _MODELS, parsed.here)
+
     def open_stored(threads: int) -> tuple[str, "Predictor"]:
-        folder = find_model(parsed.model, _MODELS, parsed.here)
         return folder.name, open_model(folder, threads)
 
-    answer(parsed, "predict", open_stored)
+    if parsed.on == "ray":
+        from pipeline.serving.remote import predict_on_ray
+
+        answer(parsed, "predict", open_stored, partial(predict_on_ray, folder))
+    else:
+        answer(parsed, "predict", open_stored)
 
 
 def add_explain(commands: "argparse._SubParsersAction[Any]") -> None:

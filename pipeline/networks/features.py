@@ -115,8 +115,9 @@ def embed_on_ray(sources: Sequence[Path | Slice], digests: Array, embedder: Embe
     All machines need the project's folder at the same path. A chunk that is lost with its machine is embedded by another one.
     Raises PipelineError as `connected` does, or if a machine would compute other features than this one.
     """
-    from pipeline.core.cluster import connected
     from tqdm import tqdm
+
+    from pipeline.core.cluster import connected
 
     cache = embedder.cache()
     rows, _ = _new_rows(digests, cache)

@@ -131,7 +131,7 @@ def file_fault(path: Path) -> str:
 
 
 def predict_all(
-    model: PredictorLike, files: Sequence[PictureFile], here: Path, abstain_below: float, batch_size: int, threads: int, title: str | None
+    model: PredictorLike, files: Iterable[PictureFile], here: Path, abstain_below: float, batch_size: int, threads: int, title: str | None
 ) -> Iterator[list[Prediction | BrokenFile]]:
     """Batches of predictions, one per file in the order of the files. Relative paths start at `here`.
 
@@ -141,6 +141,7 @@ def predict_all(
     def read(file: PictureFile) -> Array | BrokenFile:
         return read_file(file, here, model.read)
 
+    files = list(files)
     paths = iter(file.path for file in files)
     for batch in read_ahead(files, read, batch_size, threads, title):
         pixels = [item for item in batch if not isinstance(item, BrokenFile)]

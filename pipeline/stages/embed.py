@@ -4,6 +4,7 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -11,7 +12,7 @@ from pipeline.core import processes, stage
 from pipeline.core.files import atomic_dir, read_json, write_json, write_table
 from pipeline.core.hardware import keep_freed_memory
 from pipeline.networks.embedding import EmbedParams, are_tiny, export_backbone, preprocessing_of
-from pipeline.networks.features import Embedder, digests_of, embed_new, write_features
+from pipeline.networks.features import Embedder, digests_of, embed_new, embed_on_ray, write_features
 from pipeline.networks.onnx_file import open_session, read_facts, spread
 from pipeline.networks.zoo import Architecture
 from pipeline.pictures.images import square_batches
@@ -24,6 +25,7 @@ _CHECKED = 8  # pictures on which the export is compared with torch
 class Params(EmbedParams):
     """Section `embed` of params.yaml."""
 
+    cluster: Literal["ray"] | None
     processes: PositiveInt
 
 
@@ -42,6 +44,8 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         sample = next(square_batches(checked, preprocessing, _CHECKED, params.threads, "check"))
         onnx_path = export_backbone(backbone, choice.side, sample, params.threads)
     embedder, digests = Embedder(preprocessing, params.batch_size, params.threads, onnx_path, backbone), digests_of(paths)
+    if params.cluster and processes.leads():
+        embed_on_ray(paths, digests, embedder)
     new = embed_new(paths, digests, embedder)
     if not processes.leads():
         return

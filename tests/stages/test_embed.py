@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,14 +18,15 @@ from torch import nn
 from pipeline.core import stage as core_stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table
-from pipeline.networks import classifier, embedding, onnx_file
+from pipeline.networks import classifier, embedding, features, onnx_file
 from pipeline.networks.classifier import Backbone
 from pipeline.networks.embedding import export_backbone
 from pipeline.networks.onnx_file import export_onnx
 from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.stages.embed import Params, run
-from tests.checkout import ROOT
+from tests.checkout import ROOT, set_params
+from tests.projects import TREES
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
 TRAIN, VAL = {"1.png": 1, "2.png": 2, "4.png": 4, "5.png": 5}, {"0.png": 0, "3.png": 3}  # names of pictures and the seeds of their pixels
@@ -78,7 +80,8 @@ def deal(root, train, val):
 def run_in(root, name="again", batch_size=4, threads=1, **changes):
     """Run the stage, and return the bytes of the features."""
     paths = (root / path for path in ("train", "val", "manifest.csv", "backbone"))
-    run(Params(**{"threads": threads, "processes": 1, "image_size": "auto", "batch_size": batch_size, **changes}), *paths, root / name)
+    settings = {"threads": threads, "processes": 1, "image_size": "auto", "batch_size": batch_size, "cluster": None, **changes}
+    run(Params(**settings), *paths, root / name)
     return (root / name / "features.npy").read_bytes()
 
 
@@ -200,7 +203,7 @@ def test_with_a_cached_export_new_pictures_are_embedded_without_torch(project):
         "from pathlib import Path; from pipeline.core import hardware; from pipeline.stages.embed import Params, run\n"
         "hardware.device_type = lambda: 'cpu'\n"
         "paths = [Path(name) for name in ('train', 'val', 'manifest.csv', 'backbone', 'again')]\n"
-        "run(Params(threads=1, image_size='auto', batch_size=4), *paths)"
+        "run(Params(threads=1, processes=1, image_size='auto', batch_size=4, cluster=None), *paths)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=project.root, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
     assert (project.root / "again" / "features.npy").read_bytes() == project.features
@@ -254,18 +257,18 @@ def test_a_damaged_file_of_the_cache_is_replaced(harm, project, counts):
     assert [file.read_bytes() for file in project.cache.rglob("*.npy")] == [content]
 
 
-@pytest.mark.parametrize(("limit", "value"), [("_SHARD_PICTURES", 4), ("_SHARD_SECONDS", 0.0)])
+@pytest.mark.parametrize(("limit", "value"), [("_FILE_PICTURES", 4), ("_FILE_SECONDS", 0.0)])
 def test_a_run_that_was_killed_leaves_what_it_had_embedded(limit, value, project, counts, monkeypatch):
-    monkeypatch.setattr(embedding, limit, value)
+    monkeypatch.setattr(features, limit, value)
     shutil.rmtree(project.cache)
-    make_runner, batches = embedding._make_runner, []
+    make_runner, batches = features.Embedder._make_runner, []
 
     def make_mortal_runner(*options):
         run_batch = make_runner(*options)
         return lambda pixels: run_batch(pixels) if batches.append(len(pixels)) or len(batches) < 2 else 1 / 0
 
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(embedding, "_make_runner", make_mortal_runner)
+        patch.setattr(features.Embedder, "_make_runner", make_mortal_runner)
         run_in(project.root)
     assert batches == [4, 2]
     counts_before = len(list(project.cache.rglob("*.npy")))
@@ -285,11 +288,56 @@ def test_every_batch_that_the_network_sees_is_full(project, monkeypatch):
             shapes.append(inputs["pixels"].shape)
             return self.session.run(names, inputs)
 
-    open_session = embedding.open_session
-    monkeypatch.setattr(embedding, "open_session", lambda *options: Session(open_session(*options)))
+    open_session = features.open_session
+    monkeypatch.setattr(features, "open_session", lambda *options: Session(open_session(*options)))
     shutil.rmtree(project.cache)
     run_in(project.root)
     assert shapes == [(4, 64, 64, 3)] * 2
+
+
+def feature_writer(project, **changes):
+    """A process of a cluster that embeds pictures of the project."""
+    (cache,) = project.cache.iterdir()
+    (onnx_path,) = project.root.glob(".cache/onnx/*/backbone.onnx")
+    settings = {"preprocessing": Preprocessing(64, 1.0, "bicubic"), "batch_size": 4, "threads": 1, **changes}
+    embedder = features.Embedder(onnx_path=onnx_path, folder=project.root / "backbone", **settings)
+    return features.FeatureWriter(embedder, cache, Path.cwd())
+
+
+def test_the_stage_finds_what_processes_of_a_cluster_embedded(project, counts):
+    (cache,) = project.cache.iterdir()
+    for path in cache.iterdir():
+        path.unlink()
+    paths = [project.root / "train" / name for name in TRAIN]
+    assert feature_writer(project).write(paths, features.digests_of(paths)) == 4
+    assert run_in(project.root) == project.features
+    assert counts() == (2, 4)
+
+
+def test_a_machine_that_would_compute_other_features_is_refused(project):
+    with pytest.raises(PipelineError, match="use equal machines"):
+        feature_writer(project, threads=2)
+
+
+def test_features_that_vanish_before_they_are_collected_are_a_fault(project):
+    (onnx_path,) = project.root.glob(".cache/onnx/*/backbone.onnx")
+    embedder = features.Embedder(Preprocessing(64, 1.0, "bicubic"), 4, 1, onnx_path, project.root / "backbone")
+    known = features.digests_of([project.root / "train" / name for name in TRAIN])
+    shutil.rmtree(project.cache)
+    with pytest.raises(PipelineError, match=r"a file was removed or damaged meanwhile \(4 pictures\)"):
+        features.write_features(known, embedder, project.root / "features.npy")
+
+
+@pytest.mark.slow
+def test_embedding_on_ray_gives_the_bytes_of_one_process(in_small_project):
+    features = Path("data/embeddings/features.npy").read_bytes()
+    shutil.rmtree(".cache/features")
+    set_params(in_small_project, {"embed.cluster": "ray"})
+    command = [sys.executable, "-m", "pipeline.stages.embed", *TREES, "models/backbone", "data/embeddings"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert Path("data/embeddings/features.npy").read_bytes() == features
+    assert "embed: 0 pictures embedded" in ended.stderr
 
 
 @pytest.mark.parametrize(("edit", "exports"), [("# a comment", 0), ("def added():\n    pass", 1)], ids=["a comment", "code"])

@@ -1,0 +1,70 @@
+"""The growth of the stages: pictures that are all different, commands that are all measured, and ratios worked by hand."""
+
+import hashlib
+import importlib
+import shutil
+from types import ModuleType
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def growth(monkeypatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))  # its scripts import each other as they do when they are run
+    return importlib.import_module("growth")
+
+
+def sizes_of(growth, *seconds):
+    """Sizes of 10, 100 and 1,000 pictures whose parts all took the same seconds."""
+    names = (*growth.STAGES, growth.DVC, growth.ALL)
+    return [
+        {"pictures": 10**power, "seconds": dict.fromkeys(names, value), "megabytes": dict.fromkeys([*growth.STAGES, growth.ALL], 50)}
+        for power, value in enumerate(seconds, start=1)
+    ]
+
+
+def test_the_pictures_of_a_set_are_different_jpeg_files_in_ten_folders(growth, tmp_path):
+    growth.make_pictures(tmp_path / "pictures", 40, 64)
+    files = sorted((tmp_path / "pictures").rglob("*.jpg"))
+    assert len({hashlib.sha256(file.read_bytes()).digest() for file in files}) == 40
+    assert len({file.parent for file in files}) == 10
+    with Image.open(files[0]) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (64, 64))
+
+
+def test_each_stage_of_the_flow_reports_its_figures(growth, tmp_path):
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    growth.measure_stages(tmp_path, tmp_path / "reports")
+    before, after = (yaml.safe_load((folder / "dvc.yaml").read_text())["stages"] for folder in (ROOT, tmp_path))
+    for name in ("download", "backbone", "split", "embed", "train_baseline", "evaluate", "evaluate_baseline"):
+        head, _, own = after[name]["cmd"].partition(".json ")
+        assert (own, head.rpartition("/")[2]) == (before[name]["cmd"], name.removesuffix("_baseline") if name[0] == "e" else name)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ratio", "added"),
+    [
+        ((1, 10, 100), 1.0, 1.0),  # linear
+        ((6, 15, 105), 0.7, 1.0),  # linear, after 5 s for whatever size
+        ((1, 10, 1000), 10.0, 11.0),  # 990 s for 900 pictures, after 9 s for 90
+        ((3, 2, 40), 2.0, None),
+        ((5, 100), 2.0, None),
+    ],
+)
+def test_growth_is_a_ratio_of_seconds_per_picture_and_per_additional_picture(growth, seconds, ratio, added):
+    sizes = sizes_of(growth, *seconds)
+    assert (growth.ratio(sizes, growth.ALL), growth.added_ratio(sizes, growth.ALL)) == (ratio, added)
+
+
+def test_the_table_has_a_row_per_stage_and_the_plot_is_drawn(growth, tmp_path):
+    sizes = sizes_of(growth, 1, 10, 200)
+    head, _, *rows = growth.rows_of(sizes)
+    assert [len(row) for row in rows] == [len(head)] * 8
+    assert rows[0] == ["download", "1.0", "10.0", "200.0", "200.00", "2.00", "2.11", "50", "50", "50"]
+    growth.draw(sizes, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as plot:
+        assert plot.size == (1320, 660)
