@@ -4,6 +4,7 @@ A near duplicate is the same photograph re-encoded, resized, brighter or darker,
 cropped by up to 5 % per side, or turned by up to 2°. `bench/duplicates.py` measures how many of them are found.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from tempfile import TemporaryFile
@@ -70,6 +71,8 @@ def room_for(count: int) -> Array:
     folder = cache_dir("")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk raises here; on a write to the array it would kill the process
+            os.posix_fallocate(file.fileno(), 0, max(1, count) * LIKENESS.itemsize)
         return np.memmap(file, LIKENESS, "w+", shape=max(1, count))[:count]
 
 

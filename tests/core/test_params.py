@@ -169,7 +169,7 @@ def test_a_fault_of_a_shared_key_is_named_where_it_stands(text, fault):
 
 
 def test_the_split_may_have_a_seed_of_its_own():
-    write("seed: 5\nsplit: {seed: 7, val: 0.1, test: 0.1, folders: auto, group: null, similarity: null, leak: repair}\n")
+    write("seed: 5\nsplit: {seed: 7, val: 0.1, test: 0.1, folders: auto, group: null, similarity: null, folders_up_to: 9, leak: repair}\n")
     assert read_section("split", Split).seed == 7
 
 
@@ -234,7 +234,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_known_one():
     ],
 )
 def test_a_fault_in_a_table_that_may_also_be_a_text_is_named_where_it_is(group, fault):
-    write(f"seed: 0\nsplit: {{val: 0.1, test: 0.1, folders: auto, group: {group}, similarity: null, leak: repair}}\n")
+    write(f"seed: 0\nsplit: {{val: 0.1, test: 0.1, folders: auto, group: {group}, similarity: null, folders_up_to: 9, leak: repair}}\n")
     assert message_of("split", Split) == f"params.yaml: {fault}"
 
 
