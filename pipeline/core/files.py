@@ -231,10 +231,15 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def table_rows(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header, one after the other; every value is text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        yield from csv.DictReader(file)
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with a header; every value is text."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return list(table_rows(path))
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

@@ -1,13 +1,28 @@
 """Models on the same pictures: the differences of their accuracies, and whether they are significant."""
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import BASELINE
 
-Rows = Sequence[Mapping[str, str]]  # of predictions.csv
+if TYPE_CHECKING:
+    from pipeline.evaluation.intervals import Array
+
+Rows = Iterable[Mapping[str, str]]  # of predictions.csv
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Which test pictures a model answered correctly, and no more, so that many pictures fit into memory."""
+
+    pictures: str  # the sha256 of their ids, in their order
+    groups: "Array"  # int (pictures,)
+    correct: "Array"  # bool (pictures,)
 
 
 def compare_all(predictions: Mapping[str, Rows], confidence: float, seed: int) -> dict[str, Any]:
@@ -16,35 +31,34 @@ def compare_all(predictions: Mapping[str, Rows], confidence: float, seed: int) -
     p-values are adjusted for the number of all pairs (Holm, 1979): the most accurate model is known only after the test, so every pair
     might have become a comparison. Raises PipelineError if the rows are not of the same pictures in the same order.
     """
-    p_values = {frozenset(pair): _p_value(*(predictions[name] for name in pair)) for pair in combinations(predictions, 2)}
+    outcomes = {name: _read_outcomes(rows) for name, rows in predictions.items()}
+    p_values = {frozenset(pair): _p_value(*(outcomes[name] for name in pair)) for pair in combinations(outcomes, 2)}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
 
     def against(first: str) -> dict[str, dict[str, Any]]:
         compared = {}
-        for second, rows in predictions.items():
+        for second, outcome in outcomes.items():
             if second != first:
                 pair = frozenset((first, second))
-                facts = compare(predictions[first], rows, confidence, seed, p_values[pair], adjusted[pair])
+                facts = compare(outcomes[first], outcome, confidence, seed, p_values[pair], adjusted[pair])
                 compared[second] = {"against": first, **facts}
         return compared
 
-    if len(predictions) < 3:
+    if len(outcomes) < 3:
         return {"differences": against(BASELINE)}
-    best = max(predictions, key=lambda name: sum(_is_correct(row) for row in predictions[name]))
+    best = max(outcomes, key=lambda name: int(outcomes[name].correct.sum()))
     return {"differences": against(BASELINE), "best": {"model": best, "differences": against(best)}}
 
 
-def compare(first: Rows, second: Rows, confidence: float, seed: int, p: float, adjusted_p: float) -> dict[str, Any]:
+def compare(first: Outcomes, second: Outcomes, confidence: float, seed: int, p: float, adjusted_p: float) -> dict[str, Any]:
     """The second model's accuracy minus the first's, with its interval, and the p-values of McNemar's test by group.
 
     `is_shown`: whether the difference is significant: the interval excludes 0, and `adjusted_p` agrees.
     """
-    import numpy as np
-
     from pipeline.evaluation.intervals import Bootstrap, paired_difference
 
-    first_correct, second_correct = (np.array([_is_correct(row) for row in rows]) for rows in (first, second))
-    bootstrap = Bootstrap(_groups(first), seed)
+    first_correct, second_correct = first.correct, second.correct
+    bootstrap = Bootstrap(first.groups, seed)
     difference, (low, high) = paired_difference(first_correct, second_correct, bootstrap, confidence)
     return {
         "top1_accuracy_difference": round(difference, 6),
@@ -68,25 +82,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _p_value(first: Rows, second: Rows) -> float:
-    import numpy as np
-
+def _p_value(first: Outcomes, second: Outcomes) -> float:
     from pipeline.evaluation.intervals import mcnemar_p
 
-    if [row["image_id"] for row in first] != [row["image_id"] for row in second]:
+    if first.pictures != second.pictures:
         raise PipelineError("results: the models were tested on different pictures; run `dvc repro`")
-    first_correct, second_correct = (np.array([_is_correct(row) for row in rows]) for rows in (first, second))
-    return mcnemar_p(first_correct, second_correct, _groups(first))
+    return mcnemar_p(first.correct, second.correct, first.groups)
 
 
-def _is_correct(row: Mapping[str, str]) -> bool:
-    return row["predicted"] == row["label"]
-
-
-def _groups(rows: Rows) -> Any:
+def _read_outcomes(rows: Rows) -> Outcomes:
     import numpy as np
 
-    return np.unique([row["group"] for row in rows], return_inverse=True)[1]
+    pictures, numbers = sha256(), dict[str, int]()
+    groups, correct = array("q"), bytearray()
+    for row in rows:
+        pictures.update(f"{row['image_id']}\n".encode())
+        groups.append(numbers.setdefault(row["group"], len(numbers)))
+        correct.append(row["predicted"] == row["label"])
+    return Outcomes(pictures.hexdigest(), np.array(groups), np.array(correct, dtype=bool))
 
 
 def verdict(name: str, comparison: Mapping[str, Any], count: int) -> str:

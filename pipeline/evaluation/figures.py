@@ -19,6 +19,8 @@ _DPI = 120
 _BLUE, _GREY = "#1f5fa8", "#8a8a8a"
 _LONGEST_NAME = 18  # letters
 _LARGEST = 22.0  # inches, at which a hundred names are readable
+_MOST_NAMES = 100  # beside a matrix; of more classes every second one is named, or every third
+_MOST_CELLS = 1000  # per side; of more classes a cell is the largest of several
 _READABLE_CELLS = 30  # classes, beyond which numbers in the cells are unreadable
 _FAINTEST = 0.1  # of the blues, for the smallest share: one mistake in hundreds is not a white cell
 _DARK = 0.65  # of the blues, beyond which the letters in a cell are white
@@ -44,23 +46,26 @@ def _figure(
 def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str], title: str) -> None:
     """Rows are the true classes, columns the predicted ones. `matrix`: counts (int) or shares of the rows (float).
 
-    The colour follows the root of the share of the row. Only cells without a picture are white.
+    The colour follows the root of the share of the row. Only cells without a picture are white. The picture is at most 2,640 pixels wide.
     """
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap, PowerNorm
 
-    count, names = len(class_names), [_plain(shorten(name)) for name in class_names]
+    count = len(class_names)
+    named = range(0, count, -(-count // _MOST_NAMES))
+    names = [_plain(shorten(class_names[index])) for index in named]
     side = min(_LARGEST, max(4.5, 2.6 + 0.42 * count))
-    room = 72 * 0.75 * (side - 2) / count  # points per cell
+    room = 72 * 0.75 * (side - 2) / len(names)  # points per name
     letters = min(10.0, room)
     turned = max(map(len, names)) * _LETTER * letters > room
     row_shares = shares(matrix)
     blues = ListedColormap(colormaps["Blues"](np.linspace(_FAINTEST, 1, 256)))
     with _figure(path, side, side - 0.4) as (figure, axes):
         axis = axes[0, 0]
-        image = axis.imshow(np.ma.masked_equal(row_shares, 0), cmap=blues, norm=PowerNorm(0.5, vmin=0, vmax=1))
-        axis.set_xticks(range(count), names, rotation=90 if turned else 0, fontsize=letters)
-        axis.set_yticks(range(count), names, fontsize=letters)
+        cells, edges = np.ma.masked_equal(pooled(row_shares, _MOST_CELLS), 0), (-0.5, count - 0.5, count - 0.5, -0.5)
+        image = axis.imshow(cells, cmap=blues, norm=PowerNorm(0.5, vmin=0, vmax=1), extent=edges, interpolation="nearest")
+        axis.set_xticks(named, names, rotation=90 if turned else 0, fontsize=letters)
+        axis.set_yticks(named, names, fontsize=letters)
         axis.set(xlabel="predicted class", ylabel="true class")
         figure.suptitle(_plain(title))  # over the whole figure: beside long names the axes are too narrow for a title
         figure.colorbar(image, ax=axis, fraction=0.046, label="share of the true class", ticks=_COLOUR_TICKS, format="{x:g}")
@@ -68,6 +73,12 @@ def plot_confusion_matrix(path: Path, matrix: Array, class_names: Sequence[str],
             for row, column in np.argwhere(matrix):
                 colour = "white" if image.norm(row_shares[row, column]) > _DARK else "black"
                 axis.text(column, row, _cell(matrix[row, column]), ha="center", va="center", color=colour, fontsize=letters)
+
+
+def pooled(matrix: Array, most: int) -> Array:
+    """A square matrix with at most `most` rows: each number is the largest of a square of numbers, if there are more."""
+    starts = np.arange(0, len(matrix), -(-len(matrix) // most))
+    return np.asarray(np.maximum.reduceat(np.maximum.reduceat(matrix, starts, axis=0), starts, axis=1))
 
 
 def _cell(value: Any) -> str:

@@ -192,13 +192,13 @@ def write_galleries(
     chosen: Mapping[str, Array],
     rows: Mapping[int, Mapping[str, str]],
     count: int,
-    paths: Sequence[Path | Slice],
+    paths: Mapping[int, Path | Slice],
     overlays: Mapping[int, Image.Image],
 ) -> None:
     """Write a PNG sheet per gallery, and `galleries.json` with the pictures as data URLs for the report.
 
-    `rows`: of predictions.csv, by row number, those of the chosen pictures; `count`: of all test pictures; `overlays`: by row number,
-    the pictures with their activation maps, if there are any.
+    By row number of the chosen pictures: `rows` of predictions.csv, `paths`, and `overlays`, the pictures with their activation maps, if
+    there are any. `count`: of all test pictures.
     """
     thumbnails = {number: thumbnail(paths[number]) for number in rows}
     for kind, title in TITLES.items():

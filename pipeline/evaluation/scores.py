@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.files import write_table
+from pipeline.core.files import table_rows, write_table
 from pipeline.evaluation.answers import MOST_LOSS, Answers
 from pipeline.evaluation.areas import macro, ranking_areas
 from pipeline.evaluation.calibration import ece_interval, expected_calibration_error
@@ -170,8 +170,18 @@ def flat(figures: Mapping[str, Figure]) -> dict[str, float | None]:
 def write_matrix(path: Path, matrix: Array, class_names: Sequence[str]) -> None:
     """Write a row per true class and a column per predicted class, with their names. Shares have six decimal places."""
     columns = ["true/predicted", *class_names]  # no class has a slash in its name
-    cells = np.round(matrix, 6).tolist()
-    write_table(path, columns, [dict(zip(columns, [name, *row], strict=True)) for name, row in zip(class_names, cells, strict=True)])
+    rows = (dict(zip(columns, [name, *np.round(row, 6).tolist()], strict=True)) for name, row in zip(class_names, matrix, strict=True))
+    write_table(path, columns, rows)
+
+
+def read_matrix(path: Path) -> tuple[list[str], Array]:
+    """The class names and the counts, int (classes, classes), of a confusion matrix that `write_matrix` wrote."""
+    names, rows = [], []
+    for row in table_rows(path):
+        name, *counts = row.values()
+        names.append(name)
+        rows.append(np.array(counts, dtype=int))
+    return names, np.stack(rows)
 
 
 def write_classes(path: Path, classes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,11 +1,18 @@
 """Charts of the report as coordinates. The templates draw them as SVG."""
 
+import base64
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10, sqrt
 
-from pipeline.evaluation.figures import shorten
+import numpy as np
+from PIL import Image
+
+from pipeline.evaluation.figures import pooled, shorten
+from pipeline.evaluation.intervals import Array
+from pipeline.evaluation.scores import shares
 
 # A chart, in the units of its drawing
 WIDTH, HEIGHT = 360, 232
@@ -24,6 +31,10 @@ _SHADES = 20
 _FAINTEST = 2  # of the shades: the first that is distinct from the background
 _DARK = 0.55  # the share of a row from which the number in a cell is light
 _MOST_CONFUSIONS = 8
+MOST_DRAWN = 100  # classes, beyond which a cell is a pixel without a name
+_MOST_PIXELS = 500  # per side
+_FAINTEST_PIXEL = 0.4  # opacity: a single pixel is hard to see
+_BLUE, _ORANGE = (28, 92, 159), (168, 69, 15)  # `--tint` and `--warm` of the page
 
 Point = tuple[float, float]
 Tick = tuple[float, str]
@@ -200,37 +211,47 @@ class Confusion:
     share: float
 
 
-def read_counts(rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[int]]]:
-    """The class names and the counts. `rows`: of confusion_matrix.csv."""
-    names = list(rows[0])[1:]
-    return names, [[int(row[name]) for name in names] for row in rows]
-
-
-def lay_out(names: Sequence[str], counts: Sequence[Sequence[int]]) -> Matrix:
-    """The drawing of a confusion matrix."""
+def lay_out(names: Sequence[str], counts: Array) -> Matrix:
+    """The drawing of a confusion matrix of at most a hundred classes. `counts`: int (classes, classes)."""
     side = next((side for most, side in _SIDES if len(names) <= most), _SMALLEST)
     short_names = [shorten(name) for name in names]
     longest = max(map(len, short_names)) * _LETTER
     gutter = int(longest) + 12
     cells, numbers = defaultdict(list), []
-    for row, line in enumerate(counts):
-        for column, count in enumerate(line):
-            if count:
-                share = count / sum(line)
-                left, top = gutter + column * side, gutter + row * side
-                kind = "correct" if row == column else "mistake"
-                cells[kind, max(_FAINTEST, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
-                numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=share >= _DARK))
+    for row, column in np.argwhere(counts).tolist():
+        count = int(counts[row, column])
+        share = count / counts[row].sum()
+        left, top = gutter + column * side, gutter + row * side
+        kind = "correct" if row == column else "mistake"
+        cells[kind, max(_FAINTEST, round(_SHADES * sqrt(share)))].append(f"M{left} {top}h{side - 1}v{side - 1}h{1 - side}z")
+        numbers.append(Number(left + (side - 1) / 2, top + (side - 1) / 2, count, strong=bool(share >= _DARK)))
     shades = [Shade(kind, level / _SHADES, "".join(paths)) for (kind, level), paths in sorted(cells.items())]
     return Matrix(short_names, side, gutter, longest > side - 4, shades, numbers if len(names) <= _NUMBERED else [])
 
 
-def most_confused(names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[Confusion]:
+def draw_pixels(counts: Array) -> str:
+    """A confusion matrix of many classes as the data URL of a PNG of at most 500 pixels per side, rows the true classes.
+
+    A pixel is the strongest of one or more cells: blue if one of them is correct, else orange.
+    """
+    opacity = np.where(counts, np.maximum(np.sqrt(shares(counts)), _FAINTEST_PIXEL), 0)
+    correct = np.diag(np.diag(opacity))
+    correct, mistake = (pooled(each, _MOST_PIXELS) for each in (correct, opacity - correct))
+    colours = np.where((correct > 0)[..., None], _BLUE, _ORANGE)
+    alpha = np.round(_SHADES * np.where(correct > 0, correct, mistake)) * (255 // _SHADES)
+    image = Image.fromarray(np.concatenate([colours, alpha[..., None]], axis=2).astype(np.uint8), "RGBA")
+    with io.BytesIO() as file:
+        image.save(file, "PNG", optimize=True)
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def most_confused(names: Sequence[str], counts: Array) -> list[Confusion]:
     """The pairs of classes with the most mistakes, at most eight. Among equal counts the larger share of its class comes first."""
+    mistakes = counts - np.diag(np.diag(counts))
+    least = np.sort(mistakes, axis=None)[-_MOST_CONFUSIONS:][0]
+    totals = counts.sum(axis=1)
     pairs = [
-        Confusion(names[row], names[column], count, count / sum(line))
-        for row, line in enumerate(counts)
-        for column, count in enumerate(line)
-        if count and row != column
+        Confusion(names[row], names[column], int(mistakes[row, column]), float(mistakes[row, column] / totals[row]))
+        for row, column in np.argwhere(mistakes >= max(1, least)).tolist()
     ]
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))[:_MOST_CONFUSIONS]

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.core.files import atomic_dir, read_json, sha256_of_file
 from pipeline.evaluation.figures import plot_curves
 from pipeline.evaluation.galleries import TITLES
+from pipeline.evaluation.intervals import Array
 from pipeline.report import charts
 
 CsvRow = Mapping[str, str]
@@ -19,6 +20,7 @@ Facts = Mapping[str, Any]
 Size = tuple[int, int]  # width and height in pixels
 _GALLERY_PICTURES = 24  # per gallery, over all models; at least four and at most twelve per model
 _PREVIEW = 12
+_MOST_ROWS = 100  # of a table of classes
 _TINY = 48  # pixels; smaller pictures are enlarged without smoothing
 # name in scores.json: title and meaning
 FIGURES = {
@@ -38,14 +40,14 @@ FIGURES = {
 class Model:
     """What the page shows of a model: its `scores.json`, `model.json` (`facts`), tables as rows, and `galleries.json`.
 
-    `comparison`: with the baseline, plus its `verdict`; None for the baseline itself.
+    `confusion`: class names and counts; `comparison`: with the baseline, plus its `verdict`; None for the baseline itself.
     """
 
     name: str
     scores: Facts
     facts: Facts
     history: Sequence[CsvRow]
-    confusion: Sequence[CsvRow]
+    confusion: tuple[Sequence[str], Array]
     reliability: Sequence[CsvRow]
     reliability_before: Sequence[CsvRow]
     coverage: Sequence[CsvRow]
@@ -63,18 +65,19 @@ class Model:
         return [charts.reliability(self.reliability, self.reliability_before), charts.coverage(self.coverage)]
 
     @cached_property
-    def _counts(self) -> tuple[list[str], list[list[int]]]:
-        return charts.read_counts(self.confusion)
+    def drawn_matrix(self) -> charts.Matrix | None:
+        """The confusion matrix as a drawing; None if there are too many classes."""
+        return charts.lay_out(*self.confusion) if len(self.confusion[0]) <= charts.MOST_DRAWN else None
 
     @property
-    def drawn_matrix(self) -> charts.Matrix:
-        """The confusion matrix as a drawing."""
-        return charts.lay_out(*self._counts)
+    def pixels(self) -> str:
+        """The confusion matrix of many classes as a data URL."""
+        return charts.draw_pixels(self.confusion[1])
 
     @property
     def confused(self) -> list[charts.Confusion]:
         """The most frequent mistakes."""
-        return charts.most_confused(*self._counts)
+        return charts.most_confused(*self.confusion)
 
     @property
     def weakest_first(self) -> list[tuple[str, Facts]]:
@@ -148,7 +151,7 @@ def write_page(folder: Path, report: Report) -> None:
         figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
         shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,
         accuracy_start=charts.whisker_scale(model.scores["figures"]["top1_accuracy"]["low"] for model in report.models),
-        tiny=report.audit["median_width"] < _TINY, charts=charts,
+        tiny=report.audit["median_width"] < _TINY, charts=charts, most_rows=_MOST_ROWS,
     )  # fmt: skip
     with atomic_dir(folder) as partial:
         plot_curves(partial / "curves.png", {model.name: model.history for model in report.models})

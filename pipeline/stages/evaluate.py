@@ -117,8 +117,9 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
         chosen = galleries.choose(answers, probs, params.seed)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}
-        overlays = explain(predictor, model, {number: paths[number] for number in rows}, answers.predicted)
-        galleries.write_galleries(partial, chosen, rows, len(pictures), paths, overlays)
+        shown = {number: paths[number] for number in rows}
+        overlays = explain(predictor, model, shown, answers.predicted)
+        galleries.write_galleries(partial, chosen, rows, len(pictures), shown, overlays)
     if scores["learned_test_pictures"]:
         print(f"{model}: learned from {scores['learned_test_pictures']} of the {len(pictures)} test pictures; its figures are too good")
     headline = {name: scores["figures"][name]["value"] for name in _HEADLINE}

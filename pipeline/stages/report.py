@@ -9,13 +9,13 @@ from pydantic import Field, NonNegativeInt
 
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_table, write_json
+from pipeline.core.files import read_json, read_table, table_rows, write_json
 from pipeline.core.params import BASELINE, model_names
 from pipeline.core.sections import Section
 from pipeline.evaluation.answers import most_doubted
 from pipeline.evaluation.comparison import compare_all, verdict, verdicts_against_best
 from pipeline.evaluation.galleries import montage
-from pipeline.evaluation.scores import flat
+from pipeline.evaluation.scores import flat, read_matrix
 from pipeline.networks.artifact import kept_row
 from pipeline.pictures.images import thumbnail_url
 from pipeline.pictures.manifest import Picture, read_manifest
@@ -49,7 +49,7 @@ def summarise(scores: Sequence[Mapping[str, Any]], comparison: Mapping[str, Any]
 def read_doubts(data: Path, pictures: Sequence[Picture], out_of_fold: Path) -> list[Mapping[str, str]]:
     """The train and val pictures whose labels the baseline doubts most: rows of out_of_fold.csv, each with a `thumbnail`."""
     files = {picture.image_id: picture.source(data / "splits" / picture.split) for picture in pictures}
-    doubted = most_doubted(read_table(out_of_fold), _MOST_DOUBTS)
+    doubted = most_doubted(table_rows(out_of_fold), _MOST_DOUBTS)
     return [{**row, "thumbnail": thumbnail_url(files[row["image_id"]])} for row in doubted]
 
 
@@ -60,7 +60,7 @@ def read_model(name: str, models: Path, results: Path, comparison: Mapping[str, 
     tables = {key: read_table(folder / f"{key}.csv") for key in ("reliability", "reliability_before", "coverage")}
     return page.Model(
         name, scores, read_json(models / name / "model.json"), read_table(models / name / "history.csv"),
-        read_table(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"),
+        read_matrix(folder / "confusion_matrix.csv"), **tables, galleries=read_json(folder / "galleries.json"),
         comparison=comparison and {**comparison, "verdict": verdict(name, comparison, scores["test_pictures"])},
     )  # fmt: skip
 
@@ -71,7 +71,7 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
     for name in names:
         if not (results / name / "scores.json").is_file():
             raise PipelineError(f"{results / name}/scores.json: does not exist; run `dvc repro`")
-    predictions = {name: read_table(results / name / "predictions.csv") for name in names}
+    predictions = {name: table_rows(results / name / "predictions.csv") for name in names}
     comparison = compare_all(predictions, params.confidence, params.seed)
     for name, facts in comparison["differences"].items():
         facts["best_epoch"] = int(kept_row(models / name)["epoch"])
@@ -79,15 +79,16 @@ def run(params: Params, data: Path, models: Path, results: Path, report: Path, c
         facts["epochs"] = read_json(models / name / "model.json")["params"]["epochs"]
     manifest = read_manifest(data / "manifest.csv")
     source, backbone = read_json(data / "source.json"), read_json(models / "backbone" / "backbone.json")
+    shown = [read_model(name, models, results, comparison["differences"].get(name)) for name in names]
     content = page.Report(
-        models=[read_model(name, models, results, comparison["differences"].get(name)) for name in names],
+        models=shown,
         source=source,
         backbone=backbone,
         embedding=read_json(data / "embeddings/embedding.json"),
         audit=read_json(data / "audit.json"),
         sizes=extremes(manifest.pictures),
         doubts=read_doubts(data, manifest.pictures, models / "out_of_fold.csv"),
-        against_best=verdicts_against_best(comparison, len(predictions[BASELINE])),
+        against_best=verdicts_against_best(comparison, shown[0].scores["test_pictures"]),
         montage=montage(manifest.train, data / "splits" / "train", params.seed),
         digests=page.input_digests(source, backbone, data, {name: results / name for name in names}),
         versions=page.library_versions(),

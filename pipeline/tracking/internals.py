@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.core.files import read_table
+from pipeline.core.files import table_rows
 
 NOTE = "mlflow.note.content"  # the description of a run
 PARENT = "mlflow.parentRunId"
@@ -105,6 +105,6 @@ def write_predictions_table(path: Path, predictions: Path) -> None:
     """
     rows = [
         [row["image_id"], row["predicted"], row["label"], float(row["probability"]), row["predicted"] == row["label"]]
-        for row in read_table(predictions)
+        for row in table_rows(predictions)
     ]
     path.write_text(json.dumps({"columns": _TABLE_COLUMNS, "data": rows}), encoding="utf-8")

@@ -109,6 +109,15 @@ def test_the_names_beside_a_matrix_do_not_overlap(name, num_classes, drawn, tmp_
         assert [pair for pair in pairwise(boxes) if pair[0].overlaps(pair[1])] == []
 
 
+def test_of_many_classes_some_are_named_and_the_picture_is_bounded(tmp_path, drawn):
+    for num_classes, names, cells in ((101, 51, 101), (1001, 91, 501)):
+        plot_confusion_matrix(tmp_path / "matrix.png", np.eye(num_classes, dtype=int), [f"c{index}" for index in range(num_classes)], "")
+        axis = drawn[-1].axes[0]
+        assert len(axis.get_xticklabels()) == len(axis.get_yticklabels()) == names
+        assert axis.images[0].get_array().shape == (cells, cells)
+        assert drawn[-1].get_size_inches().tolist() == [22.0, 21.6]
+
+
 # Curves
 
 

@@ -66,7 +66,7 @@ def written(tmp_path):
         for number, name in enumerate(names)
     }
     chosen = {"mistakes": np.array([1, 0]), "least_sure": np.array([2]), "mislabelled": np.array([], int), "random": np.array([0, 2])}
-    write_galleries(tmp_path, chosen, rows, 3, paths, {1: Image.new("RGB", (176, 176), "red")})
+    write_galleries(tmp_path, chosen, rows, 3, dict(enumerate(paths)), {1: Image.new("RGB", (176, 176), "red")})
     return tmp_path
 
 

@@ -17,6 +17,7 @@ from pipeline.evaluation.scores import (
     drawn_macro_f1,
     f1_per_class,
     flat,
+    read_matrix,
     recall_per_class,
     score,
     shares,
@@ -293,6 +294,12 @@ def test_the_macro_area_leaves_out_undefined_areas():
 def test_shares_are_those_of_the_true_class_and_rounded(tmp_path):
     write_matrix(tmp_path / "matrix.csv", shares(np.array([[2, 1], [0, 2]])), ["ants", "bees"])
     assert (tmp_path / "matrix.csv").read_text() == "true/predicted,ants,bees\nants,0.666667,0.333333\nbees,0.0,1.0\n"
+
+
+def test_counts_are_read_as_they_were_written(tmp_path):
+    write_matrix(tmp_path / "matrix.csv", np.array([[2, 1], [0, 12]]), ["ants", "a,b"])
+    names, counts = read_matrix(tmp_path / "matrix.csv")
+    assert (names, counts.tolist()) == (["ants", "a,b"], [[2, 1], [0, 12]])
 
 
 def test_a_class_without_pictures_has_shares_of_0():

@@ -1,6 +1,11 @@
 """Charts have the coordinates worked by hand. The frame spans x 46 to 348 and y 190 (below) to 12."""
 
+import base64
+import io
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.report.charts import (
     Confusion,
@@ -8,17 +13,17 @@ from pipeline.report.charts import (
     Shade,
     coverage,
     curves,
+    draw_pixels,
     lay_out,
     most_confused,
     nice_ticks,
     percent_along,
-    read_counts,
     reliability,
     whisker_scale,
 )
 from tests.reports import COVERAGE, HISTORY, RELIABILITY
 
-COUNTS = [[3, 1], [0, 2]]
+COUNTS = np.array([[3, 1], [0, 2]])
 
 
 @pytest.mark.parametrize(
@@ -94,11 +99,6 @@ def test_a_share_has_a_position_on_its_axis():
     assert (percent_along(0.85, 0.85), percent_along(0.925, 0.85), percent_along(1, 0.85)) == (0, 50, 100)
 
 
-def test_counts_are_read_with_their_class_names():
-    rows = [{"true/predicted": "ants", "ants": "3", "bees": "1"}, {"true/predicted": "bees", "ants": "0", "bees": "2"}]
-    assert read_counts(rows) == (["ants", "bees"], COUNTS)
-
-
 def test_cells_are_in_the_row_of_the_true_and_the_column_of_the_predicted_class():
     drawing = lay_out(["a", "b"], COUNTS)
     # The gutter is one letter of 6.6 pixels plus 12. The root of 1/4 is 0.5, that of 3/4 is nearest to 17/20.
@@ -119,16 +119,16 @@ def test_cells_without_pictures_are_not_drawn():
 
 def test_a_hundred_classes_have_small_cells_without_numbers():
     names = [f"a long name {number}" for number in range(100)]
-    drawing = lay_out(names, [[int(row == column) for column in range(100)] for row in range(100)])
+    drawing = lay_out(names, np.eye(100, dtype=int))
     assert (drawing.side, drawing.numbers, drawing.turned, drawing.size) == (15, [], True, int(14 * 6.6) + 12 + 1500 + 4)
 
 
 def test_one_mistake_in_a_thousand_is_visible():
-    assert [shade.opacity for shade in lay_out(["a", "b"], [[999, 1], [0, 1]]).shades] == [1.0, 0.1]
+    assert [shade.opacity for shade in lay_out(["a", "b"], np.array([[999, 1], [0, 1]])).shades] == [1.0, 0.1]
 
 
 def test_a_class_without_pictures_has_an_empty_row():
-    assert len(lay_out(["a", "b"], [[0, 0], [0, 2]]).numbers) == 1
+    assert len(lay_out(["a", "b"], np.array([[0, 0], [0, 2]])).numbers) == 1
 
 
 def test_a_long_name_is_cut():
@@ -136,7 +136,7 @@ def test_a_long_name_is_cut():
 
 
 def test_the_most_frequent_mistakes_come_first():
-    assert most_confused(["a", "b", "c"], [[5, 1, 0], [1, 1, 0], [0, 3, 9]]) == [
+    assert most_confused(["a", "b", "c"], np.array([[5, 1, 0], [1, 1, 0], [0, 3, 9]])) == [
         Confusion("c", "b", 3, 0.25),
         Confusion("b", "a", 1, 0.5),
         Confusion("a", "b", 1, 1 / 6),
@@ -144,4 +144,19 @@ def test_the_most_frequent_mistakes_come_first():
 
 
 def test_at_most_eight_pairs_are_listed():
-    assert len(most_confused([str(number) for number in range(10)], [[1] * 10] * 10)) == 8
+    assert len(most_confused([str(number) for number in range(10)], np.ones((10, 10), int))) == 8
+
+
+def test_no_mistakes_are_no_pairs():
+    assert most_confused(["a", "b"], np.array([[3, 0], [0, 2]])) == []
+
+
+def test_a_pixel_is_blue_if_one_of_its_cells_is_correct_and_orange_if_one_is_a_mistake():
+    counts = np.diag(np.full(1001, 3))  # three cells a side per pixel
+    counts[0, 1] = counts[5, 998] = 1
+    with Image.open(io.BytesIO(base64.b64decode(draw_pixels(counts).partition(",")[2]))) as image:
+        pixels = np.asarray(image)
+    assert pixels.shape == (334, 334, 4)
+    strong = pixels[..., 3] > 0
+    assert np.flatnonzero(strong[1]).tolist() == [1, 332]
+    assert [pixels[place][:3].argmax() for place in ((0, 0), (1, 332))] == [2, 0]

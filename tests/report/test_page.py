@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from pipeline.evaluation.galleries import TITLES
@@ -199,6 +200,16 @@ def test_a_class_without_f1_comes_last():
 def test_the_figures_of_many_classes_are_collapsed(write):
     few, many = (write(class_names=[f"c{number}" for number in range(count)]) for count in (12, 13))
     assert (few.count("<details open>\n<summary>12 classes, lowest"), many.count("<details>\n<summary>13 classes, lowest")) == (2, 2)
+
+
+def test_the_page_of_a_thousand_classes_is_bounded(write):
+    names = [f"a_class_of_a_thousand_{number}" for number in range(1000)]
+    counts = np.random.default_rng(0).poisson(0.1, (1000, 1000))
+    models = [make_model(name, names, confusion=(names, counts)) for name in ("baseline", "finetuned")]
+    html = write(class_names=names, models=models)
+    assert len(html) < 2e6
+    assert text_of(html).count("The other 900 classes are in") == 3  # of each model, and of the splits
+    assert html.count('class="pixels"') == 2
 
 
 def test_the_most_frequent_mistakes_are_listed(write):

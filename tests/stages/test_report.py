@@ -4,12 +4,14 @@ import base64
 import io
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, write_json, write_table
 from pipeline.evaluation.comparison import verdict
+from pipeline.evaluation.scores import write_matrix
 from pipeline.pictures.manifest import Picture, read_manifest, write_manifest
 from pipeline.stages import report
 from pipeline.stages.report import Params, extremes, read_doubts, run
@@ -37,7 +39,8 @@ def project(tmp_path, monkeypatch):
     for name, answers in {"baseline": "+--+", "finetuned": "++++", "frozen": "+---"}.items():
         write_json(tmp_path / "results" / name / "scores.json", {**SCORES, "model": name})
         write_json(tmp_path / "results" / name / "galleries.json", {})
-        for table in ("confusion_matrix", "reliability", "reliability_before", "coverage"):
+        write_matrix(tmp_path / "results" / name / "confusion_matrix.csv", np.array([[len(name)]]), ["ants"])
+        for table in ("reliability", "reliability_before", "coverage"):
             write_table(tmp_path / "results" / name / f"{table}.csv", ["a"], [{"a": name}])
         write_json(tmp_path / "models" / name / "model.json", {"model": name, "params": {"epochs": 5}})
         write_table(tmp_path / "results" / name / "predictions.csv", ["image_id", "group", "label", "predicted"], make_rows(answers))
@@ -103,7 +106,7 @@ def test_each_model_is_shown_with_its_own_files(project):
     frozen = project[1][0][1].models[2]
     assert (frozen.facts, frozen.confusion, frozen.coverage) == (
         {"model": "frozen", "params": {"epochs": 5}},
-        [{"a": "frozen"}],
+        (["ants"], np.array([[6]])),
         [{"a": "frozen"}],
     )
 
