@@ -11,11 +11,13 @@ From 100,000 pictures on, it also writes the key `growth` of `bench/results.json
 
 import argparse
 import datetime
+import io
 import itertools
 import json
 import re
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,16 +38,17 @@ DVC, ALL = "DVC itself", "all"
 COLORS = ("#4269d0", "#97bbf5", "#3ca951", "#efb118", "#ff725c", "#a463f2", "#9498a0", "#1d1d1d")  # one per row of the table
 
 
-def make_pictures(folder: Path, count: int, side: int) -> None:
-    """Write different JPEG files into ten folders: random colours on 8 x 8 cells, partly those of the class."""
+def write_pictures(archive: Path, count: int, side: int) -> None:
+    """Write a zip of different JPEG files in ten folders: random colours on 8 x 8 cells, partly those of the class."""
     generator = np.random.default_rng(0)
     patterns = generator.uniform(0, 255, (CLASSES, CELLS, CELLS, 3))
-    for label in range(CLASSES):
-        (folder / f"class{label}").mkdir(parents=True)
-    for number in range(count):
-        label = number % CLASSES
-        cells = CLASS_SHARE * patterns[label] + (1 - CLASS_SHARE) * generator.uniform(0, 255, (CELLS, CELLS, 3))
-        Image.fromarray(cells.astype(np.uint8)).resize((side, side)).save(folder / f"class{label}" / f"{number:07d}.jpg", quality=85)
+    with zipfile.ZipFile(archive, "w") as file:
+        for number in range(count):
+            label = number % CLASSES
+            cells = CLASS_SHARE * patterns[label] + (1 - CLASS_SHARE) * generator.uniform(0, 255, (CELLS, CELLS, 3))
+            picture = io.BytesIO()
+            Image.fromarray(cells.astype(np.uint8)).resize((side, side)).save(picture, "JPEG", quality=85)
+            file.writestr(f"class{label}/{number:07d}.jpg", picture.getvalue())
 
 
 def measure_stages(project: Path, reports: Path) -> None:
@@ -63,8 +66,8 @@ def measure(folder: Path, count: int, side: int) -> dict[str, Any]:
     The memory of a stage is that of its largest process, as the kernel counts it. That of all is what DVC and the stage that was running
     had together.
     """
-    make_pictures(folder / "pictures", count, side)
-    project = Projects(folder, folder / "pictures").clone("clone", image_size=IMAGE_SIZE)
+    write_pictures(folder / "pictures.zip", count, side)
+    project = Projects(folder, folder / "pictures.zip").clone("clone", image_size=IMAGE_SIZE)
     reports = folder / "reports"
     measure_stages(project, reports)
     command = dvc("repro", "evaluate_baseline@baseline")

@@ -63,7 +63,7 @@ def call(command: list[str], folder: Path) -> None:
 
 
 class Projects:
-    """Projects in a folder that classify the pictures of an archive or a folder at 224 pixels, each made when it is first asked for."""
+    """Projects in a folder that classify the pictures of an archive at 224 pixels, each made when it is first asked for."""
 
     def __init__(self, folder: Path, archive: Path) -> None:
         self.folder, self.archive = folder, archive.resolve()
