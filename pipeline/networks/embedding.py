@@ -35,6 +35,7 @@ class EmbedParams(Section):
     threads: PositiveInt
     image_size: Literal["auto"] | PositiveInt
     batch_size: PositiveInt
+    cluster: Literal["ray"] | None
 
 
 def preprocessing_of(architecture: Architecture, image_size: int) -> Preprocessing:

@@ -244,7 +244,8 @@ def _study_facts(name: str, stated: Recipe, space: Space, startup_trials: int, d
     facts = describe_training(f"tune {name}", stated, data, choose_hardware(stated.seed, stated.threads, stated.precision), __name__)
     fixed = {key: value for key, value in facts["params"].items() if key not in space}
     params = {**fixed, "startup_trials": startup_trials, "space": {key: varied.model_dump() for key, varied in space.items()}}
-    hardware = {key: value for key, value in facts["hardware"].items() if key not in space}
+    varied = {*space, *(["depthwise"] if "precision" in space else [])}  # that of depthwise convolutions follows
+    hardware = {key: value for key, value in facts["hardware"].items() if key not in varied}
     return {**facts, "params": params, "hardware": hardware, "inputs_sha256": {**facts["inputs_sha256"], "params": sha256_of_json(params)}}
 
 

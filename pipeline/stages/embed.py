@@ -4,7 +4,6 @@ import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -25,7 +24,6 @@ _CHECKED = 8  # pictures on which the export is compared with torch
 class Params(EmbedParams):
     """Section `embed` of params.yaml."""
 
-    cluster: Literal["ray"] | None
     processes: PositiveInt
 
 
