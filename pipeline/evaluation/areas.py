@@ -10,7 +10,7 @@ from pipeline.evaluation.intervals import Array, indicator
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
 
-_RANKED = 16_000_000  # pictures times classes that are ranked at once
+_RANKED = 8_000_000  # pictures times classes that are ranked at once
 
 
 def ranking_areas(labels: Array, probs: Array, draw: Callable[[], Iterable[Array]]) -> tuple[Array, Array]:
