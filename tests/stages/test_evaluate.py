@@ -59,7 +59,7 @@ def evaluate(root, names, labels, probs, maps=True, learned=""):
         feature_maps=lambda pixels: features if maps else None,
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Predictor, "load", lambda path, threads: fake)
+        monkeypatch.setattr(Predictor, "load", lambda path, threads, on_gpu: fake)
         monkeypatch.setenv("DVC_ROOT", str(root))
         run(PARAMS, root / "models" / "own", root / "test", root / "manifest.csv", root / "results", root / "metrics" / "own.json")
     return root
