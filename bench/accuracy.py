@@ -25,7 +25,7 @@ from run import ARCHIVE, RESULTS, hardware, versions
 from scipy.stats import t
 
 from pipeline.core.files import write_json
-from pipeline.core.params import read_section
+from pipeline.core.sections import read_section
 from pipeline.search.seeds import spread
 from pipeline.sources.members import Limits
 from pipeline.sources.source import find_source, measure_digest

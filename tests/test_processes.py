@@ -191,6 +191,22 @@ def test_machines_join_each_other_by_the_environment(size, rank, master, project
     assert features[0] == features[1]
 
 
+def test_the_processes_of_one_machine_listen_on_loopback_alone(project):
+    code = (
+        "from pathlib import Path; from pipeline.core import processes\n"
+        "if processes.must_launch(2): raise SystemExit(processes.launch(2))\n"
+        "with processes.joined(2):\n"
+        "    processes.wait_for_all()\n"
+        "    import os; own = {each.resolve().name for pid in (os.getpid(), os.getppid()) for each in Path(f'/proc/{pid}/fd').iterdir()}\n"
+        "    rows = [row.split() for name in ('tcp', 'tcp6') for row in Path('/proc/net', name).read_text().splitlines()[1:]]\n"
+        "    print(*(row[1] for row in rows if row[3] == '0A' and f'socket:[{row[9]}]' in own))\n"
+        "    processes.wait_for_all()"
+    )
+    listening = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert listening
+    assert {address.partition(":")[0] for address in listening} == {"0100007F"}
+
+
 def test_shares_follow_each_other_and_leave_nothing_out(monkeypatch):
     def shares(size, count):
         for rank in range(size):

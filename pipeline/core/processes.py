@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from signal import SIG_IGN, SIGHUP, SIGTERM, getsignal
@@ -64,6 +65,7 @@ def launch(count: int) -> None:
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
     from torch.distributed.run import parse_args, run
 
     machines = int(os.environ.get("PET_NNODES", "1"))
@@ -73,8 +75,11 @@ def launch(count: int) -> None:
     run_id = sha256(" ".join(sys.argv[1:]).encode()).hexdigest()[:8]  # machines that run different stages do not meet
     arguments = ["--nproc-per-node", str(count // machines), "--signals-to-handle", handled, "--rdzv-id", run_id]
     if machines == 1:
-        with create_server(("127.0.0.1", 0)) as free:  # torchrun would choose a port by itself, but its rendezvous then reads pickles
-            arguments += ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+        # torchrun would choose a port by itself, but its rendezvous then reads pickles, and its store listens on all interfaces.
+        listening = create_server(("127.0.0.1", 0))
+        arguments += ["--master-addr", "127.0.0.1", "--master-port", str(listening.getsockname()[1])]
+        used = vars(static_tcp_rendezvous)
+        used["TCPStore"] = partial(used["TCPStore"], master_listen_fd=listening.detach())
         os.environ.setdefault("GLOO_SOCKET_IFNAME", next(name for _, name in if_nameindex() if name.startswith("lo")))
     logging.disable(logging.ERROR)  # torchrun writes a page about a failure that is one line here
     with TemporaryDirectory() as logs:
