@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 import shutil
 import zipfile
 from types import ModuleType
@@ -70,3 +71,8 @@ def test_the_table_has_a_row_per_stage_and_the_plot_is_drawn(growth, tmp_path):
     growth.draw(sizes, tmp_path / "growth.png")
     with Image.open(tmp_path / "growth.png") as plot:
         assert plot.size == (1320, 660)
+
+
+def test_the_docs_quote_the_table_of_the_stored_sizes(growth):
+    sizes = json.loads((ROOT / "bench/results.json").read_text())["growth"]["sizes"]
+    assert "\n".join(f"| {' | '.join(row)} |" for row in growth.rows_of(sizes)) in (ROOT / "docs/scale.md").read_text()
