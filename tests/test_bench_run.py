@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from types import ModuleType
 
@@ -136,3 +137,12 @@ def test_the_page_has_the_table_of_the_stored_cases(modules):
     cases = json.loads((ROOT / "bench/results.json").read_text()).get("cases", [])
     page = ROOT / "bench/results.md"
     assert (page.read_text() if page.exists() else None) == (modules["run"].page_of(cases) if cases else None)
+
+
+def test_the_readme_quotes_the_stored_ratios(modules):
+    ratios = {case["case"]: case["ratio"] for case in json.loads((ROOT / "bench/results.json").read_text())["cases"]}
+    text = " ".join((ROOT / "README.md").read_text().split())
+    words = ("fine-tuning is", "scoring", "the frozen baseline", "`predict`")
+    quoted = re.search(".*".join(rf"{each} ([\d.]+) times" for each in words), text)
+    assert quoted is not None
+    assert list(quoted.groups()) == [f"{ratios[name]:.1f}" for name in ("finetuning", "evaluation", "frozen", "predict")]
