@@ -14,7 +14,7 @@ _DEFAULTS = {"models": "recipe"}  # the section with the keys that an entry of a
 
 
 class Section(BaseModel):
-    """A stage's section of params.yaml. A field `seed` or `threads` takes the value of that name at the top level."""
+    """A stage's section of params.yaml. A field `seed`, `threads` or `processes` takes the value of that name at the top level."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
     overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value

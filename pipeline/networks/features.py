@@ -9,6 +9,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Embedder:
         """The number of features of a picture."""
         return int(read_json(self.folder / "backbone.json")["num_features"])
 
+    @cached_property
     def cache(self) -> "FeatureCache":
         """The features that were computed in this way, on such a machine."""
         return FeatureCache(cache_dir("features") / self.key(), self.num_features)
@@ -100,7 +102,7 @@ def embed_new(sources: Sequence[Path | Slice], digests: Array, embedder: Embedde
 
     Of several processes each embeds its share of them. The number is that of the leading process.
     """
-    cache = embedder.cache()
+    cache = embedder.cache
     rows, count = _new_rows(digests, cache) if processes.leads() else ([], 0)
     own = processes.own_share(rows)
     if own:
@@ -119,7 +121,7 @@ def embed_on_ray(sources: Sequence[Path | Slice], digests: Array, embedder: Embe
 
     from pipeline.core.cluster import connected
 
-    cache = embedder.cache()
+    cache = embedder.cache
     rows, _ = _new_rows(digests, cache)
     chunks = [rows[start : start + _FILE_PICTURES] for start in range(0, len(rows), _FILE_PICTURES)]
     if not chunks:
@@ -162,7 +164,7 @@ def write_features(digests: Array, embedder: Embedder, path: Path) -> None:
     features = create_array(path, (len(digests), embedder.num_features))
     known, numbers = np.unique(digests, return_inverse=True)
     missing = np.ones(len(known), bool)
-    for records in embedder.cache().read():
+    for records in embedder.cache.read():
         _, of_known, of_records = np.intersect1d(known, records["sha256"], return_indices=True)
         place = np.full(len(known), -1)
         place[of_known] = of_records
@@ -198,14 +200,16 @@ class FeatureCache:
         self.folder = folder
         self.record = np.dtype([("sha256", "S64"), ("features", "<f4", (num_features,))])
         self.waiting: list[Array] = []
+        self.sound: set[str] = set()  # files whose content was compared with their names
         self.written_at = time.monotonic()
 
     def read(self) -> Iterator[Array]:
         """Return the records of each file: `sha256` of a picture, bytes, and its `features`, float32 (D)."""
         for path in sorted(self.folder.glob("*.npy")):
-            if sha256_of_file(path) != path.stem:
+            if path.stem not in self.sound and sha256_of_file(path) != path.stem:
                 path.unlink(missing_ok=True)
                 continue
+            self.sound.add(path.stem)
             yield np.load(path, mmap_mode="r")
 
     def digests(self) -> Array:
