@@ -16,6 +16,7 @@ What they share is in rooms, one folder per subject. A room imports only from th
     report      the HTML page
     tracking    MLflow
     serving     predictions of a stored model
+    promotion   the gate, the journal, retraining on a schedule
     search      advise, tune, find-lr, seeds
     stock       pretrained networks as they are
 """

@@ -26,6 +26,11 @@ PARAMS = {
     "train_baseline": {"l2_grid": [0.01, 0.1]},
     "recipe": {**PLAIN, "epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "min_crop_area": 0.8, "patience": 2, "start": "fresh"},
     "evaluate": {"confidence": 0.9},
+    "gate": {
+        "challenger": "auto", "metric": "top1_accuracy", "margin": 0.0, "error_rate": 0.05, "looks": 26, "tolerance": 0.02,
+        "class_drop": 0.05, "class_pictures": 10, "log_loss": 0.1, "ece": 0.05, "latency": 2.0, "size": 2.0, "max_age_days": 180.0,
+        "require_approval": False, "hook": None,
+    },
 }  # fmt: skip
 SPACE = """\
 tune:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PARAMS = Path("params.yaml")
 SHARED = ("seed", "threads", "processes")
 BASELINE = "baseline"  # the model that is always there; every entry of `models` is compared with it
-SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate")
+SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate", "gate")
 
 _OWN_NAMES = (BASELINE, "backbone", "comparison")  # of folders in models/ and files in metrics/
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also the name of a folder, of a stage and of a key of params.yaml
