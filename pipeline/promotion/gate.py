@@ -80,7 +80,8 @@ class Check:
 class Judgement:
     """What the gate decided, with all figures. `as_dict` is what the journal keeps.
 
-    `counts`: whether it spends a look; `look`: its number at this test set, from 1; `alpha`: the one-sided level of this look.
+    `values`: the metric of each side with its own interval, `{challenger: {value, low, high}, champion: … or None}`, at 95 %, as
+    evaluation/scores has it. `counts`: whether it spends a look; `look`: its number at this test set, from 1; `alpha`: the one-sided level of this look.
     `classes`: a row per class: `class`, `pictures`, `challenger` and `champion` (recall), `p` (adjusted), `passed` (None: not judged).
     `old`: the same comparison on the champion's own test pictures, None if they are all; `notes`: sentences about classes,
     preprocessing and test set.
@@ -88,6 +89,7 @@ class Judgement:
 
     verdict: Literal["PROMOTE", "HOLD", "REJECT", "PENDING"]
     reason: str
+    values: Mapping[str, Any]
     checks: Sequence[Check]
     classes: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
