@@ -1,5 +1,6 @@
 """Keep: carry out a decision in an order in which no step is taken without those before it. Every step may be repeated."""
 
+import json
 import os
 import shlex
 import signal
@@ -116,10 +117,12 @@ def _store(work: Keeping) -> list[str]:
 
     if not work.stores or work.entry is None:
         return []
+    expected = champion_dir(work.entry.sha256)
+    is_new = not expected.is_dir()
     folder = store(work.entry.model)
-    if folder != champion_dir(work.entry.sha256):
+    if folder != expected:
         raise PipelineError(f"models/{work.entry.model}: changed after it was judged; run the command again")
-    return [f"{folder}: the model is kept"]
+    return [f"{folder}: keeps the model"] if is_new else []
 
 
 def _push_outs(work: Keeping) -> list[str]:
@@ -129,10 +132,34 @@ def _push_outs(work: Keeping) -> list[str]:
     named = run_dvc("config", "core.remote", capture_output=True) if work.commits and Path(".dvc").is_dir() else None
     if named is None or named.returncode or not (remote := named.stdout.strip()):
         return []
-    pushed = run_dvc("push", capture_output=True)
-    if pushed.returncode:
-        raise PipelineError(f"DVC remote {remote}: {_last_line(pushed.stderr)}; the next run pushes again")
-    return [] if "up to date" in pushed.stdout else [f"DVC remote {remote}: {_last_line(pushed.stdout)}"]
+    if not _not_in_remote(remote):
+        return []
+    _run_dvc(remote, "push")
+    left = _not_in_remote(remote)
+    needed = [name for name in left if not name.startswith(f"{CHAMPIONS}/") or (work.entry and name.startswith(_name(work.entry)))]
+    if needed:
+        raise PipelineError(f"DVC remote {remote}: lacks {needed[0]}, which is not in DVC's cache either; run `dvc repro`, or `dvc pull`")
+    lost = [f"DVC remote {remote}: lacks {name}, a champion that is not in DVC's cache either" for name in left]
+    return [f"DVC remote {remote}: has all outs", *lost]
+
+
+def _name(entry: Entry) -> str:
+    return champion_dir(entry.sha256).as_posix()
+
+
+def _not_in_remote(remote: str) -> list[str]:
+    """The outs that the remote lacks, as it is now."""
+    facts = json.loads(_run_dvc(remote, "data", "status", "--not-in-remote", "--json"))
+    return [str(name) for name in facts.get("not_in_remote", [])]
+
+
+def _run_dvc(remote: str, *arguments: str) -> str:
+    from pipeline.core.dvc import run_dvc
+
+    result = run_dvc(*arguments, capture_output=True)
+    if result.returncode:
+        raise PipelineError(f"DVC remote {remote}: {_last_line(result.stderr)}; the next run pushes again")
+    return str(result.stdout)
 
 
 def _commit_files(work: Keeping) -> list[str]:
@@ -165,7 +192,10 @@ def _is_entered(entry: Entry) -> bool:
 
 
 def _commit_journal(work: Keeping) -> list[str]:
-    return _commit((str(JOURNAL),), f"Journal: {work.title}", work.options) if has_git() else []
+    entries = read_journal()
+    if not entries or not has_git():
+        return []
+    return _commit((str(JOURNAL),), f"Journal: {entries[-1].verdict} {entries[-1].model}", work.options)
 
 
 def _run_hook(work: Keeping) -> list[str]:
@@ -182,8 +212,6 @@ def _run_hook(work: Keeping) -> list[str]:
 
 def call_hook(command: str, entry: Entry, seconds: float = _HOOK_SECONDS) -> str | None:
     """Run a command, without a shell, with the entry as JSON on stdin. Its output goes to stderr. Returns what went wrong, or None."""
-    import json
-
     try:
         words = shlex.split(command)
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=2, text=True, encoding="utf-8", start_new_session=True)
