@@ -35,8 +35,7 @@ exit codes:
 
 def add_retrain(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = _add(commands, "retrain", "run the stages that changed, judge the result, promote it or not; prints one line of JSON")
-    _add_git(parser)
+    parser = _add(commands, "retrain", "run the stages that changed, publish, judge, promote what is better; prints one line of JSON")
     parser.set_defaults(run=print_retrain)
 
 
@@ -60,7 +59,6 @@ def add_promote(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name in models/ (default: as `gate.challenger` in params.yaml says)")
     parser.add_argument("--force", action="store_true", help="promote it whatever the gate would say; needs --reason")
     parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
-    _add_git(parser)
     parser.set_defaults(run=lambda parsed: _promote(parser, parsed))
 
 
@@ -76,7 +74,6 @@ def add_approve(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = _add(commands, "approve", "promote the model that waits for an approval")
     parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
-    _add_git(parser)
     parser.set_defaults(run=print_approve)
 
 
@@ -92,7 +89,6 @@ def add_rollback(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = _add(commands, "rollback", "make an earlier champion the champion again")
     parser.add_argument("--to", metavar="SHA256", help="the first digits of its sha256 (default: the champion before)")
     parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
-    _add_git(parser)
     parser.set_defaults(run=print_rollback)
 
 
@@ -107,6 +103,7 @@ def _add(commands: "argparse._SubParsersAction[Any]", name: str, summary: str) -
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, epilog=_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    _add_git(parser)
     return parser
 
 

@@ -97,7 +97,8 @@ def retrain(
     shown = {key: getattr(facts, key) for key in ("changed", "ran", "models", "before", "published")}
     nothing = not facts.ran and outcome is Outcome.DONE and not (decision and decision.entry)
     notes = ["nothing changed"] if nothing else [f"{len(facts.ran)} stages ran", *facts.notes]
-    return {**shown, "summary": "; ".join(notes), **describe(decision, outcome, reasons, facts.undone)}, outcome
+    summary = "; ".join(notes) if decision else reasons[0]
+    return {**shown, "summary": summary, **describe(decision, outcome, reasons, facts.undone)}, outcome
 
 
 def describe(decision: Decision | None, outcome: Outcome, reasons: Sequence[str], undone: Sequence[str]) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def test_a_promotion_is_committed_entered_and_registered_and_done_once(project):
     assert entry.commit == type_in(project, "git", "rev-parse", "HEAD~1").strip()
     assert (entry.time, entry.lock_sha256 is not None) == (TIME, True)
     assert read_json(Path("registry.json")) == {
-        "versions": {entry.sha256: {"sha256": entry.sha256, "commit": entry.commit, "lock_sha256": entry.lock_sha256, "decision": "PROMOTE"}},
+        "versions": {
+            entry.sha256: {"sha256": entry.sha256, "commit": entry.commit, "lock_sha256": entry.lock_sha256, "decision": "PROMOTE"}
+        },
         "aliases": {"champion": entry.sha256, "challenger": entry.sha256, "previous": None},
     }
     again = kept(draft())
@@ -101,7 +103,9 @@ def test_files_with_any_name_below_a_folder_of_a_repository_are_committed_and_de
     (folder / "metrics/old.json").unlink()
     (folder / "metrics/a*b ü.json").write_text("{}")
     assert kept(draft(), stores=False).undone == []
-    shown = type_in(tmp_path / "whole", "git", "-c", "core.quotepath=off", "show", "--format=", "--name-status", "--no-renames", "HEAD~1").splitlines()
+    shown = type_in(
+        tmp_path / "whole", "git", "-c", "core.quotepath=off", "show", "--format=", "--name-status", "--no-renames", "HEAD~1"
+    ).splitlines()
     assert shown == ["A\tüber dir/metrics/a*b ü.json", "D\tüber dir/metrics/old.json"]
     assert type_in(folder, "git", "status", "--porcelain", "metrics", str(JOURNAL)) == ""
 
@@ -241,11 +245,15 @@ def test_verify_names_each_difference(project, damage):
     elif damage == "not in git":
         type_in(project, "git", "rm", "-q", "--cached", f"{folder}.dvc")
     else:
-        other = replace(entry, verdict="FORCE", key="by hand", lock_sha256="0" * 64, commit=read_journal()[0].commit, time="2027-01-01T00:00:00Z")
+        other = replace(
+            entry, verdict="FORCE", key="by hand", lock_sha256="0" * 64, commit=read_journal()[0].commit, time="2027-01-01T00:00:00Z"
+        )
         append(other)
         if damage == "another lock":
             commit(project, "journal")
-    with pytest.raises(PipelineError, match={"scores": "is about 0", "model": "would use it", "another lock": "its dvc.lock"}.get(damage, "git")):
+    with pytest.raises(
+        PipelineError, match={"scores": "is about 0", "model": "would use it", "another lock": "its dvc.lock"}.get(damage, "git")
+    ):
         verify_journal()
 
 

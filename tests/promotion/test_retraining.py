@@ -81,7 +81,12 @@ def test_each_decision_has_its_exit_code_is_entered_once_and_spends_one_look(dvc
 
 @pytest.mark.parametrize(
     ("stages", "expected"),
-    [(["download"], Outcome.DATA_FAULT), (["download", "split"], Outcome.DATA_FAULT), (["split", "embed"], Outcome.FAILURE), ([], Outcome.FAILURE)],
+    [
+        (["download"], Outcome.DATA_FAULT),
+        (["download", "split"], Outcome.DATA_FAULT),
+        (["split", "embed"], Outcome.FAILURE),
+        ([], Outcome.FAILURE),
+    ],
 )
 def test_the_stage_that_fails_decides_whether_it_is_a_fault_of_the_data(dvc, stages, expected):
     dvc.will_run(*stages, code=255)
