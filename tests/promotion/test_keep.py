@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.promotion.journal import JOURNAL, Entry, append, champion_dir, read_journal
 from pipeline.promotion.keep import STEPS, Keeping, Options, aliases, begun, call_hook, keep, verify_journal
-from pipeline.core.errors import PipelineError
 from tests.checkout import ROOT, commit, type_in, user_environment
 from tests.promotions import TIME, install, write_candidate, write_gate
 
