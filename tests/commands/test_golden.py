@@ -288,8 +288,7 @@ def champion(root, monkeypatch):
     promotions.install(monkeypatch)
     promotions.write_gate(root)
     promotions.write_candidate("small", b"one", root)
-    for line in ("champion", "history", "history --json", "rollback", "approve", "promote --force", "promote small"):
-        yield line
+    yield from ("champion", "history", "history --json", "rollback", "approve", "promote --force", "promote small")
     yield "champion"
     yield "champion --json"
     promotions.write_candidate("small", b"two", root)
@@ -325,7 +324,8 @@ def ui(root, monkeypatch):
 def usage(root, monkeypatch):
     for command in (
         "",
-        *"results predict explain audit verify export-folders data retrain champion history promote approve rollback publish mend store deps ui models summary".split(),
+        *"results predict explain audit verify export-folders data retrain champion history promote approve rollback".split(),
+        *"publish mend store deps ui models summary".split(),
     ):
         yield f"{command} --help".strip()
     yield "nonsense"
