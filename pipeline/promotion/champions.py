@@ -1,7 +1,7 @@
 """The champions: a copy of each promoted model with its answers on test, in a folder that DVC keeps. The journal alone says who reigns."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ def restore(sha256: str) -> Path:
     PipelineError if none of them has it.
     """
     folder = champion_dir(sha256)
-    sources = [
+    sources: list[Callable[[], str | None]] = [
         partial(_fault_of_dvc, "checkout", "--force", _pointer(folder)),
         partial(_copy_model, sha256),
         partial(_fault_of_dvc, "pull", "--force", _pointer(folder)),
