@@ -16,7 +16,7 @@ from pipeline.networks.artifact import identity, read_facts
 from pipeline.networks.onnx_file import data_path
 from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
 from pipeline.tracking.contents import CONTENTS, PUBLISHED, RunContents, contradicts, log_contents, read_contents
-from pipeline.tracking.internals import resume
+from pipeline.tracking.internals import resume, write_beside_others
 from pipeline.tracking.runs import KEY, MODEL, REQUEST, close_stale_runs, create_run, find_runs, is_of_this_machine, log_metrics
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _publish_run(client: "MlflowClient", experiment_id: str, contents: RunConten
     log_contents(client, run, contents)
     if not has_model:
         _log_model(run.info.run_id, contents.model_dir, contents.facts)
-    client.set_tag(run.info.run_id, PUBLISHED, contents.edition_digest)
+    write_beside_others(client.set_tag, run.info.run_id, PUBLISHED, contents.edition_digest)
     client.set_terminated(run.info.run_id, "FINISHED")
     _supersede(client, runs, run)
     return f"{contents.facts['model']}: published as run {run.info.run_id}"
@@ -136,7 +136,7 @@ def _supersede(client: "MlflowClient", runs: Sequence["Run"], newest: "Run") -> 
     others = [run for run in runs if MODEL in run.data.tags and run.info.run_id != newest_id]
     stale = [run for run in others if run.data.tags.get(SUPERSEDED) != newest_id]
     for run in stale:
-        client.set_tag(run.info.run_id, SUPERSEDED, newest_id)
+        write_beside_others(client.set_tag, run.info.run_id, SUPERSEDED, newest_id)
     if SUPERSEDED in newest.data.tags:
         client.delete_tag(newest_id, SUPERSEDED)
     return bool(stale) or SUPERSEDED in newest.data.tags

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, sha256_of_json
 from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
+from pipeline.tracking.internals import write_beside_others
 from pipeline.tracking.publish import SUPERSEDED, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
 
@@ -63,7 +64,7 @@ def update_registry(models: Sequence[Registration], aliases: Mapping[str, str | 
                 except _NoModel:
                     absent.append(f"{model.name} {model.sha256[:_SHORT]}")
             if absent:
-                lines.append(f"{EXPERIMENT}: no version of {', '.join(absent)}; MLflow has no run of it, and there is no folder")
+                lines.append(f"{EXPERIMENT}: no version of {', '.join(absent)}; MLflow has no run, and there is no folder")
             return lines + _set_aliases(client, before, versions, aliases)
 
 
@@ -125,7 +126,7 @@ def _register(
     version = version or _create_version(client, _find_or_log(client, experiment_id, model), tags)
     _log_decision(client, version.run_id, model)
     for key, value in {**{key: value for key, value in tags.items() if version.tags.get(key) != value}, REGISTERED: digest}.items():
-        client.set_model_version_tag(EXPERIMENT, version.version, key, value)
+        write_beside_others(client.set_model_version_tag, EXPERIMENT, version.version, key, value)
     return version, [told.format(version.version)]
 
 
@@ -165,7 +166,7 @@ def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping
     """
     all_tags = {**tags, REQUEST: uuid.uuid4().hex}
     source = f"models:/{logged.model_id}"
-    created = client.create_model_version(EXPERIMENT, source, logged.source_run_id, all_tags, model_id=logged.model_id)
+    created = write_beside_others(client.create_model_version, EXPERIMENT, source, logged.source_run_id, all_tags, model_id=logged.model_id)
     lowest = _own_versions(client, f" and tags.`{MODEL}` = '{tags[MODEL]}'").get(tags[MODEL], created)
     if lowest.version != created.version:
         client.delete_model_version(EXPERIMENT, created.version)
@@ -177,7 +178,7 @@ def _log_decision(client: "MlflowClient", run_id: str | None, model: Registratio
     if run_id is None or client.get_run(run_id).info.lifecycle_stage != "active":
         return
     for key in (key for key in model.tags if key.startswith(DECISION)):
-        client.set_tag(run_id, key, model.tags[key][:_TAG_LENGTH])
+        write_beside_others(client.set_tag, run_id, key, model.tags[key][:_TAG_LENGTH])
     if model.decision:
         client.log_artifacts(run_id, str(model.decision), DECISION)
 
@@ -222,7 +223,7 @@ def _set_aliases(
     lines = []
     for alias in sorted(wanted, key=lambda alias: alias == "champion"):
         if before.get(alias) != wanted[alias]:
-            client.set_registered_model_alias(EXPERIMENT, alias, str(wanted[alias]))
+            write_beside_others(client.set_registered_model_alias, EXPERIMENT, alias, str(wanted[alias]))
             old = f", was version {before[alias]}" if alias in before else ""
             lines.append(f"{EXPERIMENT}@{alias}: is version {wanted[alias]}{old}")
     for alias in (alias for alias, sha256 in aliases.items() if sha256 is None and before.get(alias) in numbers.values()):

@@ -17,6 +17,7 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as RegistryStore
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 from PIL import Image
@@ -135,7 +136,7 @@ def test_a_model_with_neither_run_nor_folder_is_named_and_the_others_are_registe
     lines = update_registry([ABSENT, PUBLISHED], {"champion": SHA256, "previous": ABSENT.sha256})
     assert lines == [
         f"{EXPERIMENT} version 1: finetuned {SHA256[:16]}, PROMOTE",
-        f"{EXPERIMENT}: no version of gone {'0' * 16}; MLflow has no run of it, and there is no folder",
+        f"{EXPERIMENT}: no version of gone {'0' * 16}; MLflow has no run, and there is no folder",
         f"{EXPERIMENT}@champion: is version 1",
         f"{EXPERIMENT}@previous: is not set, {'0' * 16} has no version",
     ]
@@ -217,6 +218,37 @@ def test_twins_that_another_machine_left_stay_and_the_lowest_is_the_champion(fil
     client.create_model_version(EXPERIMENT, first.source, first.run_id, first.tags, model_id=first.model_id)
     update_registry([PUBLISHED], {"champion": SHA256})
     assert (versions(), aliases()) == ([(1, SHA256), (2, SHA256)], {"champion": 1})
+
+
+def collide(monkeypatch, store, name, message, times):
+    """Let the first calls of a setter fail, as if another machine had written the row at that moment."""
+    call, calls = getattr(store, name), []
+
+    def answer(*arguments, **keywords):
+        calls.append(name)
+        if len(calls) <= times:
+            raise MlflowException(message)
+        return call(*arguments, **keywords)
+
+    monkeypatch.setattr(store, name, answer)
+    return calls
+
+
+@pytest.mark.parametrize("message", ["(sqlite3.IntegrityError) UNIQUE constraint failed", "(psycopg.errors.UniqueViolation) key exists"])
+@pytest.mark.parametrize("name", ["create_model_version", "set_model_version_tag", "set_registered_model_alias"])
+def test_a_row_that_another_machine_wrote_at_that_moment_is_written_again(files, monkeypatch, name, message):  # noqa: F811
+    publish(files)
+    calls = collide(monkeypatch, RegistryStore, name, message, 2)
+    update_registry([PUBLISHED], {"champion": SHA256})
+    assert (len(calls) > 2, versions(), aliases()) == (True, [(1, SHA256)], {"champion": 1})
+
+
+def test_another_fault_of_mlflow_is_not_tried_again(files, monkeypatch):  # noqa: F811
+    publish(files)
+    calls = collide(monkeypatch, RegistryStore, "set_registered_model_alias", "no space left", 9)
+    with pytest.raises(PipelineError):
+        update_registry([PUBLISHED], {"champion": SHA256})
+    assert len(calls) == 1
 
 
 def register_from(folder, uri, barrier, results):
