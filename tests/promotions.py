@@ -90,7 +90,8 @@ def update_registry(models, aliases):
 
 
 def check_registry(aliases, deep=False):
-    return [] if read_json(Path("registry.json"))["aliases"] == aliases else ["aliases: differ"]
+    found = read_json(Path("registry.json"))["aliases"]
+    return [f"{alias}: is {found.get(alias)}" for alias, sha256 in aliases.items() if found.get(alias) != sha256]
 
 
 def fakes():

@@ -70,7 +70,13 @@ def test_a_promotion_is_committed_entered_and_registered_and_done_once(project):
     assert (entry.time, entry.lock_sha256 is not None) == (TIME, True)
     assert read_json(Path("registry.json")) == {
         "versions": {
-            entry.sha256: {"sha256": entry.sha256, "commit": entry.commit, "lock_sha256": entry.lock_sha256, "decision": "PROMOTE"}
+            entry.sha256: {
+                "sha256": entry.sha256,
+                "commit": entry.commit,
+                "lock_sha256": entry.lock_sha256,
+                "decision": "PROMOTE",
+                "decision_reason": "why",
+            }
         },
         "aliases": {"champion": entry.sha256, "challenger": entry.sha256, "previous": None},
     }
@@ -227,7 +233,7 @@ def test_verify_follows_the_champion_and_mends_the_aliases(project):
     lines = verify_journal()
     assert lines[0].startswith(f"{entry.sha256}  {champion_dir(entry.sha256)}/model.onnx: the champion since {TIME}")
     assert "with the dvc.lock of commit" in lines[1]
-    assert lines[2:] == ["MLflow: the aliases champion, challenger and previous are those of the journal"]
+    assert lines[2:] == ["MLflow: champion, challenger and previous: as the journal says, and with the champion's model.onnx"]
     Path("registry.json").unlink()
     assert verify_journal()[2:4] == ["mended: versions: changed", "mended: aliases: changed"]
     Path("mlflow_away").touch()
