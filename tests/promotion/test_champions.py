@@ -172,7 +172,7 @@ def test_a_champion_that_nobody_has_is_one_line_with_the_cure(in_stored):
     shutil.rmtree(".dvc/cache")
     shutil.rmtree(champion)
     cure = rf"run `git pull` and `dvc pull {champion}\.dvc`"
-    with pytest.raises(PipelineError, match=rf"^{champion}: the model {in_stored} is not there, [^\n]*no remote[^\n]*; {cure}[^\n]*$"):
+    with pytest.raises(PipelineError, match=rf"^{champion}: the model {in_stored} is not in DVC's cache, [^\n]*; {cure}[^\n]*$"):
         restore(in_stored)
 
 
