@@ -62,6 +62,8 @@ class TestSet:
     from them.
     """
 
+    __test__ = False  # it is no test: pytest collects classes whose names begin so
+
     sha256: str
     old: frozenset[str]
     left: int = 0
