@@ -1,6 +1,7 @@
 """The test, the interval and the power of a look, against enumerations, scipy's binomial test and the bars of bench/gate.json."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,45 @@ def test_the_evidence_of_any_pictures_is_finite_and_contains_the_difference(pict
     assert 0 <= evidence.better_p <= 1
     assert not (evidence.is_better(0, ALPHA) and evidence.is_worse())
     assert LEVEL > ALPHA
+
+
+MEASURED = json.loads((ROOT / "bench/gate.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["no_better", "some_better"])
+def test_the_simulated_gate_promotes_one_that_is_no_better_at_most_at_the_stated_rate(kind):
+    assert MEASURED["draws"] >= 2000
+    assert MEASURED["looks"] == 26
+    assert [row for row in MEASURED[kind] if row["false"] > MEASURED["error_rate"]] == []
+
+
+def test_the_simulated_gate_promotes_most_of_those_that_are_better():
+    assert MEASURED["some_better"][0]["promoted"] > 0.7
+
+
+def test_the_simulated_intervals_miss_at_most_about_as_often_as_stated():
+    *sound, (_, worst) = MEASURED["misses"].items()  # the last one is the limit that the page tells
+    assert [title for title, misses in sound if max(misses.values()) > 1.6] == []
+    assert max(worst.values()) < 5
+
+
+def test_simulated_looks_see_what_the_power_table_says():
+    for size, row in MEASURED["simulated_power"].items():
+        assert row == pytest.approx(MEASURED["power"][size], abs=0.05)
+
+
+def test_the_power_table_is_what_power_returns():
+    size, gain = 300, 6
+    assert MEASURED["power"][str(size)][str(gain)] == pytest.approx(power(size, gain / 100, MEASURED["disagreement"], ALPHA), abs=0.001)
+
+
+def test_the_page_on_promotion_quotes_the_simulation():
+    page = (ROOT / "docs/promotion.md").read_text(encoding="utf-8")
+    rows = [f"| {int(size):,} | {' | '.join(f'{100 * share:.0f}' for share in row.values())} |" for size, row in MEASURED["power"].items()]
+    rows += [f"| {title} | {' | '.join(f'{rate:.2f}' for rate in rates.values())} |" for title, rates in MEASURED["misses"].items()]
+    for row in MEASURED["no_better"] + MEASURED["some_better"]:
+        shares = f"{100 * row['false']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f}) |"
+        promoted = f" {100 * row['promoted']:.0f} % |" if "promoted" in row else ""
+        rows.append(f"| {100 * row['disagreement']:.0f} % | {row['group']} | {shares}{promoted}")
+    assert [row for row in rows if row not in page] == []
+    assert f"{MEASURED['draws']:,} histories of looks at {MEASURED['test_pictures']} test pictures" in page
