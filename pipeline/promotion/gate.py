@@ -62,6 +62,8 @@ class TestSet:
     from them.
     """
 
+    __test__ = False  # it is no test: pytest collects classes whose names begin so
+
     sha256: str
     old: frozenset[str]
     left: int = 0
@@ -192,13 +194,11 @@ def _compare(
         reason = f"the challenger does not know {listed(classes.vanished)} any more, so a person must approve it; {primary.text}"
         return replace(judgement, verdict="PENDING", reason=reason)
     if primary.passed and (lenient or counts):
-        reason = f"{lenient}; {primary.text}" if lenient else f"{primary.text}; {_look(judgement)}"
-        return replace(judgement, verdict="PROMOTE", reason=reason)
-    if lenient:
-        return replace(judgement, reason=f"{lenient}; {primary.text}")
-    if pair.is_same:
+        return replace(judgement, verdict="PROMOTE", reason=f"{lenient}; {primary.text}" if lenient else primary.text)
+    if pair.is_same and not lenient:
         return replace(judgement, reason="the challenger gives the champion's answer to every test picture")
-    return replace(judgement, reason=f"{primary.text}; {_look(judgement)}; {_sight(evidence, pair, judgement.alpha)}")
+    rest = [lenient, primary.text] if lenient else [primary.text, _look(judgement), _sight(evidence, pair, judgement.alpha)]
+    return replace(judgement, reason="; ".join(rest))
 
 
 def _look(judgement: Judgement) -> str:
