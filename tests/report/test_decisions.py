@@ -78,7 +78,7 @@ def test_without_a_promotion_there_is_no_champion(write):
 
 def test_the_champion_is_shown_with_its_reason_its_time_and_its_decision(write):
     text = section(write(entry(), entry("HOLD", 1, SECOND, FIRST)), "champion")
-    assert f"Champion: finetuned it is better ▲ promoted by decision #1, since 2026-09-07 03:00 UTC. Model: {FIRST}" in text
+    assert f"Champion: finetuned It is better ▲ promoted by decision #1, since 2026-09-07 03:00 UTC. Model: {FIRST}" in text
 
 
 @pytest.mark.parametrize("count", range(1, 12))
@@ -134,8 +134,10 @@ def test_the_looks_left_are_shown_and_a_promotion_gives_its_share_back(write, ve
 
 def test_the_test_set_and_the_notes_are_shown(write):
     facts = judgement(notes=["wasps: too few", "other preprocessing"])
-    html = write(entry(judgement=facts))
-    assert f"Judged on 153 test pictures in 140 groups, set {'e' * 64} . wasps: too few other preprocessing" in section(html, "decision")
+    text = section(write(entry(judgement=facts)), "decision")
+    assert f"Judged on 150 of 153 test pictures in 140 groups, set {'e' * 64} . wasps: too few other preprocessing" in section(
+        html, "decision"
+    )
 
 
 def test_after_a_rollback_the_figures_are_those_of_the_last_judgement(write):
@@ -159,16 +161,24 @@ def test_each_check_is_shown_with_all_its_figures(write):
         "Top-1 accuracy the challenger must be better by more than the bound",
         *("✓ passed", "0.950", "0.930", "+0.020", "−0.005 to +0.045", "0.000"),
     ]
+    assert rows[1][1:] == ["✓ passed", "0.900", "0.920", "−0.020", "–", "−0.050"]
     assert rows[2][1:] == ["✓ passed", "0.210", "0.240", "−0.030", "–", "0.100"]
     assert rows[4] == [
         "Size megabytes of model.onnx; at most so many times the champion's".replace("'", "&#39;"),
-        *("– not judged", "14.2", "14.2", "±0.000", "–", "2.000"),
+        *("– not judged", "14.2", "14.2", "±0.000", "–", "2.000 ×"),
     ]
 
 
 def test_a_failed_check_is_marked_by_a_word_and_a_sign(write):
     html = write(entry("REJECT", judgement=judgement("REJECT")))
-    assert [cells[1] for cells in cells_of(html, "Checks of the gate")][:2] == ["✗ failed", "✗ failed"]
+    assert [cells[1] for cells in cells_of(html, "Checks of the gate")][:2] == ["– not shown", "✗ failed"]
+
+
+def test_the_interval_of_a_first_champion_is_that_of_its_metric(write):
+    first = check(champion=None)
+    facts = {**vars(first), "low": 0.92, "high": 0.98}
+    cells = cells_of(write(entry(judgement={**judgement(champion=None), "checks": [facts]})), "Checks of the gate")
+    assert cells[0][2:] == ["0.950", "–", "–", "0.920 to 0.980", "0.000"]
 
 
 def test_the_old_test_pictures_are_a_line_of_the_table(write):
@@ -191,14 +201,24 @@ def test_classes_that_failed_are_first_and_then_the_weakest(write):
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        (row("c", 0.5, 0.9, 4, None, None), "too few pictures"),
-        (row("c", 0.5, None, 40, None, None), "known to one model only"),
+        (row("c", 0.5, 0.9, 4, None, None), "too few test pictures"),
+        (row("c", None, None, 0, None, None), "no test pictures"),
+        (row("c", 0.5, None, 40, None, None), "not known to the champion"),
+        (row("c", None, 0.5, 40, None, None), "not known to the challenger"),
         ({**row("c", 0.5, 0.9, 40, None, None), "text": "only one group"}, "only one group"),
     ],
 )
 def test_it_is_said_why_a_class_was_not_judged(write, facts, why):
     ((_, result, *_),) = cells_of(write(entry(judgement=judgement(classes=[facts]))), "Recall by class")
     assert result == f"– not judged {why}"
+
+
+def test_without_a_champion_or_a_bound_no_class_is_judged(write):
+    rows = [row("c", 0.5, 0.9, 40, None, None)]
+    first = judgement(champion=None, classes=rows)
+    unbounded = judgement(classes=rows, checks=[check()])
+    results = [cells_of(write(entry(judgement=facts)), "Recall by class")[0][1] for facts in (first, unbounded)]
+    assert results == ["– not judged there was no champion", "– not judged any fall is allowed"]
 
 
 # The history
@@ -359,7 +379,7 @@ def test_an_unknown_verdict_and_an_unreadable_time_are_shown_as_they_are(write):
 def test_a_long_reason_is_cut_in_the_table_alone(write):
     reason = "word " * 1000
     html = write(entry(reason=reason))
-    assert reason.strip() in section(html, "champion")
+    assert reason.strip()[1:] in section(html, "champion")
     assert len(cells_of(html, "All decisions")[0][5]) <= 300
 
 
