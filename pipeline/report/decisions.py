@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.core.files import atomic_file, write_json
+from pipeline.core.files import atomic_file, write_json, writing
 from pipeline.report import charts
 from pipeline.report.page import FIGURES, templates
 
@@ -20,8 +20,10 @@ _RATIOS = ("latency", "size")  # whose bound is a factor
 _METRICS = ("top1_accuracy", "balanced_accuracy")
 _TITLES = {**{name: title for name, (title, _) in FIGURES.items()}, "recall": "Recall of the classes", "latency": "Latency", "size": "Size"}
 # What a judgement of an older version may lack
-_JUDGEMENT: Facts = {"values": {}, "checks": (), "classes": (), "notes": (), "test": {}, "old": None, "counts": False,
-              "look": None, "looks": None, "alpha": None}  # fmt: skip
+_JUDGEMENT: Facts = {
+    **{"values": {}, "checks": (), "classes": (), "notes": (), "test": {}, "counts": False},
+    **dict.fromkeys(("old", "look", "looks", "alpha")),
+}
 _CHECK = dict.fromkeys(("name", "challenger", "champion", "difference", "low", "high", "bound", "passed", "text"))
 _CLASS = dict.fromkeys(("class", "pictures", "challenger", "champion", "p", "passed", "text"))
 
@@ -111,12 +113,15 @@ def write_decisions(folder: Path, entries: Sequence[Facts]) -> None:
     """Write `index.html`, one page without a script, and `decision.json`, the latest entry or null. Other files of the folder stay.
 
     `entries`: of the journal as mappings, oldest first. What a judgement of another version lacks is left out. All text is escaped.
+    Raises PipelineError if the folder cannot be written.
     """
     decisions = [Decision(number, entry, _complete(entry.get("judgement"))) for number, entry in enumerate(entries, 1)]
-    with atomic_file(folder / "index.html") as partial:
-        partial.write_text(_render(decisions), encoding="utf-8")
-    latest = json.dumps(entries[-1] if entries else None)
-    write_json(folder / "decision.json", json.loads(latest, parse_constant=lambda _: None))  # JSON has no NaN
+    html = _render(decisions)
+    latest = json.dumps(entries[-1] if entries else None, ensure_ascii=False).encode(errors="replace")
+    with writing(folder):
+        with atomic_file(folder / "index.html") as partial:
+            partial.write_text(html, encoding="utf-8", errors="replace")
+        write_json(folder / "decision.json", json.loads(latest, parse_constant=lambda _: None))  # JSON has no NaN
 
 
 def _render(decisions: Sequence[Decision]) -> str:

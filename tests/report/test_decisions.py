@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.promotion.gate import Check, Judgement
 from pipeline.promotion.journal import PROMOTING, Entry, Verdict, champion, reigns
 from pipeline.report.charts import Moment, timeline
@@ -16,6 +17,7 @@ from tests.decisions import SHA256, check, entry, figure, judgement, row, twelve
 
 FIRST, SECOND, THIRD = SHA256.values()
 HOSTILE = [
+    "\udcff",
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "it's <b>bold</b>",
@@ -313,7 +315,7 @@ def test_a_text_of_the_journal_adds_no_tags(write, text):
 
 
 def test_a_class_name_is_shown_unchanged(write):
-    html = write(entry(judgement=judgement(classes=[row(HOSTILE[0])])))
+    html = write(entry(judgement=judgement(classes=[row(HOSTILE[1])])))
     assert '<th scope="row">&lt;script&gt;alert(1)&lt;/script&gt;</th>' in html
 
 
@@ -343,6 +345,13 @@ def test_the_latest_entry_is_a_file_beside_the_page_and_other_files_stay(write, 
     assert sorted(path.name for path in (tmp_path / "decisions").iterdir()) == ["decision.json", "index.html", "mine.txt"]
     write()
     assert json.loads((tmp_path / "decisions" / "decision.json").read_text()) is None
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "decisions").write_text("mine")
+    with pytest.raises(PipelineError, match="decisions: File exists"):
+        write_decisions(tmp_path / "decisions", [])
+    assert (tmp_path / "decisions").read_text() == "mine"
 
 
 # Other versions, and large journals
