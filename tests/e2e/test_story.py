@@ -88,7 +88,9 @@ class Story:
             "from pipeline.__main__ import main\n"
             "main(['retrain'])\n"
         )
-        result = subprocess.run([sys.executable, "-c", script], cwd=self.clone, env=user_environment(self.clone), capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            [sys.executable, "-c", script], cwd=self.clone, env=user_environment(self.clone), capture_output=True, text=True, check=False
+        )
         assert result.returncode == -9, result.stderr
 
 
