@@ -104,9 +104,9 @@ def story(tmp_path_factory):
     clone(folder / "clone")
     backbone = {"name": "test_resnet", "weights": "../test_resnet.safetensors", "digest": write_weights(folder / "test_resnet.safetensors")}
     changes = {
-        "threads": 1, "download.source": "../pictures", "backbone": backbone, "embed.image_size": 32, "split.similarity": None, "split.test": "test",
-        "split.val": 0.3, "models.finetuned": {"regime": "finetuned", "epochs": 1}, "gate.challenger": "baseline", "gate.error_rate": 0.3, "gate.looks": 12,
-        "gate.latency": None, "gate.log_loss": None, "gate.ece": None,
+        "threads": 1, "download.source": "../pictures", "backbone": backbone, "embed.image_size": 32, "split.similarity": None,
+        "split.test": "test", "split.val": 0.3, "models.finetuned": {"regime": "finetuned", "epochs": 1}, "gate.challenger": "baseline",
+        "gate.error_rate": 0.3, "gate.looks": 12, "gate.latency": None, "gate.log_loss": None, "gate.ece": None,
     }  # fmt: skip
     set_params(folder / "clone", changes)
     type_in(folder / "clone", "dvc", "remote", "add", "--default", "storage", "../storage")
