@@ -71,7 +71,7 @@ class Pair:
 
     def figures(self, metric: str) -> dict[str, dict[str, float] | None]:
         """The metric of each side with its own interval at 95 %: `value`, `low`, `high`."""
-        champion = self.champion and self._figure(self.champion, metric)
+        champion = None if self.champion is None else self._figure(self.champion, metric)
         return {"challenger": self._figure(self.challenger, metric), "champion": champion}
 
     def _figure(self, side: Side, metric: str) -> dict[str, float]:
