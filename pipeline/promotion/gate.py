@@ -149,6 +149,9 @@ def judge(
         else:
             judgement = _compare(judgement, challenger, champion, pair, classes, age_days, params)
             judgement = replace(judgement, old=_compare_old(pair, test, judgement.alpha, params))
+    elif any(row["label"] in challenger.class_names for row in challenger.rows):
+        reason = "the champion knows no class of the test pictures, so a person must approve the challenger"
+        judgement = replace(judgement, verdict="PENDING", reason=reason)
     if judgement.verdict == "PROMOTE" and params.require_approval:
         judgement = replace(judgement, verdict="PENDING", reason=f"{judgement.reason}; a person must approve it")
     return _rounded(judgement)

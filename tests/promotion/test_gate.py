@@ -231,6 +231,14 @@ def test_a_vanished_class_needs_a_person():
     assert len(labels) == judgement.test["judged"]
 
 
+def test_models_without_a_class_in_common_need_a_person():
+    labels = ["ant", "bee"] * 50
+    champion = candidate(rows_of(labels, ["oak", "elm"] * 25 + ["elm", "oak"] * 25), "champion", ("oak", "elm"))
+    judgement = decided(candidate(rows_of(labels, labels)), champion)
+    assert (judgement.verdict, judgement.test["judged"]) == ("PENDING", 0)
+    assert judgement.reason == "the champion knows no class of the test pictures, so a person must approve the challenger"
+
+
 def test_approval_turns_a_promotion_into_pending():
     judgement = decided(*two(300, range(5), range(5, 45)), params=changed(require_approval=True))
     assert (judgement.verdict, judgement.counts) == ("PENDING", True)
