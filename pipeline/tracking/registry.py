@@ -122,12 +122,13 @@ def _register(
     digest = sha256_of_json([tags, [(path.name, sha256_of_file(path)) for path in files]])
     if version and version.tags.get(REGISTERED) == digest:
         return version, []
-    told = f"{EXPERIMENT} version {{}}: {model.name} {model.sha256[:_SHORT]}, {model.tags.get(DECISION, 'registered')}"
     version = version or _create_version(client, _find_or_log(client, experiment_id, model), tags)
     _log_decision(client, version.run_id, model)
-    for key, value in {**{key: value for key, value in tags.items() if version.tags.get(key) != value}, REGISTERED: digest}.items():
+    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in {**changed, REGISTERED: digest}.items():
         write_beside_others(client.set_model_version_tag, EXPERIMENT, version.version, key, value)
-    return version, [told.format(version.version)]
+    verdict = model.tags.get(DECISION, "registered")
+    return version, [f"{EXPERIMENT} version {version.version}: {model.name} {model.sha256[:_SHORT]}, {verdict}"]
 
 
 def _find_or_log(client: "MlflowClient", experiment_id: str, model: Registration) -> "LoggedModel":
@@ -175,10 +176,12 @@ def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping
 
 def _log_decision(client: "MlflowClient", run_id: str | None, model: Registration) -> None:
     """Show the decision in the run of the model, unless somebody deleted the run."""
+    from mlflow.entities import RunTag
+
     if run_id is None or client.get_run(run_id).info.lifecycle_stage != "active":
         return
-    for key in (key for key in model.tags if key.startswith(DECISION)):
-        write_beside_others(client.set_tag, run_id, key, model.tags[key][:_TAG_LENGTH])
+    tags = [RunTag(key, value[:_TAG_LENGTH]) for key, value in model.tags.items() if key.startswith(DECISION)]
+    write_beside_others(client.log_batch, run_id, tags=tags)
     if model.decision:
         client.log_artifacts(run_id, str(model.decision), DECISION)
 
