@@ -44,14 +44,16 @@ SHAPES = {  # as SVG, from the point on
     "diamond": "m0-5.5l5.5 5.5-5.5 5.5-5.5-5.5z",
     "cross": "m-3.5-3.5l7 7m0-7l-7 7",
     "circle": "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "speck": "m-1.8-1.8l3.6 3.6m0-3.6l-3.6 3.6",
     "dot": "m-1.5 0a1.5 1.5 0 1 0 3 0a1.5 1.5 0 1 0-3 0z",
 }
+_SMALL = {"cross": "speck", "circle": "dot"}
 _DAY = 86_400
 _HOUR = 3600
 _DAYS = (1, 2, 4, 7, 14, 28, 56, 112, 182, 364)
 _TIME_STEPS = (600, 1200, 1800, *(hours * _HOUR for hours in (1, 2, 3, 6, 12)), *(days * _DAY for days in _DAYS))
 _TIME_LABEL = 100  # width of a label of the time axis
-_MARK_LABEL = 26
+_MARK_LABEL = 34
 _CROWDED = 8  # width per mark, below which marks overlap
 
 Point = tuple[float, float]
@@ -344,7 +346,7 @@ def _marks(moments: Sequence[Moment], x: _Axis, y: _Axis, crowded: bool) -> list
         whisker = None if each.low is None or each.high is None else (y.at(each.low), y.at(each.high))
         label = each.label if place - labelled >= _MARK_LABEL else ""
         labelled = place if label else labelled
-        shape = "dot" if crowded and each.shape == "circle" else each.shape
+        shape = _SMALL.get(each.shape, each.shape) if crowded else each.shape
         marks.append(Mark(place, BOTTOM if level is None else y.at(level), whisker, shape, label, each.title))
     return marks
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.core.files import atomic_file, write_json
+from pipeline.core.files import atomic_file, write_json, writing
 from pipeline.report import charts
 from pipeline.report.page import FIGURES, templates
 
@@ -16,11 +16,14 @@ _MOST_ROWS = 100  # of a table, and of the notes
 _MOST_LETTERS = 300  # of a reason in the table of all decisions
 _WIDE, _NARROW = 780, charts.WIDTH
 _LARGEST = 1e12  # no figure is larger; anything else is not a number
+_RATIOS = ("latency", "size")  # whose bound is a factor
 _METRICS = ("top1_accuracy", "balanced_accuracy")
 _TITLES = {**{name: title for name, (title, _) in FIGURES.items()}, "recall": "Recall of the classes", "latency": "Latency", "size": "Size"}
 # What a judgement of an older version may lack
-_JUDGEMENT: Facts = {"values": {}, "checks": (), "classes": (), "notes": (), "test": {}, "old": None, "counts": False,
-              "look": None, "looks": None, "alpha": None}  # fmt: skip
+_JUDGEMENT: Facts = {
+    **{"values": {}, "checks": (), "classes": (), "notes": (), "test": {}, "counts": False},
+    **dict.fromkeys(("old", "look", "looks", "alpha")),
+}
 _CHECK = dict.fromkeys(("name", "challenger", "champion", "difference", "low", "high", "bound", "passed", "text"))
 _CLASS = dict.fromkeys(("class", "pictures", "challenger", "champion", "p", "passed", "text"))
 
@@ -82,6 +85,20 @@ class Decision:
         spends = self.judgement["counts"] and not self.sign.promotes
         return max(0, int(self.judgement["looks"] - self.judgement["look"] + (not spends)))
 
+    def why_unjudged(self, row: Facts) -> str:
+        """Why a class was not judged."""
+        if row["text"] or not self.judgement:
+            return str(row["text"])
+        if self.judgement["values"].get("champion") is None:
+            return "there was no champion"
+        if not row["pictures"]:
+            return "no test pictures"
+        for side in ("challenger", "champion"):
+            if row[side] is None:
+                return f"not known to the {side}"
+        is_bounded = any(check["name"] == "recall" for check in self.judgement["checks"])
+        return "too few test pictures" if is_bounded else "any fall is allowed"
+
     @property
     def old(self) -> Facts | None:
         """The comparison on the champion's own test pictures, as a line of the gate's table."""
@@ -96,12 +113,15 @@ def write_decisions(folder: Path, entries: Sequence[Facts]) -> None:
     """Write `index.html`, one page without a script, and `decision.json`, the latest entry or null. Other files of the folder stay.
 
     `entries`: of the journal as mappings, oldest first. What a judgement of another version lacks is left out. All text is escaped.
+    Raises PipelineError if the folder cannot be written.
     """
     decisions = [Decision(number, entry, _complete(entry.get("judgement"))) for number, entry in enumerate(entries, 1)]
-    with atomic_file(folder / "index.html") as partial:
-        partial.write_text(_render(decisions), encoding="utf-8")
-    latest = json.dumps(entries[-1] if entries else None)
-    write_json(folder / "decision.json", json.loads(latest, parse_constant=lambda _: None))  # JSON has no NaN
+    html = _render(decisions)
+    latest = json.dumps(entries[-1] if entries else None, ensure_ascii=False).encode(errors="replace")
+    with writing(folder):
+        with atomic_file(folder / "index.html") as partial:
+            partial.write_text(html, encoding="utf-8", errors="replace")
+        write_json(folder / "decision.json", json.loads(latest, parse_constant=lambda _: None))  # JSON has no NaN
 
 
 def _render(decisions: Sequence[Decision]) -> str:
@@ -117,7 +137,7 @@ def _render(decisions: Sequence[Decision]) -> str:
         names={each.entry["sha256"]: each.entry["model"] for each in decisions}, signs=SIGNS, shapes=charts.SHAPES,
         charts=charts, drawings=[charts.timeline(moments, width) for width in (_WIDE, _NARROW) if moments],
         undrawn=len(decisions) - len(moments), start=charts.whisker_scale(side["low"] for side in sides), along=charts.percent_along,
-        most_rows=_MOST_ROWS, most_letters=_MOST_LETTERS,
+        most_rows=_MOST_ROWS, most_letters=_MOST_LETTERS, metrics=_METRICS, ratios=_RATIOS,
     )  # fmt: skip
 
 
@@ -187,13 +207,14 @@ def _number_text(value: Any) -> str:
     number = _number(value)
     if number is None:
         return "–"
-    return f"{number:.3f}" if abs(number) < 10 else f"{number:,.0f}" if abs(number) >= 100 else f"{number:.1f}"
+    size = abs(number)
+    return "−" * (number < 0) + (f"{size:.3f}" if size < 10 else f"{size:,.0f}" if size >= 100 else f"{size:.1f}")
 
 
 def _signed(value: Any) -> str:
     """A difference with its sign."""
     number = _number(value)
-    return "–" if number is None else ("+" if number > 0 else "−" if number < 0 else "±") + _number_text(abs(number))
+    return "–" if number is None else "+" * (number > 0) + "±" * (number == 0) + _number_text(number)
 
 
 def _time(text: Any) -> str:

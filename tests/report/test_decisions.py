@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.promotion.gate import Check, Judgement
 from pipeline.promotion.journal import PROMOTING, Entry, Verdict, champion, reigns
 from pipeline.report.charts import Moment, timeline
@@ -16,6 +17,7 @@ from tests.decisions import SHA256, check, entry, figure, judgement, row, twelve
 
 FIRST, SECOND, THIRD = SHA256.values()
 HOSTILE = [
+    "\udcff",
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
     "it's <b>bold</b>",
@@ -78,7 +80,7 @@ def test_without_a_promotion_there_is_no_champion(write):
 
 def test_the_champion_is_shown_with_its_reason_its_time_and_its_decision(write):
     text = section(write(entry(), entry("HOLD", 1, SECOND, FIRST)), "champion")
-    assert f"Champion: finetuned it is better ▲ promoted by decision #1, since 2026-09-07 03:00 UTC. Model: {FIRST}" in text
+    assert f"Champion: finetuned It is better ▲ promoted by decision #1, since 2026-09-07 03:00 UTC. Model: {FIRST}" in text
 
 
 @pytest.mark.parametrize("count", range(1, 12))
@@ -134,8 +136,8 @@ def test_the_looks_left_are_shown_and_a_promotion_gives_its_share_back(write, ve
 
 def test_the_test_set_and_the_notes_are_shown(write):
     facts = judgement(notes=["wasps: too few", "other preprocessing"])
-    html = write(entry(judgement=facts))
-    assert f"Judged on 153 test pictures in 140 groups, set {'e' * 64} . wasps: too few other preprocessing" in section(html, "decision")
+    text = section(write(entry(judgement=facts)), "decision")
+    assert f"Judged on 150 of 153 test pictures in 140 groups, set {'e' * 64} . wasps: too few other preprocessing" in text
 
 
 def test_after_a_rollback_the_figures_are_those_of_the_last_judgement(write):
@@ -159,23 +161,31 @@ def test_each_check_is_shown_with_all_its_figures(write):
         "Top-1 accuracy the challenger must be better by more than the bound",
         *("✓ passed", "0.950", "0.930", "+0.020", "−0.005 to +0.045", "0.000"),
     ]
+    assert rows[1][1:] == ["✓ passed", "0.900", "0.920", "−0.020", "–", "−0.050"]
     assert rows[2][1:] == ["✓ passed", "0.210", "0.240", "−0.030", "–", "0.100"]
     assert rows[4] == [
         "Size megabytes of model.onnx; at most so many times the champion's".replace("'", "&#39;"),
-        *("– not judged", "14.2", "14.2", "±0.000", "–", "2.000"),
+        *("– not judged", "14.2", "14.2", "±0.000", "–", "2.000 ×"),
     ]
 
 
 def test_a_failed_check_is_marked_by_a_word_and_a_sign(write):
     html = write(entry("REJECT", judgement=judgement("REJECT")))
-    assert [cells[1] for cells in cells_of(html, "Checks of the gate")][:2] == ["✗ failed", "✗ failed"]
+    assert [cells[1] for cells in cells_of(html, "Checks of the gate")][:2] == ["– not shown", "✗ failed"]
+
+
+def test_the_interval_of_a_first_champion_is_that_of_its_metric(write):
+    first = check(champion=None)
+    facts = {**vars(first), "low": 0.92, "high": 0.98}
+    cells = cells_of(write(entry(judgement={**judgement(champion=None), "checks": [facts]})), "Checks of the gate")
+    assert cells[0][2:] == ["0.950", "–", "–", "0.920 to 0.980", "0.000"]
 
 
 def test_the_old_test_pictures_are_a_line_of_the_table(write):
     old = {"pictures": 141, "challenger": figure(0.957), "champion": 0.936, "difference": 0.021, "low": -0.008, "high": 0.05}
     last = cells_of(write(entry(judgement=judgement(old=old))), "Checks of the gate")[-1]
     assert last[0].startswith("Top-1 accuracy on the old test pictures the 141 on which the champion was judged")
-    assert last[1:] == ["– not judged", "0.957", "0.936", "+0.021", "−0.008 to +0.050", "–"]
+    assert last[1:] == ["for comparison", "0.957", "0.936", "+0.021", "−0.008 to +0.050", "–"]
 
 
 # Classes
@@ -191,14 +201,24 @@ def test_classes_that_failed_are_first_and_then_the_weakest(write):
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        (row("c", 0.5, 0.9, 4, None, None), "too few pictures"),
-        (row("c", 0.5, None, 40, None, None), "known to one model only"),
+        (row("c", 0.5, 0.9, 4, None, None), "too few test pictures"),
+        (row("c", None, None, 0, None, None), "no test pictures"),
+        (row("c", 0.5, None, 40, None, None), "not known to the champion"),
+        (row("c", None, 0.5, 40, None, None), "not known to the challenger"),
         ({**row("c", 0.5, 0.9, 40, None, None), "text": "only one group"}, "only one group"),
     ],
 )
 def test_it_is_said_why_a_class_was_not_judged(write, facts, why):
     ((_, result, *_),) = cells_of(write(entry(judgement=judgement(classes=[facts]))), "Recall by class")
     assert result == f"– not judged {why}"
+
+
+def test_without_a_champion_or_a_bound_no_class_is_judged(write):
+    rows = [row("c", 0.5, 0.9, 40, None, None)]
+    first = judgement(champion=None, classes=rows)
+    unbounded = judgement(classes=rows, checks=[check()])
+    results = [cells_of(write(entry(judgement=facts)), "Recall by class")[0][1] for facts in (first, unbounded)]
+    assert results == ["– not judged there was no champion", "– not judged any fall is allowed"]
 
 
 # The history
@@ -215,7 +235,7 @@ def test_promotions_and_rollbacks_are_marked_by_shape_and_number(write):
     html = write(*twelve_weeks())
     wide = html[html.index('class="broad"') : html.index('class="narrow"')]
     assert re.findall(r'class="mark (\w+)"', wide) == [
-        *("up", "circle", "circle", "up", "cross", "circle", "diamond", "up", "down", "circle", "circle")
+        *("circle", "circle", "cross", "circle", "diamond", "circle", "circle", "up", "up", "up", "down")
     ]
     assert re.findall(r'class="label"[^>]*>(#\d+)', wide) == ["#1", "#4", "#8", "#9"]
     assert "<title>#9, 2026-11-02 03:00 UTC: finetuned rolled back</title>" in wide
@@ -295,7 +315,7 @@ def test_a_text_of_the_journal_adds_no_tags(write, text):
 
 
 def test_a_class_name_is_shown_unchanged(write):
-    html = write(entry(judgement=judgement(classes=[row(HOSTILE[0])])))
+    html = write(entry(judgement=judgement(classes=[row(HOSTILE[1])])))
     assert '<th scope="row">&lt;script&gt;alert(1)&lt;/script&gt;</th>' in html
 
 
@@ -325,6 +345,13 @@ def test_the_latest_entry_is_a_file_beside_the_page_and_other_files_stay(write, 
     assert sorted(path.name for path in (tmp_path / "decisions").iterdir()) == ["decision.json", "index.html", "mine.txt"]
     write()
     assert json.loads((tmp_path / "decisions" / "decision.json").read_text()) is None
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+    (tmp_path / "decisions").write_text("mine")
+    with pytest.raises(PipelineError, match="decisions: File exists"):
+        write_decisions(tmp_path / "decisions", [])
+    assert (tmp_path / "decisions").read_text() == "mine"
 
 
 # Other versions, and large journals
@@ -359,7 +386,7 @@ def test_an_unknown_verdict_and_an_unreadable_time_are_shown_as_they_are(write):
 def test_a_long_reason_is_cut_in_the_table_alone(write):
     reason = "word " * 1000
     html = write(entry(reason=reason))
-    assert reason.strip() in section(html, "champion")
+    assert reason.strip()[1:] in section(html, "champion")
     assert len(cells_of(html, "All decisions")[0][5]) <= 300
 
 
