@@ -122,12 +122,13 @@ def _register(
     digest = sha256_of_json([tags, [(path.name, sha256_of_file(path)) for path in files]])
     if version and version.tags.get(REGISTERED) == digest:
         return version, []
-    told = f"{EXPERIMENT} version {{}}: {model.name} {model.sha256[:_SHORT]}, {model.tags.get(DECISION, 'registered')}"
     version = version or _create_version(client, _find_or_log(client, experiment_id, model), tags)
     _log_decision(client, version.run_id, model)
-    for key, value in {**{key: value for key, value in tags.items() if version.tags.get(key) != value}, REGISTERED: digest}.items():
+    changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
+    for key, value in {**changed, REGISTERED: digest}.items():
         write_beside_others(client.set_model_version_tag, EXPERIMENT, version.version, key, value)
-    return version, [told.format(version.version)]
+    verdict = model.tags.get(DECISION, "registered")
+    return version, [f"{EXPERIMENT} version {version.version}: {model.name} {model.sha256[:_SHORT]}, {verdict}"]
 
 
 def _find_or_log(client: "MlflowClient", experiment_id: str, model: Registration) -> "LoggedModel":

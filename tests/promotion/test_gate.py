@@ -231,6 +231,14 @@ def test_a_vanished_class_needs_a_person():
     assert len(labels) == judgement.test["judged"]
 
 
+def test_models_without_a_class_in_common_need_a_person():
+    labels = ["ant", "bee"] * 50
+    champion = candidate(rows_of(labels, ["oak", "elm"] * 25 + ["elm", "oak"] * 25), "champion", ("oak", "elm"))
+    judgement = decided(candidate(rows_of(labels, labels)), champion)
+    assert (judgement.verdict, judgement.test["judged"]) == ("PENDING", 0)
+    assert judgement.reason == "the champion knows no class of the test pictures, so a person must approve the challenger"
+
+
 def test_approval_turns_a_promotion_into_pending():
     judgement = decided(*two(300, range(5), range(5, 45)), params=changed(require_approval=True))
     assert (judgement.verdict, judgement.counts) == ("PENDING", True)
@@ -287,6 +295,42 @@ def test_figures_that_are_not_known_are_told_and_not_judged():
 def test_the_same_arguments_give_the_same_bytes():
     first, second = (json.dumps(decided(*two(300, range(5), range(5, 45))).as_dict()) for _ in range(2))
     assert first == second
+
+
+def test_the_same_answers_renew_an_old_champion():
+    judgement = decided(*two(300, range(5), range(5)), age_days=181.0)
+    assert (judgement.verdict, judgement.counts) == ("PROMOTE", False)
+
+
+def test_a_rejected_challenger_has_spent_its_look():
+    judgement = decided(*two(300, range(5), range(5, 45), milliseconds=50.0))
+    assert (judgement.verdict, judgement.counts) == ("REJECT", True)
+
+
+def test_a_class_may_lose_anything_if_class_drop_is_null():
+    labels = ["ant"] * 200 + ["bee"] * 40
+    challenger = candidate(rows_of(labels, answers_with(labels, range(200, 215))))
+    champion = candidate(rows_of(labels, answers_with(labels, range(60))), "champion")
+    judgement = decided(challenger, champion, params=changed(class_drop=None, ece=None))
+    assert judgement.verdict == "PROMOTE"
+    assert [row["passed"] for row in judgement.classes] == [None, None]
+
+
+def test_the_loss_of_a_class_within_the_drop_does_not_reject():
+    labels = ["ant"] * 2000 + ["bee"] * 1000
+    challenger = candidate(rows_of(labels, answers_with(labels, range(2000, 2040))))  # 4 points, and shown
+    champion = candidate(rows_of(labels, answers_with(labels, range(200))), "champion")
+    judgement = decided(challenger, champion, params=changed(ece=None))
+    assert judgement.verdict == "PROMOTE"
+    assert judgement.classes[1]["p"] < 1e-6
+
+
+def test_labels_of_today_count_for_both():
+    challenger, champion = two(300, range(5), range(5, 45))
+    before = [{**row, "label": "ant"} for row in champion.rows]  # as they were when the champion was scored
+    judgement = decided(challenger, replace(champion, rows=before))
+    assert judgement.values["champion"]["value"] == 0.866667
+    assert judgement.verdict == "PROMOTE"
 
 
 CLASSES = ("ant", "bee", "wasp", "fly")
