@@ -256,7 +256,7 @@ def _check_bounds(challenger: Candidate, champion: Candidate, pair: "Pair", para
 
 def _check_difference(name: str, word: str, values: tuple[float, float] | None, bound: float | None) -> Check:
     if values is None:
-        return Check(name, None, None, None, None, None, bound, None, f"{word} is not known of both")
+        return Check(name, None, None, None, None, None, bound, None, f"{word} is not known for both models")
     difference = values[0] - values[1]
     text = f"{word} {values[0]:.3f} against {values[1]:.3f} ({difference:+.3f})"
     if bound is None:
@@ -268,7 +268,7 @@ def _check_ratio(name: str, unit: str, challenger: float | None, champion: float
     known = [value if value is not None and isfinite(value) and value > 0 else None for value in (challenger, champion)]
     first, second = known
     if first is None or second is None:
-        return Check(name, first, second, None, None, None, bound, None, f"{name} is not known of both")
+        return Check(name, first, second, None, None, None, bound, None, f"{name} is not known for both models")
     text = f"{name} {first:.3g} against {second:.3g} {unit} ({first / second:.2f} times)"
     if bound is None:
         return Check(name, first, second, first - second, None, None, None, None, f"{text}: not judged")

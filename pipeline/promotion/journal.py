@@ -79,7 +79,7 @@ def champion(entries: Sequence[Entry]) -> Entry | None:
     return next((entry for entry in reversed(entries) if entry.promotes), None)
 
 
-def reigns(entries: Sequence[Entry]) -> list[Entry]:
+def promotions(entries: Sequence[Entry]) -> list[Entry]:
     """The promoting entries, in order, without those that promoted who was champion already."""
     found: list[Entry] = []
     for entry in entries:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_value, sha256_of_file, write_json
-from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, now, read_journal, reigns, stamp
+from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, now, promotions, read_journal, stamp
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import Registration
@@ -83,9 +83,9 @@ def begun() -> Entry | None:
 
 def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     """MLflow's aliases by the journal: the sha256 of the champion, of the model that was judged last, and of the champion before."""
-    reigning = [entry.sha256 for entry in reigns(entries)]
+    promoted = [entry.sha256 for entry in promotions(entries)]
     judged = next((entry.sha256 for entry in reversed(entries) if entry.judgement is not None), None)
-    first, second = ([None, None, *reigning])[-2:]
+    first, second = ([None, None, *promoted])[-2:]
     return {"champion": second, "challenger": judged, "previous": first}
 
 
@@ -332,7 +332,7 @@ def verify_journal() -> list[str]:
         raise PipelineError(f"{used}: `pipeline predict` would use it, but {JOURNAL} names {entry.sha256}; run `dvc pull`")
     if scored != entry.sha256:
         raise PipelineError(f"{folder}/results/scores.json: is about {scored}, not {entry.sha256}; run `dvc checkout --force {folder}.dvc`")
-    lines = [f"{entry.sha256}  {folder}/model.onnx: the champion since {reigns(entries)[-1].time}, which `pipeline predict` uses"]
+    lines = [f"{entry.sha256}  {folder}/model.onnx: the champion since {promotions(entries)[-1].time}, which `pipeline predict` uses"]
     return [*lines, *_verify_git(entries, entry), *_verify_registry(entries)]
 
 

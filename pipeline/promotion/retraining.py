@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_value
 from pipeline.promotion.gate import Params
-from pipeline.promotion.journal import CHAMPIONS, Entry, Verdict, champion, now, read_journal, reigns, stamp
+from pipeline.promotion.journal import CHAMPIONS, Entry, Verdict, champion, now, promotions, read_journal, stamp
 from pipeline.promotion.keep import Keeping, Kept, Options, keep
 
 _RETRAIN = Path(".cache/locks/retrain.lock")
@@ -89,7 +89,7 @@ def retrain(
             with locked_journal():
                 decision, kept = judge_and_keep(params, replace(options, hook=params.hook))
         facts.undone += kept.undone
-        outcome = outcome_of(decision, kept, bool(facts.ran), facts.undone)
+        outcome = outcome_of(decision, facts.undone, bool(facts.ran) or kept.is_entered)
         reasons = decision.reasons
     except PipelineError as error:
         outcome = error.outcome if isinstance(error, Stopped) else Outcome.FAILURE
@@ -300,22 +300,22 @@ def spent(entries: Sequence[Entry], test_sha256: str) -> int:
 
 def age_days(entries: Sequence[Entry]) -> float | None:
     """For how many days the champion has been so; None if there is none."""
-    reigning = reigns(entries)
-    return (now() - datetime.fromisoformat(reigning[-1].time)).total_seconds() / 86400 if reigning else None
+    promoted = promotions(entries)
+    return (now() - datetime.fromisoformat(promoted[-1].time)).total_seconds() / 86400 if promoted else None
 
 
 def _withdrawal(entries: Sequence[Entry], sha256: str) -> Entry | None:
-    """The rollback that ended the last reign of a model; None if it ended in another way, or if there was none."""
+    """The rollback that last replaced a model as champion; None if something else did, or if nothing did."""
     ended = next((entry for entry in reversed(entries) if entry.promotes and entry.champion == sha256), None)
     return ended if ended and ended.verdict == "ROLLBACK" else None
 
 
-def outcome_of(decision: Decision, kept: Kept, ran: bool, undone: Sequence[str]) -> Outcome:
-    """The exit code of a decision. `ran`: whether there was something to do; `undone`: all sentences about what is not."""
+def outcome_of(decision: Decision, undone: Sequence[str], ran: bool = True) -> Outcome:
+    """The exit code of a decision. `undone`: what could not be done; `ran`: whether there was something to do."""
     if undone:
         return Outcome.UNFINISHED
     if decision.verdict == "PENDING":
         return Outcome.PENDING
-    if not (ran or kept.is_entered):
+    if not ran:
         return Outcome.DONE
     return {"HOLD": Outcome.HELD, "REJECT": Outcome.REJECTED}.get(decision.verdict, Outcome.DONE)

@@ -155,11 +155,11 @@ def _complete(judgement: Any) -> Facts | None:
 
 def _champion(decisions: Sequence[Decision]) -> Decision | None:
     """The decision since which the present champion is champion; None if there is none yet."""
-    reign: Decision | None = None
+    found: Decision | None = None
     for each in decisions:
-        if each.sign.promotes and (reign is None or reign.entry["sha256"] != each.entry["sha256"]):
-            reign = each
-    return reign
+        if each.sign.promotes and (found is None or found.entry["sha256"] != each.entry["sha256"]):
+            found = each
+    return found
 
 
 def _moments(decisions: Sequence[Decision], metric: str | None) -> list[charts.Moment]:

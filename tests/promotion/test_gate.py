@@ -219,7 +219,7 @@ def test_a_class_that_was_parted_is_no_renamed_one():
     champion = candidate(rows_of(labels, ["ant", "bee", "bee"] * 700), "champion")
     judgement = decided(challenger, champion)
     assert (judgement.verdict, judgement.test["judged"]) == ("PENDING", 700)
-    assert "class bee is parted into bumble bee, honey bee" in judgement.notes
+    assert "class bee is divided into bumble bee, honey bee" in judgement.notes
 
 
 def test_a_vanished_class_needs_a_person():
@@ -288,7 +288,7 @@ def test_figures_that_are_not_known_are_told_and_not_judged():
     rows = [{**row, "label_probability": "nan", "probability": ""} for row in challenger.rows]
     judgement = decided(replace(challenger, rows=rows), champion)
     assert [check.passed for check in judgement.checks] == [True, None, None, None, True, True]
-    assert check_of(judgement, "latency").text == "latency is not known of both"
+    assert check_of(judgement, "latency").text == "latency is not known for both models"
     assert judgement.verdict == "PROMOTE"
 
 

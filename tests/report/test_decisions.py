@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import PipelineError
 from pipeline.promotion.gate import Check, Judgement
-from pipeline.promotion.journal import PROMOTING, Entry, Verdict, champion, reigns
+from pipeline.promotion.journal import PROMOTING, Entry, Verdict, champion, promotions
 from pipeline.report.charts import Moment, timeline
 from pipeline.report.decisions import SIGNS, write_decisions
 from tests.decisions import SHA256, check, entry, figure, judgement, row, twelve_weeks
@@ -92,7 +92,7 @@ def test_the_champion_is_that_of_the_journal(write, count):
 def test_a_champion_that_is_promoted_again_is_champion_since_its_first_promotion(write):
     entries = [entry(), entry("FORCE", 3, FIRST, FIRST, "once more")]
     assert "by decision #1" in section(write(*entries), "champion")
-    assert reigns([Entry(**each) for each in entries])[-1].time == entries[0]["time"]
+    assert promotions([Entry(**each) for each in entries])[-1].time == entries[0]["time"]
 
 
 def test_the_page_and_the_journal_agree_on_what_promotes():
