@@ -68,6 +68,7 @@ class _Facts:
     before: dict[str, Any] = field(default_factory=dict)
     published: bool = False
     notes: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
 
 
@@ -88,6 +89,7 @@ def retrain(
             _publish(facts, publish)
             with locked_journal():
                 decision, kept = judge_and_keep(params, replace(options, hook=params.hook))
+        facts.done += kept.done
         facts.undone += kept.undone
         outcome = outcome_of(decision, facts.undone, bool(facts.ran) or kept.is_entered)
         reasons = decision.reasons
@@ -98,11 +100,11 @@ def retrain(
     nothing = not facts.ran and outcome is Outcome.DONE and not (decision and decision.entry)
     notes = ["nothing changed"] if nothing else [f"{len(facts.ran)} stages ran", *facts.notes]
     summary = "; ".join(notes) if decision else reasons[0]
-    return {**shown, "summary": summary, **describe(decision, outcome, reasons, facts.undone)}, outcome
+    facts_of_decision = _describe_decision(decision, outcome, reasons)
+    return {**shown, "summary": summary, **facts_of_decision, "done": facts.done, "undone": facts.undone}, outcome
 
 
-def describe(decision: Decision | None, outcome: Outcome, reasons: Sequence[str], undone: Sequence[str]) -> dict[str, Any]:
-    """The keys of the line of JSON that are about the decision."""
+def _describe_decision(decision: Decision | None, outcome: Outcome, reasons: Sequence[str]) -> dict[str, Any]:
     judgement = (decision and decision.judgement) or {}
     return {
         "decision": decision.verdict if decision else None,
@@ -111,7 +113,6 @@ def describe(decision: Decision | None, outcome: Outcome, reasons: Sequence[str]
         "exit_code": int(outcome),
         "reasons": list(reasons),
         "figures": {key: judgement[key] for key in ("values", "checks", "test", "look", "looks") if key in judgement},
-        "undone": list(undone),
     }
 
 
