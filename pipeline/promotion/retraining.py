@@ -122,7 +122,7 @@ def read_gate() -> Params:
     from pipeline.core.sections import read_section
 
     if "gate" not in read_params():
-        raise PipelineError(f"{PARAMS}: gate: is missing; add the section that docs/promotion.md shows")
+        raise PipelineError(f"{PARAMS}: gate: is missing; add it, docs/promotion.md lists its keys")
     return read_section("gate", Params)
 
 

@@ -147,7 +147,7 @@ def test_a_project_without_a_gate_is_told_what_to_add(dvc):
     Path("params.yaml").write_text("seed: 1\n")
     facts, outcome = again()
     assert (outcome, facts["reasons"]) == (
-        Outcome.FAILURE, ["params.yaml: gate: is missing; add the section that docs/promotion.md shows"],
+        Outcome.FAILURE, ["params.yaml: gate: is missing; add it, docs/promotion.md lists its keys"],
     )  # fmt: skip
 
 
