@@ -29,6 +29,8 @@ def communicate(process: "subprocess.Popen[str]", seconds: float, text: str | No
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout, process.stderr)):
+            pipe.close()
         raise TimeoutError from None
 
 
