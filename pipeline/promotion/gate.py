@@ -200,11 +200,14 @@ def _compare(
         return replace(judgement, verdict="PROMOTE", reason=f"{lenient}; {primary.text}" if lenient else primary.text)
     if pair.is_same and not lenient:
         return replace(judgement, reason="the challenger gives the champion's answer to every test picture")
-    rest = [lenient, primary.text] if lenient else [primary.text, _look(judgement), _sight(evidence, pair, judgement.alpha, params.margin)]
-    return replace(judgement, reason="; ".join(rest))
+    sentences = [lenient, primary.text]
+    if not lenient:
+        power = _power_sentence(evidence, pair, judgement.alpha, params.margin)
+        sentences = [primary.text, _look_sentence(judgement), power]
+    return replace(judgement, reason="; ".join(sentences))
 
 
-def _look(judgement: Judgement) -> str:
+def _look_sentence(judgement: Judgement) -> str:
     left = judgement.looks - judgement.look + 1
     if left < 1:
         return f"all {judgement.looks} looks at these test pictures are spent, so new test pictures are needed"
@@ -310,8 +313,8 @@ def _compare_old(pair: "Pair", test: TestSet, alpha: float, params: Params) -> d
     return {"pictures": len(part.image_ids), **values, "difference": evidence.difference, "low": low, "high": high}
 
 
-def _sight(evidence: "Evidence", pair: "Pair", alpha: float, margin: float) -> str:
-    """What these test pictures can see: about as much beyond the margin as they see beyond 0."""
+def _power_sentence(evidence: "Evidence", pair: "Pair", alpha: float, margin: float) -> str:
+    """Which gain these test pictures show: about as much beyond the margin as they show beyond 0."""
     from pipeline.promotion.looks import detectable_gain
 
     gain = detectable_gain(int(evidence.size), evidence.disagreement, alpha)
