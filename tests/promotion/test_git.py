@@ -69,7 +69,7 @@ def test_what_git_ignores_is_named_and_not_called_committed(project, ignored):
     Path(".git/info/exclude").write_text(f"{ignored}\n")
     found = kept(draft(verdict="FORCE")).undone[0]
     assert re.match(r"(promotions.jsonl|champions/.*\.dvc): is ignored by git; `git check-ignore -v", found)
-    with pytest.raises(PipelineError, match=r"is ignored by git|is not in git"):
+    with pytest.raises(PipelineError, match=r"is ignored by git|is not committed"):
         keep.verify_journal()
 
 
