@@ -218,10 +218,10 @@ def verify_lines() -> list[str]:
     """What `pipeline verify` prints: a line per model, and the way of the champion from the journal to MLflow."""
     from pipeline.commands.show import verify_all
     from pipeline.promotion.journal import JOURNAL
+    from pipeline.promotion.keep import check_journal, verify_journal
 
     lines = verify_all()
-    if not JOURNAL.is_file():
+    check_journal()
+    if not JOURNAL.exists():
         return lines
-    from pipeline.promotion.keep import verify_journal
-
     return [*lines, *verify_journal()]

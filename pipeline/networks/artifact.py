@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_json, read_table, sha256_of_file, sha256_of_json, write_json, write_table
+from pipeline.core.files import read_json, read_table, read_value, sha256_of_file, sha256_of_json, write_json, write_table
 from pipeline.core.params import BASELINE, PARAMS, read_params
 from pipeline.pictures.images import Preprocessing
 
@@ -98,11 +98,13 @@ def write_facts(folder: Path, model: "onnx.ModelProto", facts: Mapping[str, Any]
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """Return the content of model.json. Raises PipelineError if the folder contains no model."""
+    """Return the content of model.json. Raises PipelineError if the folder contains no model, or if the file is damaged."""
     path = folder / "model.json"
     if not path.is_file():
         raise PipelineError(f"{folder}: contains no model; run `dvc repro`")
-    facts: dict[str, Any] = read_json(path)
+    facts: dict[str, Any] | None = read_value(path)
+    if not isinstance(facts, dict):
+        raise PipelineError(f"{path}: is damaged; run `dvc checkout`")
     return facts
 
 

@@ -65,16 +65,17 @@ def restore(sha256: str) -> Path:
 def champion_model() -> Path | None:
     """Return the model folder of the journal's champion, restored if it is missing; None if there is no champion yet.
 
-    Only the sha256 of model.onnx is compared: a prediction starts with it. Raises PipelineError.
+    Only the files that answer are compared, model.onnx and its tensors if they are beside it: a prediction starts with it. Raises
+    PipelineError.
     """
     entry = champion(read_journal())
     if entry is None:
         return None
     folder = champion_dir(entry.sha256)
-    model = folder / "model.onnx"
-    if model.is_file() and sha256_of_file(model) == entry.sha256:
-        return folder
-    return restore(entry.sha256)
+    sums = {"model.onnx": entry.sha256, "model.onnx.data": read_value(folder / "model.json", "data_sha256")}
+    files = [(folder / name, sha256) for name, sha256 in sums.items() if sha256]
+    is_whole = all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in files)
+    return folder if is_whole else restore(entry.sha256)
 
 
 def read_tested(model: str) -> tuple[str, list["Picture"]]:

@@ -65,7 +65,7 @@ def read_journal(path: Path = JOURNAL) -> list[Entry]:
 
     Two clones that were merged by git have their lines one after the other.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
     entries = [_parse(line, f"{path}: line {number}") for number, line in _lines(path)]
     unique = {(entry.time, entry.verdict, entry.sha256, entry.key): entry for entry in entries}
@@ -104,6 +104,8 @@ def _lines(path: Path) -> Iterable[tuple[int, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except ValueError as error:
         raise PipelineError(f"{path}: is not text in UTF-8 ({error}); run `git checkout {path}`") from None
+    except OSError as error:
+        raise PipelineError(f"{path}: cannot be read ({error.strerror}); mend that, and run the command again") from None
     # Not splitlines, which also splits at characters that JSON may contain, as U+2028.
     return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 

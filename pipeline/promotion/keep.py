@@ -63,12 +63,13 @@ def keep(work: Keeping) -> Kept:
     A process that is killed at any point leaves a state from which the same command reaches the same end.
     """
     done: list[str] = []
-    for number, (_, step) in enumerate(STEPS):
+    for number, (name, step) in enumerate(STEPS):
         try:
             done += step(work)
         except (PipelineError, OSError) as error:
             later = [name for name, _ in STEPS[number + 1 :]]
-            undone = [str(error), *([f"so these were left: {', '.join(later)}"] if later else [])]
+            fault = f"{name}: {error}" if isinstance(error, OSError) else str(error)
+            undone = [fault, *([f"so these were left: {', '.join(later)}"] if later else [])]
             return Kept(done, undone, work.entry is not None and _is_entered(work.entry))
     _BEGUN.unlink(missing_ok=True)
     return Kept(done, [], work.entry is not None)
@@ -133,7 +134,9 @@ def _push_outs(work: Keeping) -> list[str]:
     if not work.commits:
         return []
     named = run_dvc("config", "core.remote", capture_output=True) if Path(".dvc").is_dir() else None
-    if named is None or named.returncode or not (remote := named.stdout.strip()):
+    if named and named.returncode and "doesn't exist" not in named.stderr:  # which is what DVC says of an option that is not set
+        raise PipelineError(f".dvc/config: {_last_line(named.stderr)}; mend that, and run the command again")
+    if named is None or not (remote := named.stdout.strip()):
         return ["DVC: there is no default remote, so nothing is pushed"] if work.stores else []
     if not _not_in_remote(remote):
         return []

@@ -80,7 +80,7 @@ def champion(below):
     sha256 = sha256_of_file(folder / "model.onnx")
     (root / "champions").mkdir()
     append(Entry("2026-11-27T03:00:00Z", "PROMOTE", "the first", "promoted", sha256, None, "key"), root / "promotions.jsonl")
-    return folder.rename(champion_dir(sha256, root / "champions"))
+    return folder.rename(root / champion_dir(sha256))
 
 
 @pytest.mark.parametrize("named", [(), ("--model", "champion")])

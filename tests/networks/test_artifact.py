@@ -140,6 +140,12 @@ def test_a_changed_model_json_is_refused(change, folder):
     assert refusal(folder) == f"{folder}: model.json differs from the metadata of model.onnx; run `dvc checkout`"
 
 
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b""])
+def test_a_damaged_model_json_is_refused(content, folder):
+    (folder / "model.json").write_bytes(content)
+    assert refusal(folder) == f"{folder}/model.json: is damaged; run `dvc checkout`"
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     assert refusal(tmp_path) == f"{tmp_path}: contains no model; run `dvc repro`"
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core import dvc
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_table, sha256_of_file
+from pipeline.core.files import read_json, read_table, sha256_of_file, write_json
 from pipeline.pictures.manifest import read_manifest
 from pipeline.promotion.champions import champion_model, restore, store
 from pipeline.promotion.journal import Entry, append, champion_dir
@@ -204,6 +204,14 @@ def test_a_damaged_champion_is_restored_before_it_answers(in_stored):
     path.unlink()
     path.write_bytes(b"damaged")
     assert sha256_of_file(champion_model() / "model.onnx") == in_stored
+
+
+def test_a_champion_without_its_tensors_is_restored_before_it_answers(in_stored):
+    reign(in_stored)
+    champion, whole = champion_dir(in_stored), sums(champion_dir(in_stored))
+    facts = read_json(champion / "model.json")
+    write_json(champion / "model.json", {**facts, "data_sha256": "0" * 64})
+    assert (champion_model(), sums(champion)) == (champion, whole)
 
 
 def test_a_second_champion_is_a_folder_beside_the_first(in_stored):

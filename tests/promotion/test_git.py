@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.promotion import verify_lines
 from pipeline.core.errors import PipelineError
 from pipeline.promotion import keep
 from pipeline.promotion.by_hand import rollback
@@ -144,3 +145,26 @@ def test_the_entry_of_a_clock_that_went_back_is_the_last_one_all_the_same(projec
     rollback(None, "worse", keep.Options())
     last = read_journal()[-1]
     assert (last.verdict, last.sha256, last.time) == ("ROLLBACK", first.sha256, "2027-03-02T03:00:00Z")
+
+
+def test_a_config_of_dvc_that_is_damaged_is_not_taken_for_no_remote(project):
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core\n")
+    assert kept(draft(b"two"), stores=False).undone[0].startswith(".dvc/config: ERROR")
+    assert len(read_journal()) == 1
+
+
+def test_a_disk_that_is_full_is_named_with_its_step(project, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keep, "append", fail)
+    assert kept(draft(b"two")).undone[0] == "the entry in promotions.jsonl: [Errno 28] No space left on device"
+    assert len(read_journal()) == 1
+
+
+def test_verify_names_a_journal_that_was_deleted(project, monkeypatch):
+    monkeypatch.setattr("pipeline.commands.show.verify_all", list)
+    JOURNAL.unlink()
+    with pytest.raises(PipelineError, match=r"promotions.jsonl: lacks 1 of the lines that git has"):
+        verify_lines()

@@ -56,3 +56,9 @@ def test_the_marks_of_a_merge_conflict_are_named(tmp_path, mark):
     (tmp_path / "journal").write_text(f"{line()}\n{mark}\n")
     with pytest.raises(PipelineError, match=r"line 2: is a mark of a merge conflict; remove the marks, and keep the lines of both sides"):
         read_journal(tmp_path / "journal")
+
+
+def test_a_journal_that_cannot_be_read_is_not_taken_for_none(tmp_path):
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(PipelineError, match=r"journal: cannot be read \(Is a directory\)"):
+        read_journal(tmp_path / "journal")
