@@ -207,7 +207,7 @@ def test_a_damaged_champion_is_restored_before_it_answers(in_stored):
 
 
 def test_a_champion_without_its_tensors_is_restored_before_it_answers(in_stored):
-    reign(in_stored)
+    promote(in_stored)
     champion, whole = champion_dir(in_stored), sums(champion_dir(in_stored))
     facts = read_json(champion / "model.json")
     write_json(champion / "model.json", {**facts, "data_sha256": "0" * 64})
