@@ -371,7 +371,7 @@ def test_a_pickle_in_place_of_the_weights_of_a_model_is_not_run(plant, monkeypat
 
 def test_a_pickle_in_place_of_the_facts_of_a_model_is_not_run(plant):
     plant("models/finetuned/model.json")
-    with pytest.raises(ValueError):
+    with pytest.raises(PipelineError, match=r"model.json: is damaged"):
         read_facts(Path("models/finetuned"))
 
 

@@ -132,11 +132,12 @@ def _fault(entry: Entry) -> str | None:
         return f"{entry.verdict!r} is not a verdict"
     if stamp(datetime.fromisoformat(entry.time)) != entry.time:
         return f"{entry.time!r} is not a time as 2026-11-27T03:00:00Z"
-    for digits in (entry.sha256, *filter(None, (entry.champion, entry.commit, entry.lock_sha256))):
-        if not re.fullmatch(r"[0-9a-f]{40,64}", digits):
+    for digits in (entry.sha256, entry.champion, entry.commit, entry.lock_sha256):
+        if digits is not None and not re.fullmatch(r"[0-9a-f]{40,64}", digits):
             return f"{digits!r} is not a sha256, or not a commit"
     judgement = {} if entry.judgement is None else entry.judgement
     mappings = [judgement, *(judgement.get(key) or {} for key in ("values", "test"))]
+    mappings += [row for key in ("checks", "classes") for row in judgement.get(key) or ()]
     are_mappings = all(isinstance(each, Mapping) for each in mappings)
-    are_texts = all(isinstance(each, str) for each in (entry.reason, entry.model, entry.key))
+    are_texts = all(isinstance(each, str) for each in (entry.sha256, entry.reason, entry.model, entry.key))
     return None if are_mappings and are_texts else "a value is of another kind than `pipeline history --json` shows"

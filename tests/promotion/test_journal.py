@@ -33,7 +33,8 @@ def test_what_editors_and_a_merge_do_to_the_lines_changes_no_entry(tmp_path, for
     [
         {"time": 5}, {"time": "yesterday"}, {"time": "2026-03-02T03:00:00"}, {"time": "2026-13-02T03:00:00Z"}, {"sha256": None},
         {"sha256": "../../elsewhere"}, {"champion": "b"}, {"commit": "--output=file"}, {"reason": None}, {"model": ["small"]}, {"key": {}},
-        {"verdict": "WIN"}, {"verdict": []}, {"judgement": "x"}, {"judgement": {"test": 5}}, {"judgement": {"values": float("nan")}},
+        {"verdict": "WIN"}, {"verdict": []}, {"judgement": "x"}, {"judgement": {"test": 5}},
+        {"champion": {}}, {"judgement": {"checks": ["x"]}}, {"judgement": {"classes": 5}}, {"judgement": {"values": float("nan")}},
     ],
 )  # fmt: skip
 def test_a_value_that_is_none_is_named_by_its_line(tmp_path, changes):
