@@ -106,7 +106,7 @@ def story(tmp_path_factory):
     changes = {
         "threads": 1, "download.source": "../pictures", "backbone": backbone, "embed.image_size": 32, "split.similarity": None,
         "split.test": "test", "split.val": 0.3, "models.finetuned": {"regime": "finetuned", "epochs": 1}, "gate.challenger": "baseline",
-        "gate.error_rate": 0.3, "gate.looks": 12, "gate.latency": None, "gate.log_loss": None, "gate.ece": None,
+        "gate.error_rate": 0.3, "gate.tolerance": 0.05, "gate.looks": 12, "gate.latency": None, "gate.log_loss": None, "gate.ece": None,
     }  # fmt: skip
     set_params(folder / "clone", changes)
     type_in(folder / "clone", "dvc", "remote", "add", "--default", "storage", "../storage")
