@@ -222,7 +222,7 @@ def test_week_9_with_the_remote_away_nothing_is_promoted_until_it_is_back(story)
     champion, before = story.champion(), story.entries()
     storage = story.clone.parent / "storage"
     story.patch.setattr("sys.stderr", io.StringIO())
-    set_params(story.clone, {"train_baseline.l2_grid": [0.02]})
+    set_params(story.clone, {"train_baseline.l2_grid": [0.00031]})
     storage.rename(storage.with_name("away"))
     storage.write_text("no folder")
     facts = story.week(code=15)
@@ -256,7 +256,7 @@ def test_week_11_a_rollback_lasts(story):
 
 def test_week_12_a_stale_champion_is_replaced_by_one_that_is_not_inferior(story):
     champion = story.champion()
-    set_params(story.clone, {"gate.require_approval": False, "train_baseline.l2_grid": [0.015]})
+    set_params(story.clone, {"gate.require_approval": False, "train_baseline.l2_grid": [0.00029]})
     facts = story.week(days=200)
     assert (facts["decision"], facts["outcome"], story.champion() != champion) == ("PROMOTE", "DONE", True)
     assert "days" in facts["reasons"][0]
@@ -266,7 +266,7 @@ def test_a_kill_in_the_middle_of_each_step_ends_as_without_one(story):
     from pipeline.promotion.keep import STEPS
 
     for step in range(len(STEPS)):
-        set_params(story.clone, {"train_baseline.l2_grid": [0.016 + 0.001 * step]})
+        set_params(story.clone, {"train_baseline.l2_grid": [0.00032 + 0.00001 * step]})
         before = story.entries()
         story.time += timedelta(days=7)
         story.killed_at(step)
