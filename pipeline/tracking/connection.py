@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from urllib.parse import quote, unquote
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import PipelineError, without_password
-from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of
+from pipeline.core.files import atomic_file, cache_dir, project_root, sha256_of, sha256_of_json
 from pipeline.tracking.internals import EXPERIMENT_TAGS, move_artifact_locations, open_once, schema_cure
 
 if TYPE_CHECKING:
@@ -182,6 +184,15 @@ def creation_lock() -> FileLock:
     path = cache_dir("locks") / "runs.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
+
+
+def copy_id() -> str:
+    """A name of this working copy that no other has, a copy of it with its cache neither. Call it under `creation_lock()`."""
+    path = cache_dir("locks") / "copy"
+    if not path.is_file():
+        with atomic_file(path) as partial:
+            partial.write_text(uuid.uuid4().hex)
+    return sha256_of_json([path.read_text(), socket.gethostname(), str(project_root().resolve())])[:16]
 
 
 class RunLocked(OSError):  # noqa: N818 - OSError: callers report it like any other refusal
