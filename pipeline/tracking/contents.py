@@ -20,7 +20,7 @@ from pipeline.evaluation.comparison import other_test_set
 from pipeline.evaluation.scores import flat
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.pictures.manifest import SPLITS, Picture, read_manifest
-from pipeline.tracking.agreement import DECIDED
+from pipeline.tracking.connection import DECIDED
 from pipeline.tracking.internals import IMAGES, NOTE, PAGE_TAGS, SPLIT, TABLE, write_beside_others, write_images, write_predictions_table
 from pipeline.tracking.runs import KEY, MODEL, StepMetrics, flatten, log_metrics, metrics_of, params_of
 

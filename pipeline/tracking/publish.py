@@ -14,8 +14,23 @@ from pipeline.core.params import BASELINE, model_names
 from pipeline.core.stage import import_closure
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.networks.onnx_file import data_path
-from pipeline.tracking.agreement import KEPT, NO, STORED, YES, agree_on_model, agree_on_run, is_unwritten, wait_for_writer
-from pipeline.tracking.connection import RunLocked, connect, copy_id, creation_lock, lock_run, mlflow_errors, tracking_uri
+from pipeline.tracking.connection import (
+    KEPT,
+    NO,
+    STORED,
+    YES,
+    RunLocked,
+    agree_on_model,
+    agree_on_run,
+    connect,
+    copy_id,
+    creation_lock,
+    is_unwritten,
+    lock_run,
+    mlflow_errors,
+    tracking_uri,
+    wait_for_writer,
+)
 from pipeline.tracking.contents import CONTENTS, PUBLISHED, RunContents, contradicts, log_contents, read_contents
 from pipeline.tracking.internals import NOTE, resume, write_beside_others
 from pipeline.tracking.runs import (
@@ -71,8 +86,11 @@ def log_stored_model(client: "MlflowClient", experiment_id: str, folder: Path, s
         return [run for run in find_runs(client, experiment_id, identity(facts)) if run.data.tags.get(MODEL) == sha256]
 
     with lock_run(identity(facts)):
-        run, is_ours = next(((run, False) for run in find() if run.info.status == "FINISHED"), None) or agree_on_run(
-            client, STORED, find, lambda: create_run(client, experiment_id, facts, {MODEL: sha256})
+        runs = [run for run in _delete_empty_twins(client, find()) if run.info.status == "FINISHED"]
+        run, is_ours = (
+            (runs[0], False)
+            if runs
+            else agree_on_run(client, STORED, find, lambda: create_run(client, experiment_id, facts, {MODEL: sha256}))
         )
         run = run if is_ours else wait_for_writer(client, run)
         log_params(client, run, facts)
@@ -113,7 +131,7 @@ def _publish_run(client: "MlflowClient", experiment_id: str, contents: RunConten
 
 
 def _agree(client: "MlflowClient", experiment_id: str, chosen: "Run | None", contents: RunContents) -> tuple["Run", bool]:
-    """The run of these contents that all machines complete, and whether nobody completed it before this machine chose it."""
+    """The run of these contents that all machines complete, and whether this machine created it or is to complete its own live run."""
     tags = {MODEL: contents.facts["model_sha256"], CONTENTS: contents.digest}
     is_live = chosen is not None and CONTENTS not in chosen.data.tags
     if chosen and is_live:
@@ -135,6 +153,11 @@ def _runs_of_model(client: "MlflowClient", experiment_id: str, contents: RunCont
     """
     model_sha256 = contents.facts["model_sha256"]
     runs = [run for run in find_runs(client, experiment_id, identity(contents.facts)) if run.data.tags.get(MODEL) in (None, model_sha256)]
+    return _delete_empty_twins(client, runs)
+
+
+def _delete_empty_twins(client: "MlflowClient", runs: Sequence["Run"]) -> list["Run"]:
+    """Delete the empty twins among runs of one model, and return the others."""
     twins = [twin for place, twin in enumerate(runs) if any(_is_empty_twin(client, twin, run) for run in runs[:place])]
     for twin in twins:
         client.delete_run(twin.info.run_id)
@@ -145,7 +168,7 @@ def _is_empty_twin(client: "MlflowClient", twin: "Run", run: "Run") -> bool:
     """Whether MLflow's client repeated the request that created the run, or several machines created it, and nobody wrote to the twin."""
     request = twin.data.tags.get(REQUEST)
     is_repeated = request is not None and request == run.data.tags.get(REQUEST)
-    is_given_up = twin.data.params.get(KEPT) == NO and twin.data.tags.get(CONTENTS) == run.data.tags.get(CONTENTS)
+    is_given_up = NO in (twin.data.params.get(KEPT), twin.data.params.get(STORED))
     return (is_repeated or is_given_up) and twin.data.tags.keys() <= run.data.tags.keys() - {NOTE} and is_unwritten(client, twin)
 
 

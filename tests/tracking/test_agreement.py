@@ -13,12 +13,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from pipeline.core.errors import PipelineError
-from pipeline.tracking import agreement, runs
+from pipeline.networks.artifact import read_facts
+from pipeline.tracking import connection, runs
 from pipeline.tracking import publish as publishing
-from pipeline.tracking.connection import connect, tracking_uri
+from pipeline.tracking.connection import EXPERIMENT, connect, copy_id, tracking_uri
+from pipeline.tracking.registry import Registration, update_registry
 from tests.tracking.test_publish import WHOLE, WRITES, Server, by_id, files, publish, state, the_run, write_scores  # noqa: F401 - a fixture
 from tests.tracking.test_registry import keep, mlflow_server
-from tests.tracking.test_runs import FACTS, FORKING, train_live
+from tests.tracking.test_runs import FACTS, FORKING, SHA256, train_live
 
 # The decision, with an MLflow in memory
 
@@ -48,7 +50,7 @@ class Machines:
 
     def live(self, number):
         try:
-            run, _ = agreement.agree_on_run(Client(self, number), agreement.KEPT, lambda: self.find(number), lambda: self.create(number))
+            run, _ = connection.agree_on_run(Client(self, number), connection.KEPT, lambda: self.find(number), lambda: self.create(number))
             self.kept[number] = run.info.run_id
         except SystemExit:
             pass
@@ -108,7 +110,7 @@ def test_machines_agree_in_any_order_of_their_calls_whatever_their_clocks_say(co
         kept = machines.agree()
         assert len(kept) >= count - deaths, seed
         (run_id,) = set(kept.values())
-        assert [each for each, run in machines.runs.items() if run.data.params.get(agreement.KEPT) == "yes"] == [run_id], seed
+        assert [each for each, run in machines.runs.items() if run.data.params.get(connection.KEPT) == "yes"] == [run_id], seed
         if not deaths:
             assert list(machines.runs) == [run_id], seed
         decided.add(machines.runs[run_id].data.tags["by"])
@@ -123,7 +125,7 @@ def machine(files, tmp_path_factory, monkeypatch):  # noqa: F811
     """`machine(name)`: go to that machine, a copy of the project without its cache; all write to one database."""
     uri = tracking_uri()
     root = tmp_path_factory.mktemp("machines")
-    monkeypatch.setattr(agreement, "_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(connection, "_PATIENCE_SECONDS", 0)
 
     def go(name):
         clone(files, root / name)
@@ -176,13 +178,13 @@ def test_a_run_that_lost_is_deleted_unless_somebody_wrote_to_it(files):  # noqa:
 
         def create():
             ours, theirs = (runs.create_run(client, experiment_id, FACTS) for _ in range(2))
-            client.log_param(ours.info.run_id, agreement.KEPT, "no")
-            client.log_param(theirs.info.run_id, agreement.KEPT, "yes")
+            client.log_param(ours.info.run_id, connection.KEPT, "no")
+            client.log_param(theirs.info.run_id, connection.KEPT, "yes")
             write(ours.info.run_id)
             found.extend([ours.info.run_id, theirs.info.run_id])
             return ours
 
-        kept, is_ours = agreement.agree_on_run(client, agreement.KEPT, lambda: [client.get_run(each) for each in found], create)
+        kept, is_ours = connection.agree_on_run(client, connection.KEPT, lambda: [client.get_run(each) for each in found], create)
         assert (kept.info.run_id, is_ours) == (found[1], False)
         return client.get_run(found[0]).info.lifecycle_stage
 
@@ -197,9 +199,41 @@ def test_what_a_killed_machine_created_and_did_not_write_to_is_deleted_by_the_ne
     client, run = the_run()
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
     twin = client.create_run(run.info.experiment_id, tags={**tags, runs.REQUEST: "of a killed machine"}, run_name="finetuned")
-    client.log_param(twin.info.run_id, agreement.KEPT, "no")
+    client.log_param(twin.info.run_id, connection.KEPT, "no")
     assert publish(machine("second")) == []
     assert state() == WHOLE
+
+
+def test_a_run_of_a_stored_model_that_a_killed_machine_gave_up_is_deleted_by_the_next(files):  # noqa: F811
+    kept = keep(files)
+    client, experiment_id = connect()
+    facts = read_facts(kept.folder)
+    given_up = runs.create_run(client, experiment_id, facts, {runs.MODEL: kept.sha256}).info.run_id
+    client.log_param(given_up, connection.STORED, "no")
+    for _ in range(2):
+        update_registry([kept], {"champion": kept.sha256})
+        publishing.log_stored_model(client, experiment_id, kept.folder, kept.sha256)
+    assert the_run()[1].data.params[connection.STORED] == "yes"
+    assert client.get_run(given_up).info.lifecycle_stage == "deleted"
+
+
+def test_a_version_is_of_the_logged_model_that_all_machines_keep(machine, monkeypatch):
+    """Two machines log the model at the same time; the one that was created first is the one that was complete last."""
+    log, models = publishing._log_pyfunc, []
+
+    def log_twice(*arguments):
+        log(*arguments)
+        client, run = the_run()
+        (first,) = client.search_logged_models([run.info.experiment_id])
+        monkeypatch.setattr(publishing, "copy_id", lambda: "another")
+        log(*arguments)
+        models.extend(each.model_id for each in client.search_logged_models([run.info.experiment_id]) if each.model_id != first.model_id)
+        client.log_param(run.info.run_id, connection.LOGGED, models[0])
+
+    monkeypatch.setattr(publishing, "_log_pyfunc", log_twice)
+    publish(machine("first"))
+    update_registry([Registration(SHA256, "finetuned", None, {}, None)], {"champion": SHA256})
+    assert connect()[0].get_model_version(EXPERIMENT, "1").source == f"models:/{models[0]}"
 
 
 def test_runs_that_machines_logged_live_stay_and_one_of_them_is_published(machine, monkeypatch):
@@ -225,7 +259,7 @@ def test_a_logged_model_that_another_machine_finished_first_is_kept(machine, mon
         if not nested:
             nested.append(True)
             publish(machine("faster"))
-            nested.append(the_run()[1].data.params[agreement.LOGGED])
+            nested.append(the_run()[1].data.params[connection.LOGGED])
             machine("slower")
         return log(*arguments)
 
@@ -248,8 +282,6 @@ def test_an_incomplete_logged_model_of_another_machine_stays(machine):
 
 
 def test_a_copy_of_a_working_copy_with_its_cache_has_another_name(machine):
-    from pipeline.tracking.connection import copy_id
-
     first = machine("first")
     name = copy_id()
     assert copy_id() == name
@@ -266,7 +298,7 @@ def publish_from(folder, uri, barrier, results, dies):
     os.chdir(folder)
     os.environ |= {"DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri}
     if dies:
-        agreement._PATIENCE_SECONDS = 1
+        connection._PATIENCE_SECONDS = 1
         MlflowClient.log_artifacts = die_once(MlflowClient.log_artifacts, folder.parent / "died")
     barrier.wait(120)
     try:
