@@ -86,13 +86,12 @@ def log_stored_model(client: "MlflowClient", experiment_id: str, folder: Path, s
         return [run for run in find_runs(client, experiment_id, identity(facts)) if run.data.tags.get(MODEL) == sha256]
 
     with lock_run(identity(facts)):
-        runs = [run for run in _delete_empty_twins(client, find()) if run.info.status == "FINISHED"]
-        run, is_ours = (
-            (runs[0], False)
-            if runs
-            else agree_on_run(client, STORED, find, lambda: create_run(client, experiment_id, facts, {MODEL: sha256}))
-        )
-        run = run if is_ours else wait_for_writer(client, run)
+        finished = [run for run in _delete_empty_twins(client, find()) if run.info.status == "FINISHED"]
+        if finished:
+            run = finished[0]
+        else:
+            run, is_ours = agree_on_run(client, STORED, find, lambda: create_run(client, experiment_id, facts, {MODEL: sha256}))
+            run = run if is_ours else wait_for_writer(client, run)
         log_params(client, run, facts)
         if (scores := folder / "results/scores.json").is_file():
             contents = RunContents(folder, scores.parent, facts, read_json(scores), {}, [])
