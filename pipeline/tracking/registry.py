@@ -11,7 +11,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, sha256_of_json
 from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
 from pipeline.tracking.internals import write_beside_others
-from pipeline.tracking.publish import SUPERSEDED, log_stored_model
+from pipeline.tracking.publish import SUPERSEDED, kept_model, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
 
 if TYPE_CHECKING:
@@ -147,16 +147,16 @@ def _find_or_log(client: "MlflowClient", experiment_id: str, model: Registration
 
 
 def _find_logged(client: "MlflowClient", experiment_id: str, sha256: str) -> "LoggedModel | None":
-    """The complete logged model of that file whose run is there and not superseded; of several the first."""
+    """The complete logged model of that file whose run is there and not superseded; of several the one that all machines keep."""
     found = client.search_logged_models([experiment_id], f"tags.`{MODEL}` = '{sha256}'")
     ours = [logged for logged in found if logged.status == "READY" and KEY in logged.tags]
     pairs = [(logged, client.get_run(logged.source_run_id)) for logged in ours if logged.source_run_id]
     alive = [
-        (SUPERSEDED in run.data.tags, logged.creation_timestamp, logged.model_id, logged)
+        (SUPERSEDED in run.data.tags, logged.creation_timestamp, logged.model_id, run)
         for logged, run in pairs
         if run.info.lifecycle_stage == "active"
     ]
-    return min(alive, key=lambda each: each[:3])[-1] if alive else None
+    return kept_model(client, min(alive, key=lambda each: each[:3])[-1], sha256) if alive else None
 
 
 def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping[str, str]) -> "ModelVersion":
