@@ -58,7 +58,7 @@ def add_promote(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = _add(commands, "promote", "judge a model now; --force: make it the champion without a judgement")
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name in models/ (default: as `gate.challenger` in params.yaml says)")
     parser.add_argument("--force", action="store_true", help="promote it whatever the gate would say; needs --reason")
-    parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
+    parser.add_argument("--reason", type=_reason, metavar="TEXT", help="why; promotions.jsonl keeps it")
     parser.set_defaults(run=lambda parsed: _promote(parser, parsed))
 
 
@@ -73,7 +73,7 @@ def _promote(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Non
 def add_approve(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = _add(commands, "approve", "promote the model that waits for an approval")
-    parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
+    parser.add_argument("--reason", type=_reason, metavar="TEXT", help="why; promotions.jsonl keeps it")
     parser.set_defaults(run=print_approve)
 
 
@@ -88,7 +88,7 @@ def add_rollback(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = _add(commands, "rollback", "make an earlier champion the champion again")
     parser.add_argument("--to", metavar="SHA256", help="the first digits of its sha256 (default: the champion before)")
-    parser.add_argument("--reason", metavar="TEXT", help="why; promotions.jsonl keeps it")
+    parser.add_argument("--reason", type=_reason, metavar="TEXT", help="why; promotions.jsonl keeps it")
     parser.set_defaults(run=print_rollback)
 
 
@@ -118,6 +118,11 @@ def _options(parsed: argparse.Namespace, hook: str | None) -> "Options":
     return Options(parsed.skip_ci, parsed.push, hook)
 
 
+def _reason(typed: str) -> str:
+    """What was typed, without bytes that are not UTF-8, and without white space at its ends."""
+    return typed.encode("utf-8", "surrogateescape").decode("utf-8", "replace").strip()
+
+
 def _hook() -> str | None:
     """The hook of params.yaml, which an older project lacks."""
     from pipeline.core.params import read_params
@@ -136,7 +141,8 @@ def _print_ruling(rule: "Callable[[], Ruling]") -> None:
         print(error, file=sys.stderr)
         raise SystemExit(int(error.outcome)) from None
     sha256 = f" ({decision.entry.sha256[:_DIGITS]})" if decision.entry else ""
-    print("\n".join([f"{decision.verdict} {decision.model}{sha256}: {decision.reasons[0]}", *decision.reasons[1:], *kept.done]), flush=True)
+    lines = [f"{decision.verdict} {decision.model}{sha256}: {decision.reasons[0]}", *decision.reasons[1:], *kept.done]
+    print("\n".join(map(_one_line, lines)), flush=True)
     _print_undone(kept.undone)
     if outcome:
         raise SystemExit(int(outcome))

@@ -92,9 +92,9 @@ def mend() -> list[str]:
     if re.search(r"^<<<<<<< ", lock.read_text(encoding="utf-8", errors="replace"), re.MULTILINE):
         raise PipelineError(f"{lock}: contains a merge conflict; resolve it, or take one side whole, then run `dvc repro`")
     copy = _keep_copy(lock)
-    if (committed := _committed(lock)) is not None:
+    if (content := committed(lock)) is not None:
         with atomic_file(lock) as partial:
-            partial.write_text(committed, encoding="utf-8")
+            partial.write_text(content, encoding="utf-8")
         lines.append(f"{lock}: was half-written; restored from git, a copy is {copy}. DVC's cache has the results of later runs")
     else:
         lock.unlink()
@@ -121,7 +121,7 @@ def _follow_git() -> list[str]:
     return []
 
 
-def _committed(path: Path) -> str | None:
+def committed(path: Path) -> str | None:
     """The last committed content of a file, if that is whole."""
     try:
         shown = subprocess.run(["git", "show", f"HEAD:./{path}"], capture_output=True, text=True, encoding="utf-8", check=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, read_value, sha256_of_file, write_table
+from pipeline.core.files import atomic_dir, atomic_file, read_value, sha256_of_file, write_table
 from pipeline.core.params import parse_yaml
 from pipeline.promotion.journal import champion, champion_dir, read_journal
 
@@ -44,19 +44,19 @@ def store(model: str) -> Path:
 def restore(sha256: str) -> Path:
     """Return the folder of the champion whose model.onnx has this sha256, whole.
 
-    What is missing or damaged comes from DVC's cache, else from a model of the project with that sha256, else from the DVC remote. Raises
-    PipelineError if none of them has it.
+    What is missing or damaged comes from DVC's cache, else from a model of the project with that sha256, else from the DVC remote. The
+    file that names it in DVC comes from git if that is missing or torn. Raises PipelineError if none of them has it.
     """
     folder = champion_dir(sha256)
     pointer = _pointer(folder)
     sources: list[Callable[[], str | None]] = [
-        partial(_fault_of_dvc, "checkout", "--force", pointer),
+        partial(_checkout, folder),
         partial(_copy_model, sha256),
         partial(_fault_of_dvc, "pull", "--force", pointer),
     ]
     while not _is_whole(folder, sha256):
         if not sources:
-            cure = f"run `git pull` and `dvc pull {pointer}`, which reports the cause, or `pipeline rollback`"
+            cure = f"run `git pull` and `dvc pull {pointer}`, which reports the cause, or `pipeline rollback`, or `promote --force`"
             raise PipelineError(f"{folder}: the model {sha256} is not in DVC's cache, nor in {MODELS}, nor in a DVC remote; {cure}")
         sources.pop(0)()
     return folder
@@ -105,6 +105,17 @@ def _copy(model: str, folder: Path) -> None:
         for name in _KEPT:
             shutil.copyfile(RESULTS / model / name, results / name)
         write_test(results, pictures)
+
+
+def _checkout(folder: Path) -> None:
+    """Take the folder from DVC's cache, and before that its file from git, if that is not whole."""
+    from pipeline.core.dvc import committed
+
+    pointer = _pointer(folder)
+    if not _is_added(folder) and (content := committed(pointer)) is not None:
+        with atomic_file(pointer) as partial_file:
+            partial_file.write_text(content, encoding="utf-8")
+    _fault_of_dvc("checkout", "--force", pointer)
 
 
 def _copy_model(sha256: str) -> None:

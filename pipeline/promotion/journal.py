@@ -1,6 +1,7 @@
 """The journal, promotions.jsonl: one line per decision, append-only and in git. It alone says who is the champion."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -54,6 +55,11 @@ def stamp(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def next_time(time: datetime, entries: Iterable[Entry]) -> str:
+    """The time of a new entry: not before any other, since their times are their order, and a clock may be wrong."""
+    return max([stamp(time), *(entry.time for entry in entries)])
+
+
 def read_journal(path: Path = JOURNAL) -> list[Entry]:
     """All entries, in the order of their times; none if there is no journal. Raises PipelineError, which names the line.
 
@@ -95,19 +101,40 @@ def champion_dir(sha256: str, champions: Path = CHAMPIONS) -> Path:
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except ValueError as error:
         raise PipelineError(f"{path}: is not text in UTF-8 ({error}); run `git checkout {path}`") from None
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines, which also splits at characters that JSON may contain, as U+2028.
+    return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _parse(line: str, where: str) -> Entry:
+    if re.match(r"(<{7}|={7}|>{7}|\|{7})( |$)", line):
+        raise PipelineError(f"{where}: is a mark of a merge conflict; remove the marks, and keep the lines of both sides")
     try:
         facts = json.loads(line)
         known = {field.name for field in fields(Entry)}
         entry = Entry(**{key: value for key, value in facts.items() if key in known})
-    except (ValueError, TypeError, AttributeError):
+        json.dumps(facts, ensure_ascii=False, allow_nan=False).encode()  # as `append` writes it
+        fault = _fault(entry)
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise PipelineError(f"{where}: is not an entry; run `git checkout {JOURNAL}`, or repair it") from None
-    if entry.verdict not in get_args(Verdict):
-        raise PipelineError(f"{where}: {entry.verdict!r} is not a verdict; run `git checkout {JOURNAL}`, or repair it")
+    if fault:
+        raise PipelineError(f"{where}: {fault}; run `git checkout {JOURNAL}`, or repair it")
     return entry
+
+
+def _fault(entry: Entry) -> str | None:
+    """What is wrong with the values of an entry. Raises ValueError or TypeError if a value is of another kind."""
+    if entry.verdict not in get_args(Verdict):
+        return f"{entry.verdict!r} is not a verdict"
+    if stamp(datetime.fromisoformat(entry.time)) != entry.time:
+        return f"{entry.time!r} is not a time as 2026-11-27T03:00:00Z"
+    for digits in (entry.sha256, *filter(None, (entry.champion, entry.commit, entry.lock_sha256))):
+        if not re.fullmatch(r"[0-9a-f]{40,64}", digits):
+            return f"{digits!r} is not a sha256, or not a commit"
+    judgement = {} if entry.judgement is None else entry.judgement
+    mappings = [judgement, *(judgement.get(key) or {} for key in ("values", "test"))]
+    are_mappings = all(isinstance(each, Mapping) for each in mappings)
+    are_texts = all(isinstance(each, str) for each in (entry.reason, entry.model, entry.key))
+    return None if are_mappings and are_texts else "a value is of another kind than `pipeline history --json` shows"

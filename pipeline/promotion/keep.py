@@ -2,8 +2,6 @@
 
 import json
 import os
-import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_value, sha256_of_file, write_json
-from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, now, read_journal, reigns, stamp
+from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, next_time, now, read_journal, reigns
+from pipeline.promotion.programs import call_hook, communicate, start
 
 if TYPE_CHECKING:
     from pipeline.tracking.registry import Registration
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 DECISIONS = Path("decisions")  # the page that shows the journal, and the latest entry as JSON
 _BEGUN = Path(".cache/promotion/begun.json")  # the entry whose steps are not all done
 _FILES = ("params.yaml", "dvc.lock", "metrics", f":(glob){CHAMPIONS}/*.dvc", f"{CHAMPIONS}/.gitignore")  # git's pathspecs
-_HOOK_SECONDS = 600.0
+_GIT_SECONDS = 600.0  # for its hooks, and for a push
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,25 @@ def _commit_files(work: Keeping) -> list[str]:
         return []
     if not has_git():
         return ["git: this is no repository, so nothing is committed"]
-    lines = _commit(_FILES, f"Retrain: {work.title}", work.options)
+    lines = _return_deleted()
+    lines += _commit(_FILES, f"Retrain: {work.title}", work.options)
     if work.entry is not None:
+        _expect_tracked(f"{_name(work.entry)}.dvc")
         work.entry = replace(work.entry, commit=_git("log", "-1", "--format=%H", "--", *_FILES).strip() or None)
     return lines
+
+
+def _return_deleted() -> list[str]:
+    """Restore the files of champions that were deleted: they name what DVC keeps. `git rm` is a decision, and stays one."""
+    deleted = _git("ls-files", "-z", "--deleted", "--", f":(glob){CHAMPIONS}/*.dvc").split("\0")[:-1]
+    if deleted:
+        _git("checkout", "--quiet", "--", *deleted)
+    return [f"{name}: was deleted; restored from git" for name in deleted]
+
+
+def _expect_tracked(path: str) -> None:
+    if Path(path).is_file() and not _git("ls-files", "--", path):
+        raise PipelineError(f"{path}: is ignored by git; `git check-ignore -v {path}` names the line to remove")
 
 
 def _write_entry(work: Keeping) -> list[str]:
@@ -183,7 +197,7 @@ def _write_entry(work: Keeping) -> list[str]:
     if work.commits:
         lock = Path("dvc.lock")
         work.entry = replace(work.entry, lock_sha256=sha256_of_file(lock) if lock.is_file() else None)
-    work.entry = replace(work.entry, time=stamp(now()))
+    work.entry = replace(work.entry, time=next_time(now(), read_journal()))
     write_json(_BEGUN, {"entry": asdict(work.entry), "has_run_hook": False})
     append(work.entry)
     return [f"{JOURNAL}: {work.entry.verdict} {work.entry.model}"]
@@ -197,7 +211,20 @@ def _commit_journal(work: Keeping) -> list[str]:
     entries = read_journal()
     if not entries or not has_git():
         return []
-    return _commit((str(JOURNAL),), f"Journal: {entries[-1].verdict} {entries[-1].model}", work.options)
+    lines = _commit((str(JOURNAL),), f"Journal: {entries[-1].verdict} {entries[-1].model}", work.options)
+    _expect_tracked(str(JOURNAL))
+    return lines
+
+
+def check_journal() -> None:
+    """Raise PipelineError if the journal lacks a line that git has: then it would name another champion, and the loss be committed."""
+    try:
+        committed = _git("show", f"HEAD:./{JOURNAL}")
+    except PipelineError:  # there is none
+        return
+    present = JOURNAL.read_bytes().decode("utf-8", "surrogateescape") if JOURNAL.is_file() else ""
+    if lost := {line.strip() for line in committed.split("\n")} - {line.strip() for line in present.split("\n")}:
+        raise PipelineError(f"{JOURNAL}: lacks {len(lost)} of the lines that git has; run `git checkout {JOURNAL}`, or commit it as it is")
 
 
 def _run_hook(work: Keeping) -> list[str]:
@@ -210,22 +237,6 @@ def _run_hook(work: Keeping) -> list[str]:
         print(f"gate.hook: {fault}", file=sys.stderr)
     write_json(_BEGUN, {"entry": asdict(entry), "has_run_hook": True})
     return []
-
-
-def call_hook(command: str, entry: Entry, seconds: float = _HOOK_SECONDS) -> str | None:
-    """Run a command, without a shell, with the entry as JSON on stdin. Its output goes to stderr. Returns what went wrong, or None."""
-    try:
-        words = shlex.split(command)
-        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=2, text=True, encoding="utf-8", start_new_session=True)
-    except (OSError, ValueError, IndexError) as error:
-        return f"{command}: cannot be run ({error})"
-    try:
-        process.communicate(json.dumps(asdict(entry), ensure_ascii=False), timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # also what it started
-        process.wait()
-        return f"{command}: did not end within {seconds:g} seconds, and was killed"
-    return f"{command}: exit code {process.returncode}" if process.returncode else None
 
 
 def _push_commits(work: Keeping) -> list[str]:
@@ -269,19 +280,24 @@ STEPS: tuple[tuple[str, Callable[[Keeping], list[str]]], ...] = (
 
 
 def has_git() -> bool:
-    """Whether the project is in a git repository, and git is installed."""
+    """Whether the project is in a git repository, and git is installed. Raises PipelineError if git refuses to read the repository."""
     try:
         return _git("rev-parse", "--is-inside-work-tree").strip() == "true"
-    except PipelineError:
-        return False
+    except PipelineError as error:
+        if any(text in str(error) for text in ("not a git repository", "git: is not installed")):
+            return False
+        raise
 
 
 def _commit(paths: Sequence[str], message: str, options: Options) -> list[str]:
     """Commit what differs below some paths, and nothing else: what the user staged stays staged."""
     listed = _git("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all", "--", *paths)
-    changed = [f":(top,literal){entry[3:]}" for entry in listed.split("\0") if entry]
-    if not changed:
+    entries = [entry for entry in listed.split("\0") if entry]
+    if unmerged := next((entry[3:] for entry in entries if "U" in entry[:2] or entry[:2] in ("AA", "DD")), None):
+        raise PipelineError(f"{unmerged}: contains a merge conflict; resolve it, commit, and run the command again")
+    if not entries:
         return []
+    changed = [f":(top,literal){entry[3:]}" for entry in entries]
     _git("add", "--all", "--", *changed)
     _git("commit", "--quiet", "--only", "--message", message + " [skip ci]" * options.skips_ci, "--", *changed)
     return [f"git: {message}"]
@@ -289,17 +305,18 @@ def _commit(paths: Sequence[str], message: str, options: Options) -> list[str]:
 
 def _git(*arguments: str) -> str:
     """Run git, which may not ask for anything, and return its stdout. Raises PipelineError with what git says."""
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "surrogateescape"}
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-    command = ["git", *arguments]
-    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "encoding": "utf-8", "errors": "surrogateescape", "env": environment}
     try:
-        result: subprocess.CompletedProcess[str] = subprocess.run(command, capture_output=True, check=False, **options)
+        process = start(["git", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, **options)
+        stdout, stderr = communicate(process, _GIT_SECONDS)
     except FileNotFoundError:
         raise PipelineError("git: is not installed; install it, and run the command again") from None
-    if result.returncode:
-        fault = _foremost(result.stderr or result.stdout)
-        raise PipelineError(f"git {arguments[0]}: {fault}; mend that, and run the command again")
-    return result.stdout
+    except TimeoutError:
+        raise PipelineError(f"git {arguments[0]}: did not end within {_GIT_SECONDS:g} seconds, and was killed; does a hook wait?") from None
+    if process.returncode:
+        raise PipelineError(f"git {arguments[0]}: {_foremost(stderr or stdout)}; mend that, and run the command again")
+    return stdout
 
 
 def _foremost(text: str) -> str:
@@ -343,6 +360,7 @@ def _verify_git(entries: Sequence[Entry], entry: Entry) -> list[str]:
     kept = f"{champion_dir(entry.sha256)}.dvc"
     if left := _git("status", "--porcelain=v1", "--untracked-files=all", "--", kept, str(JOURNAL)).split("\n")[0]:
         raise PipelineError(f"{left[3:]}: is not committed as it is; run `pipeline retrain`, or `git add` and `git commit`")
+    _expect_tracked(str(JOURNAL))
     if not _git("ls-files", "--", kept).strip():
         raise PipelineError(f"{kept}: is not in git; run `dvc add {champion_dir(entry.sha256)}`, and commit it")
     source = next((one for one in reversed(entries) if one.sha256 == entry.sha256 and one.commit and one.lock_sha256), None)

@@ -14,7 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_value
 from pipeline.promotion.gate import Params
 from pipeline.promotion.journal import CHAMPIONS, Entry, Verdict, champion, now, read_journal, reigns, stamp
-from pipeline.promotion.keep import Keeping, Kept, Options, keep
+from pipeline.promotion.keep import Keeping, Kept, Options, check_journal, keep
 
 _RETRAIN = Path(".cache/locks/retrain.lock")
 _KEEP = Path(".cache/locks/keep.lock")
@@ -91,7 +91,7 @@ def retrain(
         facts.undone += kept.undone
         outcome = outcome_of(decision, kept, bool(facts.ran), facts.undone)
         reasons = decision.reasons
-    except PipelineError as error:
+    except (PipelineError, OSError) as error:  # as a disk that is full
         outcome = error.outcome if isinstance(error, Stopped) else Outcome.FAILURE
         reasons = [str(error)]
     shown = {key: getattr(facts, key) for key in ("changed", "ran", "models", "before", "published")}
@@ -130,9 +130,15 @@ def locked_stages() -> AbstractContextManager[None]:
     return _locked(_RETRAIN, "pipeline retrain", 0)
 
 
-def locked_journal() -> AbstractContextManager[None]:
-    """Hold the lock under which the journal changes: another one, so that a rollback does not wait for a training. Raises Stopped."""
-    return _locked(_KEEP, "command that promotes", _KEEP_SECONDS)
+@contextmanager
+def locked_journal() -> Iterator[None]:
+    """Hold the lock under which the journal changes: another one, so that a rollback does not wait for a training.
+
+    Raises Stopped if another process holds it, and PipelineError if the journal has lost lines.
+    """
+    with _locked(_KEEP, "command that promotes", _KEEP_SECONDS):
+        check_journal()
+        yield
 
 
 @contextmanager

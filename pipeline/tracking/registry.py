@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DECISION = "decision"  # the tag with the verdict, and the folder of the run's artifacts; tags that begin with it go to the run, too
 REGISTERED = "pipeline.registered"  # a version's tag, set last: the digest of all that was to be written
 _CURE = "run `pipeline retrain`"  # it makes up for what is undone
-_TAG_LENGTH = 8000  # MLflow's limit for a run, in characters
+_TAG_LENGTH = 5000  # the lowest limit of any MLflow, in characters; a reason that somebody typed may be longer
 _SHORT = 16  # digits of a sha256 in a line
 
 
@@ -117,7 +117,7 @@ def _register(
     client: "MlflowClient", experiment_id: str, model: Registration, version: "ModelVersion | None"
 ) -> tuple["ModelVersion", list[str]]:
     """The version of a model, created if need be, with its tags and its decision; and a line per change."""
-    tags = {MODEL: model.sha256, "model": model.name, **model.tags}
+    tags = {key: value[:_TAG_LENGTH] for key, value in {MODEL: model.sha256, "model": model.name, **model.tags}.items()}
     files = sorted(path for path in model.decision.rglob("*") if path.is_file()) if model.decision else []
     digest = sha256_of_json([tags, [(path.name, sha256_of_file(path)) for path in files]])
     if version and version.tags.get(REGISTERED) == digest:

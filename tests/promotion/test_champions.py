@@ -13,7 +13,7 @@ from pipeline.core.files import read_table, sha256_of_file
 from pipeline.pictures.manifest import read_manifest
 from pipeline.promotion.champions import champion_model, restore, store
 from pipeline.promotion.journal import Entry, append, champion_dir
-from tests.checkout import ROOT
+from tests.checkout import ROOT, commit
 from tests.scored import make_scored, write_scored, write_test_pictures
 
 
@@ -165,6 +165,17 @@ def test_without_a_cache_and_a_remote_it_comes_from_the_same_model_of_the_projec
     shutil.rmtree(champion)
     shutil.copytree(stored[0] / "models", "models")
     assert (restore(in_stored), sums(champion)) == (champion, whole)
+
+
+@pytest.mark.parametrize("torn", [None, "<<<<<<< HEAD\nouts:\n"])
+def test_its_file_comes_from_git_if_that_was_deleted_or_torn(in_stored, torn):
+    champion, whole = champion_dir(in_stored), sums(champion_dir(in_stored))
+    pointer = Path(f"{champion}.dvc")
+    commit(Path(), "all")
+    shutil.rmtree(champion)
+    pointer.unlink() if torn is None else pointer.write_text(torn)
+    assert (restore(in_stored), sums(champion)) == (champion, whole)
+    assert "outs:" in pointer.read_text()
 
 
 def test_a_champion_that_nobody_has_is_one_line_with_the_cure(in_stored):

@@ -1,6 +1,7 @@
 """Retraining: what is judged, what was decided before, which exit code that has; and the decisions of a person."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,25 @@ def fault(text="it is away"):
 def test_a_source_that_cannot_be_read_is_a_data_fault(dvc):
     facts, outcome = again(refresh=fault)
     assert (outcome, facts["reasons"], facts["exit_code"]) == (Outcome.DATA_FAULT, ["it is away"], 14)
+
+
+def test_a_disk_that_is_full_is_a_failure_with_its_line(dvc, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["pipeline.promotion.judging"], "prepare", fail)
+    facts, outcome = again()
+    assert (outcome, facts["reasons"]) == (Outcome.FAILURE, ["[Errno 28] No space left on device"])
+    assert not JOURNAL.exists()
+
+
+def test_a_reason_of_any_bytes_and_characters_is_kept_and_read(dvc, monkeypatch, capsys):
+    from pipeline.__main__ import main
+
+    monkeypatch.setenv("DVC_ROOT", str(Path.cwd()))
+    main(["promote", "small", "--force", "--reason", " a\udcff\x1b[31m\u2028\nb "])
+    assert read_journal()[-1].reason == "a\ufffd\x1b[31m\u2028\nb"
+    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_an_mlflow_that_is_away_is_unfinished_though_held_and_the_next_run_makes_up_for_it(dvc):

@@ -80,6 +80,14 @@ def test_a_published_model_has_a_version_of_its_run_with_tags_and_aliases(files)
     assert {key: tags[key] for key in (*TAGS, "model", "model_sha256")} == {**TAGS, "model": "finetuned", "model_sha256": SHA256}
 
 
+def test_a_reason_longer_than_mlflows_limit_is_cut_and_registered_once(files):  # noqa: F811
+    publish(files)
+    long = Registration(SHA256, "finetuned", None, {**TAGS, "decision_reason": "x" * 200_000}, None)
+    assert update_registry([long], {"champion": SHA256}) != []
+    assert update_registry([long], {"champion": SHA256}) == []
+    assert connect()[0].get_model_version(EXPERIMENT, "1").tags["decision_reason"] == "x" * 5000
+
+
 def test_registering_twice_writes_nothing(files, tmp_path, monkeypatch):  # noqa: F811
     publish(files)
     decided = Registration(SHA256, "finetuned", None, TAGS, decision(tmp_path))
