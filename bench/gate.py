@@ -24,7 +24,7 @@ from pipeline.promotion.looks import LEVEL, power, weigh
 ROOT = Path(__file__).parent.parent
 PICTURES, ACCURACY = 300, 0.85
 FIRST_ACCURACY, GAIN = 0.6, 0.1  # of the second simulation, in which the champion gets better
-GROUP, ALIKE = 5, 0.7  # pictures a group, and the share of them that share the fate of their group
+GROUP, ALIKE = 5, 0.7  # pictures per group, and the share of them that have the answers of their group
 BETTER_WEEKS = (3, 11, 19)  # in which the challenger of the second simulation is truly better
 SIZES, GAINS, DISAGREEMENT = (50, 100, 153, 300, 500, 1000, 2000, 5000), (1, 2, 3, 4, 6, 8, 10), 0.1
 

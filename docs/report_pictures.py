@@ -1,11 +1,15 @@
-"""Take the README's screenshots of the report: `python docs/report_pictures.py`, after `dvc repro`. Needs playwright and Chromium."""
+"""Take the screenshots of both pages: `PYTHONPATH=. python docs/report_pictures.py`, after `dvc repro`. Needs playwright and Chromium."""
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
+
+from pipeline.report.decisions import write_decisions
+from tests.decisions import twelve_weeks
 
 DOCS = Path(__file__).parent
 PAGE = DOCS.parent / "report" / "index.html"
@@ -28,11 +32,13 @@ def take(browser: Browser, name: str, html: Path, size: tuple[int, int], scheme:
 
 
 def main() -> None:
-    """Take all screenshots."""
-    with sync_playwright() as playwright:
+    """Take all screenshots. The decisions are invented."""
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, (size, scheme) in PICTURES.items():
             take(browser, name, PAGE, size, scheme)
+        write_decisions(Path(folder), twelve_weeks())
+        take(browser, "decisions", Path(folder) / "index.html", (1060, 1000), "light")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _GROUPS = {
         predict.add_predict,
         predict.add_explain,
         show.add_audit,
-        _command("verify", "check that each model file is the one that was scored and described, and the champion everywhere the same",
+        _command("verify", "check that each model file is the one that was scored and described, and the champion is the same everywhere",
                  lambda _: print("\n".join(promotion.verify_lines()))),
         export.add_export,
         upkeep.add_data,

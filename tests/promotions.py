@@ -159,7 +159,8 @@ def main(command, *points):
         facts, outcome = retraining.retrain(lambda: ("0", "0"), lambda: None, options)
         print(json.dumps(facts))
     else:
-        *_, outcome = by_hand.rollback(None, None, options) if command == "rollback" else by_hand.approve(None, options)
+        decision, kept = by_hand.rollback(None, None, options) if command == "rollback" else by_hand.approve(None, options)
+        outcome = retraining.outcome_of(decision, kept.undone)
     raise SystemExit(int(outcome))
 
 

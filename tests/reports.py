@@ -1,4 +1,6 @@
-"""A small report with values as the stages write them."""
+"""A small report with values as the stages write them, and what is in a page."""
+
+from html.parser import HTMLParser
 
 import numpy as np
 
@@ -138,3 +140,12 @@ def make_report(class_names=("ants", "bees"), model="finetuned", comparison=None
         "versions": {"python": "3.11.7"},
     }
     return Report(**{**given, **changes})
+
+
+def tags_of(html):
+    """All start tags with their attributes."""
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
+    parser.feed(html)
+    return found

@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands.show import align
+from pipeline.commands.show import METRICS, align, interval
 from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.promotion.journal import Entry
     from pipeline.promotion.keep import Kept, Options
-    from pipeline.promotion.retraining import Decision, Outcome
-
-    Ruling = tuple[Decision, Kept, Outcome]
+    from pipeline.promotion.retraining import Decision
 
 _DIGITS = 12  # of a sha256 in a table
 _REASON_LENGTH = 80
-_FIGURES = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
 _CODES = """\
 exit codes:
   0   nothing to do, or promoted
@@ -67,7 +64,7 @@ def _promote(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Non
 
     if parsed.force != bool(parsed.reason):
         parser.error("--force and --reason TEXT belong together")
-    _print_ruling(lambda: promote(parsed.model, parsed.reason, _options(parsed, _hook())))
+    _print_decision(lambda: promote(parsed.model, parsed.reason, _options(parsed, _hook())))
 
 
 def add_approve(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -81,7 +78,7 @@ def print_approve(parsed: argparse.Namespace) -> None:
     """Approve and print what was decided."""
     from pipeline.promotion.by_hand import approve
 
-    _print_ruling(lambda: approve(parsed.reason, _options(parsed, _hook())))
+    _print_decision(lambda: approve(parsed.reason, _options(parsed, _hook())))
 
 
 def add_rollback(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -96,20 +93,16 @@ def print_rollback(parsed: argparse.Namespace) -> None:
     """Roll back and print what was decided."""
     from pipeline.promotion.by_hand import rollback
 
-    _print_ruling(lambda: rollback(parsed.to, parsed.reason, _options(parsed, _hook())))
+    _print_decision(lambda: rollback(parsed.to, parsed.reason, _options(parsed, _hook())))
 
 
 def _add(commands: "argparse._SubParsersAction[Any]", name: str, summary: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, epilog=_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    _add_git(parser)
-    return parser
-
-
-def _add_git(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-ci", action="store_true", help="the messages of its commits end with [skip ci]")
     parser.add_argument("--push", action="store_true", help="push its commits to git's upstream")
+    return parser
 
 
 def _options(parsed: argparse.Namespace, hook: str | None) -> "Options":
@@ -131,12 +124,12 @@ def _hook() -> str | None:
     return read_gate().hook if "gate" in read_params() else None
 
 
-def _print_ruling(rule: "Callable[[], Ruling]") -> None:
+def _print_decision(decide: "Callable[[], tuple[Decision, Kept]]") -> None:
     """Print what was decided and done, on stderr what is undone, and exit with the outcome's code."""
-    from pipeline.promotion.retraining import Stopped
+    from pipeline.promotion.retraining import Stopped, outcome_of
 
     try:
-        decision, kept, outcome = rule()
+        decision, kept = decide()
     except Stopped as error:
         print(error, file=sys.stderr)
         raise SystemExit(int(error.outcome)) from None
@@ -144,7 +137,7 @@ def _print_ruling(rule: "Callable[[], Ruling]") -> None:
     lines = [f"{decision.verdict} {decision.model}{sha256}: {decision.reasons[0]}", *decision.reasons[1:], *kept.done]
     print("\n".join(map(_one_line, lines)), flush=True)
     _print_undone(kept.undone)
-    if outcome:
+    if outcome := outcome_of(decision, kept.undone):
         raise SystemExit(int(outcome))
 
 
@@ -162,13 +155,13 @@ def add_champion(commands: "argparse._SubParsersAction[Any]") -> None:
 def print_champion(parsed: argparse.Namespace) -> None:
     """Print the champion with its test figures. Raises PipelineError if there is none."""
     from pipeline.core.files import read_value
-    from pipeline.promotion.journal import champion, champion_dir, read_journal, reigns
+    from pipeline.promotion.journal import champion, champion_dir, promotions, read_journal
 
     entries = read_journal()
     entry = champion(entries)
     if entry is None:
         raise PipelineError("promotions.jsonl: no model was promoted yet; run `pipeline retrain`")
-    folder, since = champion_dir(entry.sha256), reigns(entries)[-1].time
+    folder, since = champion_dir(entry.sha256), promotions(entries)[-1].time
     figures = read_value(folder / "results/scores.json", "figures") or {}
     if parsed.json:
         facts = {key: getattr(entry, key) for key in ("model", "sha256", "verdict", "reason", "commit", "lock_sha256")}
@@ -176,20 +169,12 @@ def print_champion(parsed: argparse.Namespace) -> None:
         return
     commit = f"; git commit {entry.commit[:_DIGITS]}" if entry.commit else ""
     print(f"{entry.model} {entry.sha256}\nchampion since {since}, {entry.verdict}: {_one_line(entry.reason)}\n{folder}{commit}")
-    print("".join(f"{line}\n" for line in _figure_lines(figures)) or f"{folder}: is not here; run `dvc pull`\n", end="")
-
-
-def _figure_lines(figures: Mapping[str, Any]) -> list[str]:
-    """The headline figures on test, with their intervals where they have one."""
-    rows = [(title, figures[name]) for name, title in _FIGURES.items() if name in figures]
-    return [f"{title}: {_interval(facts)}" for title, facts in rows]
+    lines = [f"{title}: {_interval(figures[name])}" for name, title in METRICS.items() if name in figures]
+    print("\n".join(lines or [f"{folder}: is not here; run `dvc pull`"]))
 
 
 def _interval(facts: Mapping[str, Any]) -> str:
-    value, low, high = (facts.get(key) for key in ("value", "low", "high"))
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
+    return interval(*(facts.get(key) for key in ("value", "low", "high")))
 
 
 def add_history(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pipeline.stock.networks import ModelListing
 
-_METRICS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
+METRICS = {"top1_accuracy": "top-1 accuracy", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss", "ece": "ECE"}
 _ADJUSTED = ", adjusted for the number of comparisons (Holm)"
 _FINDINGS_SHOWN = 3  # per kind
 _MODEL_COLUMNS = ("name", "library", "parameters", "GMACs", "px", "licence", "source", "on disk")
@@ -39,8 +39,8 @@ def show_results(comparison_json: Path) -> str:
     comparison = read_json(comparison_json)
     pictures = comparison["test_pictures"]
     groups = f" in {comparison['test_groups']} groups" if comparison["test_groups"] < pictures else ""
-    rows = [["model", *_METRICS.values()]]
-    rows += [[name, *(_figure(facts, column) for column in _METRICS)] for name, facts in comparison["models"].items()]
+    rows = [["model", *METRICS.values()]]
+    rows += [[name, *(_figure(facts, column) for column in METRICS)] for name, facts in comparison["models"].items()]
     lines = [*align(rows), "", f"{pictures} test pictures{groups}; in brackets {100 * comparison['confidence']:g} % intervals."]
     for name, facts in comparison["models"].items():
         if facts["learned_test_pictures"]:
@@ -61,7 +61,13 @@ def show_results(comparison_json: Path) -> str:
 
 
 def _figure(facts: dict[str, Any], name: str) -> str:
-    value, low, high = (facts.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return interval(*(facts.get(f"{name}{end}") for end in ("", "_low", "_high")))
+
+
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A figure with its interval if it has one; a dash if it is undefined."""
+    if value is None:
+        return "-"
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 

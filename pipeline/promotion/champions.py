@@ -1,4 +1,4 @@
-"""The champions: a copy of each promoted model with its answers on test, in a folder that DVC keeps. The journal alone says who reigns."""
+"""The champions: a copy of each promoted model with its answers on test, in a folder that DVC keeps."""
 
 import shutil
 from collections.abc import Callable, Iterable

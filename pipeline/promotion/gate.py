@@ -200,11 +200,14 @@ def _compare(
         return replace(judgement, verdict="PROMOTE", reason=f"{lenient}; {primary.text}" if lenient else primary.text)
     if pair.is_same and not lenient:
         return replace(judgement, reason="the challenger gives the champion's answer to every test picture")
-    rest = [lenient, primary.text] if lenient else [primary.text, _look(judgement), _sight(evidence, pair, judgement.alpha, params.margin)]
-    return replace(judgement, reason="; ".join(rest))
+    sentences = [lenient, primary.text]
+    if not lenient:
+        power = _power_sentence(evidence, pair, judgement.alpha, params.margin)
+        sentences = [primary.text, _look_sentence(judgement), power]
+    return replace(judgement, reason="; ".join(sentences))
 
 
-def _look(judgement: Judgement) -> str:
+def _look_sentence(judgement: Judgement) -> str:
     left = judgement.looks - judgement.look + 1
     if left < 1:
         return f"all {judgement.looks} looks at these test pictures are spent, so new test pictures are needed"
@@ -256,7 +259,7 @@ def _check_bounds(challenger: Candidate, champion: Candidate, pair: "Pair", para
 
 def _check_difference(name: str, word: str, values: tuple[float, float] | None, bound: float | None) -> Check:
     if values is None:
-        return Check(name, None, None, None, None, None, bound, None, f"{word} is not known of both")
+        return Check(name, None, None, None, None, None, bound, None, f"{word} is not known for both models")
     difference = values[0] - values[1]
     text = f"{word} {values[0]:.3f} against {values[1]:.3f} ({difference:+.3f})"
     if bound is None:
@@ -268,7 +271,7 @@ def _check_ratio(name: str, unit: str, challenger: float | None, champion: float
     known = [value if value is not None and isfinite(value) and value > 0 else None for value in (challenger, champion)]
     first, second = known
     if first is None or second is None:
-        return Check(name, first, second, None, None, None, bound, None, f"{name} is not known of both")
+        return Check(name, first, second, None, None, None, bound, None, f"{name} is not known for both models")
     text = f"{name} {first:.3g} against {second:.3g} {unit} ({first / second:.2f} times)"
     if bound is None:
         return Check(name, first, second, first - second, None, None, None, None, f"{text}: not judged")
@@ -310,8 +313,8 @@ def _compare_old(pair: "Pair", test: TestSet, alpha: float, params: Params) -> d
     return {"pictures": len(part.image_ids), **values, "difference": evidence.difference, "low": low, "high": high}
 
 
-def _sight(evidence: "Evidence", pair: "Pair", alpha: float, margin: float) -> str:
-    """What these test pictures can see: about as much beyond the margin as they see beyond 0."""
+def _power_sentence(evidence: "Evidence", pair: "Pair", alpha: float, margin: float) -> str:
+    """Which gain these test pictures show: about as much beyond the margin as they show beyond 0."""
     from pipeline.promotion.looks import detectable_gain
 
     gain = detectable_gain(int(evidence.size), evidence.disagreement, alpha)

@@ -85,7 +85,7 @@ def champion(entries: Sequence[Entry]) -> Entry | None:
     return next((entry for entry in reversed(entries) if entry.promotes), None)
 
 
-def reigns(entries: Sequence[Entry]) -> list[Entry]:
+def promotions(entries: Sequence[Entry]) -> list[Entry]:
     """The promoting entries, in order, without those that promoted who was champion already."""
     found: list[Entry] = []
     for entry in entries:
@@ -94,9 +94,9 @@ def reigns(entries: Sequence[Entry]) -> list[Entry]:
     return found
 
 
-def champion_dir(sha256: str, champions: Path = CHAMPIONS) -> Path:
+def champion_dir(sha256: str) -> Path:
     """The folder that keeps a promoted model: a model folder with the results on test in its folder `results`."""
-    return champions / sha256[:_SHORT]
+    return CHAMPIONS / sha256[:_SHORT]
 
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_value, sha256_of_file, write_json
-from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, next_time, now, read_journal, reigns
+from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, append, champion, champion_dir, next_time, now, promotions, read_journal
 from pipeline.promotion.programs import call_hook, communicate, start
 
 if TYPE_CHECKING:
@@ -82,9 +82,9 @@ def begun() -> Entry | None:
 
 def aliases(entries: Sequence[Entry]) -> dict[str, str | None]:
     """MLflow's aliases by the journal: the sha256 of the champion, of the model that was judged last, and of the champion before."""
-    reigning = [entry.sha256 for entry in reigns(entries)]
+    promoted = [entry.sha256 for entry in promotions(entries)]
     judged = next((entry.sha256 for entry in reversed(entries) if entry.judgement is not None), None)
-    first, second = ([None, None, *reigning])[-2:]
+    first, second = ([None, None, *promoted])[-2:]
     return {"champion": second, "challenger": judged, "previous": first}
 
 
@@ -127,25 +127,24 @@ def _store(work: Keeping) -> list[str]:
 
 
 def _push_outs(work: Keeping) -> list[str]:
-    """Push whatever DVC's default remote lacks. Without such a remote there is nothing to do."""
+    """Push whatever DVC's default remote lacks."""
     from pipeline.core.dvc import run_dvc
 
-    named = run_dvc("config", "core.remote", capture_output=True) if work.commits and Path(".dvc").is_dir() else None
-    if named is None or named.returncode or not (remote := named.stdout.strip()):
+    if not work.commits:
         return []
+    named = run_dvc("config", "core.remote", capture_output=True) if Path(".dvc").is_dir() else None
+    if named is None or named.returncode or not (remote := named.stdout.strip()):
+        return ["DVC: there is no default remote, so nothing is pushed"] if work.stores else []
     if not _not_in_remote(remote):
         return []
     _run_dvc(remote, "push")
     left = _not_in_remote(remote)
-    needed = [name for name in left if not name.startswith(f"{CHAMPIONS}/") or (work.entry and name.startswith(_name(work.entry)))]
+    own = champion_dir(work.entry.sha256).as_posix() if work.entry else ""
+    needed = [name for name in left if not name.startswith(f"{CHAMPIONS}/") or (own and name.startswith(own))]
     if needed:
         raise PipelineError(f"DVC remote {remote}: lacks {needed[0]}, which is not in DVC's cache either; run `dvc repro`, or `dvc pull`")
     lost = [f"DVC remote {remote}: lacks {name}, a champion that is not in DVC's cache either" for name in left]
     return [f"DVC remote {remote}: has all outs", *lost]
-
-
-def _name(entry: Entry) -> str:
-    return champion_dir(entry.sha256).as_posix()
 
 
 def _not_in_remote(remote: str) -> list[str]:
@@ -171,7 +170,7 @@ def _commit_files(work: Keeping) -> list[str]:
     lines = _return_deleted()
     lines += _commit(_FILES, f"Retrain: {work.title}", work.options)
     if work.entry is not None:
-        _expect_tracked(f"{_name(work.entry)}.dvc")
+        _expect_tracked(f"{champion_dir(work.entry.sha256)}.dvc")
         work.entry = replace(work.entry, commit=_git("log", "-1", "--format=%H", "--", *_FILES).strip() or None)
     return lines
 
@@ -337,19 +336,17 @@ def verify_journal() -> list[str]:
 
     MLflow's versions and aliases are mended. An MLflow that is away is a line. Raises PipelineError for any other difference.
     """
-    from pipeline.promotion.champions import champion_model, restore
+    from pipeline.promotion.champions import restore
 
     entries = read_journal()
     entry = champion(entries)
     if entry is None:
         return [f"{JOURNAL}: no model was promoted yet"] if entries else []
-    folder = restore(entry.sha256)
-    used, scored = champion_model(), read_value(folder / "results/scores.json", "model_sha256")
-    if used is None or sha256_of_file(used / "model.onnx") != entry.sha256:
-        raise PipelineError(f"{used}: `pipeline predict` would use it, but {JOURNAL} names {entry.sha256}; run `dvc pull`")
+    folder = restore(entry.sha256)  # the folder of `champion_model`, whole
+    scored = read_value(folder / "results/scores.json", "model_sha256")
     if scored != entry.sha256:
         raise PipelineError(f"{folder}/results/scores.json: is about {scored}, not {entry.sha256}; run `dvc checkout --force {folder}.dvc`")
-    lines = [f"{entry.sha256}  {folder}/model.onnx: the champion since {reigns(entries)[-1].time}, which `pipeline predict` uses"]
+    lines = [f"{entry.sha256}  {folder}/model.onnx: the champion since {promotions(entries)[-1].time}, which `pipeline predict` uses"]
     return [*lines, *_verify_git(entries, entry), *_verify_registry(entries)]
 
 

@@ -1,4 +1,4 @@
-"""Looks at a set of test pictures: the test and the interval of one look, and what so many pictures can see.
+"""Looks at a set of test pictures: the test and the interval of one look, and the gain that so many pictures can show.
 
 A gain is 1 if the challenger alone is right, -1 if the champion alone is right, else 0.
 """

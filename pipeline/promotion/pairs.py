@@ -26,13 +26,13 @@ _CONFIDENCE = 0.95  # of each side's own interval
 class Classes:
     """How the classes of a challenger differ from the champion's. `renamed`: the new name by the old one; the others are in order.
 
-    `parted`: a class of the champion that became several, with their names, which are also among the new ones.
+    `divided`: a class of the champion that became several, with their names, which are also among the new ones.
     """
 
     new: Sequence[str]
     vanished: Sequence[str]
     renamed: Mapping[str, str]
-    parted: Mapping[str, Sequence[str]]
+    divided: Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Pair:
 
 
 def compare_classes(challenger: "Candidate", champion: "Candidate | None") -> Classes:
-    """New, vanished, renamed and parted classes; none without a champion.
+    """New, vanished, renamed and divided classes; none without a champion.
 
     A new class is a vanished one under another name if the champion gives that name to more than half of its test pictures, and to no
     other new class so. Raises PipelineError if the rows are not of the same pictures in the same order.
@@ -126,7 +126,7 @@ def compare_classes(challenger: "Candidate", champion: "Candidate | None") -> Cl
         new=sorted(new - set(renamed.values())),
         vanished=sorted(vanished - set(renamed)),
         renamed=dict(sorted(renamed.items())),
-        parted={old: claimed for old, claimed in sorted(claims.items()) if len(claimed) > 1},
+        divided={old: claimed for old, claimed in sorted(claims.items()) if len(claimed) > 1},
     )
 
 
@@ -267,7 +267,7 @@ def notes(challenger: "Candidate", champion: "Candidate | None", test: "TestSet"
                 f"class {old} is called {name} now: the champion answers {old} to most of its pictures"
                 for old, name in classes.renamed.items()
             ),
-            *(f"class {old} is parted into {', '.join(names)}" for old, names in classes.parted.items()),
+            *(f"class {old} is divided into {', '.join(names)}" for old, names in classes.divided.items()),
         ]
         keys = sorted({*challenger.preprocessing, *champion.preprocessing})
         other = [key for key in keys if challenger.preprocessing.get(key) != champion.preprocessing.get(key)]

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_value
 from pipeline.promotion.gate import Params
-from pipeline.promotion.journal import CHAMPIONS, Entry, Verdict, champion, now, read_journal, reigns, stamp
+from pipeline.promotion.journal import CHAMPIONS, Entry, Verdict, champion, now, promotions, read_journal, stamp
 from pipeline.promotion.keep import Keeping, Kept, Options, check_journal, keep
 
 _RETRAIN = Path(".cache/locks/retrain.lock")
@@ -68,6 +68,7 @@ class _Facts:
     before: dict[str, Any] = field(default_factory=dict)
     published: bool = False
     notes: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
 
 
@@ -88,8 +89,9 @@ def retrain(
             _publish(facts, publish)
             with locked_journal():
                 decision, kept = judge_and_keep(params, replace(options, hook=params.hook))
+        facts.done += kept.done
         facts.undone += kept.undone
-        outcome = outcome_of(decision, kept, bool(facts.ran), facts.undone)
+        outcome = outcome_of(decision, facts.undone, bool(facts.ran) or kept.is_entered)
         reasons = decision.reasons
     except (PipelineError, OSError) as error:  # as a disk that is full
         outcome = error.outcome if isinstance(error, Stopped) else Outcome.FAILURE
@@ -98,11 +100,11 @@ def retrain(
     nothing = not facts.ran and outcome is Outcome.DONE and not (decision and decision.entry)
     notes = ["nothing changed"] if nothing else [f"{len(facts.ran)} stages ran", *facts.notes]
     summary = "; ".join(notes) if decision else reasons[0]
-    return {**shown, "summary": summary, **describe(decision, outcome, reasons, facts.undone)}, outcome
+    facts_of_decision = _describe_decision(decision, outcome, reasons)
+    return {**shown, "summary": summary, **facts_of_decision, "done": facts.done, "undone": facts.undone}, outcome
 
 
-def describe(decision: Decision | None, outcome: Outcome, reasons: Sequence[str], undone: Sequence[str]) -> dict[str, Any]:
-    """The keys of the line of JSON that are about the decision."""
+def _describe_decision(decision: Decision | None, outcome: Outcome, reasons: Sequence[str]) -> dict[str, Any]:
     judgement = (decision and decision.judgement) or {}
     return {
         "decision": decision.verdict if decision else None,
@@ -111,7 +113,6 @@ def describe(decision: Decision | None, outcome: Outcome, reasons: Sequence[str]
         "exit_code": int(outcome),
         "reasons": list(reasons),
         "figures": {key: judgement[key] for key in ("values", "checks", "test", "look", "looks") if key in judgement},
-        "undone": list(undone),
     }
 
 
@@ -121,7 +122,7 @@ def read_gate() -> Params:
     from pipeline.core.sections import read_section
 
     if "gate" not in read_params():
-        raise PipelineError(f"{PARAMS}: gate: is missing; add the section that docs/promotion.md shows")
+        raise PipelineError(f"{PARAMS}: gate: is missing; add it, docs/promotion.md lists its keys")
     return read_section("gate", Params)
 
 
@@ -306,22 +307,22 @@ def spent(entries: Sequence[Entry], test_sha256: str) -> int:
 
 def age_days(entries: Sequence[Entry]) -> float | None:
     """For how many days the champion has been so; None if there is none."""
-    reigning = reigns(entries)
-    return (now() - datetime.fromisoformat(reigning[-1].time)).total_seconds() / 86400 if reigning else None
+    promoted = promotions(entries)
+    return (now() - datetime.fromisoformat(promoted[-1].time)).total_seconds() / 86400 if promoted else None
 
 
 def _withdrawal(entries: Sequence[Entry], sha256: str) -> Entry | None:
-    """The rollback that ended the last reign of a model; None if it ended in another way, or if there was none."""
+    """The rollback that last replaced a model as champion; None if something else did, or if nothing did."""
     ended = next((entry for entry in reversed(entries) if entry.promotes and entry.champion == sha256), None)
     return ended if ended and ended.verdict == "ROLLBACK" else None
 
 
-def outcome_of(decision: Decision, kept: Kept, ran: bool, undone: Sequence[str]) -> Outcome:
-    """The exit code of a decision. `ran`: whether there was something to do; `undone`: all sentences about what is not."""
+def outcome_of(decision: Decision, undone: Sequence[str], ran: bool = True) -> Outcome:
+    """The exit code of a decision. `undone`: what could not be done; `ran`: whether there was something to do."""
     if undone:
         return Outcome.UNFINISHED
     if decision.verdict == "PENDING":
         return Outcome.PENDING
-    if not (ran or kept.is_entered):
+    if not ran:
         return Outcome.DONE
     return {"HOLD": Outcome.HELD, "REJECT": Outcome.REJECTED}.get(decision.verdict, Outcome.DONE)

@@ -25,7 +25,7 @@ _JUDGEMENT: Facts = {
     **dict.fromkeys(("old", "look", "looks", "alpha")),
 }
 _CHECK = dict.fromkeys(("name", "challenger", "champion", "difference", "low", "high", "bound", "passed", "text"))
-_CLASS = dict.fromkeys(("class", "pictures", "challenger", "champion", "p", "passed", "text"))
+_CLASS = dict.fromkeys(("class", "pictures", "challenger", "champion", "p", "passed"))
 
 
 class Sign(NamedTuple):
@@ -86,9 +86,8 @@ class Decision:
         return max(0, int(self.judgement["looks"] - self.judgement["look"] + (not spends)))
 
     def why_unjudged(self, row: Facts) -> str:
-        """Why a class was not judged."""
-        if row["text"] or not self.judgement:
-            return str(row["text"])
+        """Why a class of its judgement was not judged."""
+        assert self.judgement is not None  # noqa: S101 - the row is of it
         if self.judgement["values"].get("champion") is None:
             return "there was no champion"
         if not row["pictures"]:
@@ -155,11 +154,11 @@ def _complete(judgement: Any) -> Facts | None:
 
 def _champion(decisions: Sequence[Decision]) -> Decision | None:
     """The decision since which the present champion is champion; None if there is none yet."""
-    reign: Decision | None = None
+    found: Decision | None = None
     for each in decisions:
-        if each.sign.promotes and (reign is None or reign.entry["sha256"] != each.entry["sha256"]):
-            reign = each
-    return reign
+        if each.sign.promotes and (found is None or found.entry["sha256"] != each.entry["sha256"]):
+            found = each
+    return found
 
 
 def _moments(decisions: Sequence[Decision], metric: str | None) -> list[charts.Moment]:

@@ -58,7 +58,7 @@ def count_dvc(monkeypatch):
     return ran
 
 
-def reign(sha256):
+def promote(sha256):
     append(Entry("2026-11-27T03:00:00Z", "PROMOTE", "the first", "own", sha256, None, "key"))
 
 
@@ -193,13 +193,13 @@ def test_without_a_journal_there_is_no_champion(tmp_path, monkeypatch):
 
 
 def test_the_champion_of_the_journal_is_found_without_dvc(in_stored, monkeypatch):
-    reign(in_stored)
+    promote(in_stored)
     ran = count_dvc(monkeypatch)
     assert (champion_model(), ran) == (champion_dir(in_stored), [])
 
 
 def test_a_damaged_champion_is_restored_before_it_answers(in_stored):
-    reign(in_stored)
+    promote(in_stored)
     path = champion_dir(in_stored) / "model.onnx"
     path.unlink()
     path.write_bytes(b"damaged")

@@ -8,7 +8,7 @@ import pytest
 from pipeline.core.errors import PipelineError
 from pipeline.promotion import keep
 from pipeline.promotion.by_hand import rollback
-from pipeline.promotion.journal import JOURNAL, read_journal
+from pipeline.promotion.journal import JOURNAL, champion_dir, read_journal
 from pipeline.promotion.retraining import locked_journal
 from tests.checkout import commit, type_in, user_environment
 from tests.promotion.test_keep import draft, kept, log, make
@@ -30,7 +30,7 @@ def project(tmp_path, monkeypatch):
 
 
 def champion_name(content=b"one"):
-    return keep._name(draft(content))
+    return champion_dir(draft(content).sha256).as_posix()
 
 
 def script(path, text):

@@ -175,7 +175,10 @@ def test_the_power_table_is_what_power_returns():
 
 def test_the_page_on_promotion_quotes_the_simulation():
     page = (ROOT / "docs/promotion.md").read_text(encoding="utf-8")
-    rows = [f"| {int(size):,} | {' | '.join(f'{100 * share:.0f}' for share in row.values())} |" for size, row in MEASURED["power"].items()]
+    rows = []
+    for size, row in MEASURED["power"].items():
+        shares = " | ".join(f"{100 * share:.0f}" for share in row.values())
+        rows.append(f"| {int(size):,} | {shares} | {100 * detectable_gain(int(size), MEASURED['disagreement'], ALPHA):.1f} points |")
     rows += [f"| {title} | {' | '.join(f'{rate:.2f}' for rate in rates.values())} |" for title, rates in MEASURED["misses"].items()]
     for row in MEASURED["no_better"] + MEASURED["some_better"]:
         shares = f"{100 * row['false']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f}) |"

@@ -12,7 +12,7 @@ from pipeline.core.files import read_json
 from pipeline.promotion import by_hand
 from pipeline.promotion.journal import JOURNAL, Entry, champion, read_journal
 from pipeline.promotion.keep import Options
-from pipeline.promotion.retraining import Outcome, age_days, open_request, read_gate, retrain, spent
+from pipeline.promotion.retraining import Outcome, age_days, open_request, outcome_of, read_gate, retrain, spent
 from tests.promotions import TESTED, install, set_clock, write_candidate, write_gate
 
 
@@ -50,6 +50,11 @@ def again(verdict="PROMOTE", content=None, publish=lambda: None, refresh=lambda:
         write_candidate("small", content)
     Path("verdict").write_text(verdict)
     return retrain(refresh, publish, Options())
+
+
+def outcome_by_hand(decided):
+    decision, kept = decided
+    return outcome_of(decision, kept.undone)
 
 
 def verdicts():
@@ -162,7 +167,7 @@ def test_a_project_without_a_gate_is_told_what_to_add(dvc):
     Path("params.yaml").write_text("seed: 1\n")
     facts, outcome = again()
     assert (outcome, facts["reasons"]) == (
-        Outcome.FAILURE, ["params.yaml: gate: is missing; add the section that docs/promotion.md shows"],
+        Outcome.FAILURE, ["params.yaml: gate: is missing; add it, docs/promotion.md lists its keys"],
     )  # fmt: skip
 
 
@@ -192,8 +197,8 @@ def test_a_model_that_was_rolled_back_returns_by_force_alone(dvc, monkeypatch):
         next(days)
         again("PROMOTE", content)
     next(days)
-    decision, kept, outcome = by_hand.rollback(shas[0][:8], "worse in the field", Options())
-    assert (decision.verdict, kept.undone, outcome) == ("ROLLBACK", [], Outcome.DONE)
+    decision, kept = by_hand.rollback(shas[0][:8], "worse in the field", Options())
+    assert (decision.verdict, kept.undone) == ("ROLLBACK", [])
     assert read_json(Path("registry.json"))["aliases"] == {"champion": shas[0], "challenger": shas[2], "previous": shas[2]}
     next(days)
     facts, outcome = again("PROMOTE")
@@ -201,12 +206,12 @@ def test_a_model_that_was_rolled_back_returns_by_force_alone(dvc, monkeypatch):
         Outcome.DONE, ["small was rolled back on 2026-03-06T03:00:00Z; `pipeline promote small --force --reason TEXT` brings it back"],
     )  # fmt: skip
     next(days)
-    assert by_hand.promote("small", "it was the camera", Options())[2] is Outcome.DONE
+    assert outcome_by_hand(by_hand.promote("small", "it was the camera", Options())) is Outcome.DONE
     assert champion(read_journal()).sha256 == shas[2]
     assert [entry.reason for entry in read_journal()[-2:]] == ["worse in the field", "it was the camera"]
 
 
-def test_a_rollback_goes_to_the_reign_before_and_says_where_it_cannot(dvc, monkeypatch):
+def test_a_rollback_goes_to_the_champion_before_and_says_where_it_cannot(dvc, monkeypatch):
     days = ticking(monkeypatch)
     with pytest.raises(PipelineError, match="no model was promoted yet"):
         by_hand.rollback(None, None, Options())
@@ -234,10 +239,10 @@ def test_a_rollback_whose_mlflow_was_away_is_finished_by_the_same_command(dvc, m
     first = read_journal()[0].sha256
     next(days)
     Path("mlflow_away").touch()
-    assert by_hand.rollback(None, None, Options())[2] is Outcome.UNFINISHED
+    assert outcome_by_hand(by_hand.rollback(None, None, Options())) is Outcome.UNFINISHED
     Path("mlflow_away").unlink()
-    decision, _, outcome = by_hand.rollback(None, None, Options())
-    assert (decision.reasons, outcome) == (["the rollback of 2026-03-05T03:00:00Z is finished"], Outcome.DONE)
+    decision, kept = by_hand.rollback(None, None, Options())
+    assert (decision.reasons, kept.undone) == (["the rollback of 2026-03-05T03:00:00Z is finished"], [])
     assert (read_json(Path("registry.json"))["aliases"]["champion"], len(read_journal())) == (first, 3)
 
 
@@ -248,7 +253,7 @@ def test_a_rollback_needs_not_wait_for_a_training(dvc, monkeypatch):
         again("PROMOTE", content)
     next(days)
     with FileLock(".cache/locks/retrain.lock"):
-        assert by_hand.rollback(None, None, Options())[2] is Outcome.DONE
+        assert outcome_by_hand(by_hand.rollback(None, None, Options())) is Outcome.DONE
 
 
 def test_an_approval_promotes_and_gives_the_look_back(dvc, monkeypatch):
@@ -262,8 +267,8 @@ def test_an_approval_promotes_and_gives_the_look_back(dvc, monkeypatch):
     pending = read_journal()[-1]
     assert (champion(read_journal()).sha256 != pending.sha256, spent(read_journal(), TESTED)) == (True, 1)
     next(days)
-    decision, kept, outcome = by_hand.approve("looked at it", Options())
-    assert (decision.entry.key, kept.undone, outcome) == (pending.key, [], Outcome.DONE)
+    decision, kept = by_hand.approve("looked at it", Options())
+    assert (decision.entry.key, kept.undone) == (pending.key, [])
     assert (champion(read_journal()).sha256, spent(read_journal(), TESTED)) == (pending.sha256, 0)
     with pytest.raises(PipelineError, match="nothing waits for an approval"):
         by_hand.approve(None, Options())
@@ -285,8 +290,8 @@ def test_a_request_is_overtaken_by_a_promotion_and_by_another_judgement_of_its_m
 
 def test_promote_without_force_judges_now(dvc):
     Path("verdict").write_text("HOLD")
-    decision, _, outcome = by_hand.promote(None, None, Options())
-    assert (decision.verdict, outcome, verdicts()) == ("HOLD", Outcome.HELD, ["HOLD"])
+    assert outcome_by_hand(by_hand.promote(None, None, Options())) is Outcome.HELD
+    assert verdicts() == ["HOLD"]
 
 
 def test_the_hook_of_params_hears_of_a_retraining(dvc, monkeypatch):

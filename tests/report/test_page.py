@@ -1,7 +1,6 @@
 """The report's page: verdict first, names escaped, nothing loaded from elsewhere, an alternative text for every picture."""
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from pipeline.evaluation.galleries import TITLES
 from pipeline.report import page
 from pipeline.report.page import interval, points, share, three, write_page
-from tests.reports import PICTURE, VERDICT, make_audit, make_doubt, make_figure, make_gallery, make_model, make_report
+from tests.reports import PICTURE, VERDICT, make_audit, make_doubt, make_figure, make_gallery, make_model, make_report, tags_of
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "it's <b>bold</b>", "{{ 7 * 7 }}"]
 FINDING = ("exact_duplicate", ["x.png", "y.png"], "'x.png', 'y.png': one picture 2 times")
@@ -25,15 +24,6 @@ def write(tmp_path, monkeypatch):
         return (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
 
     return write_one
-
-
-def tags_of(html):
-    """All start tags with their attributes."""
-    found = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: found.append((tag, dict(attributes)))
-    parser.feed(html)
-    return found
 
 
 def text_of(html):
