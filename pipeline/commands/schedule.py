@@ -79,9 +79,7 @@ def add_schedule(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--at", metavar="TIME", type=Time.parse, default=Time(3, 0), help=(
         "as 03:00 (the default), or 'Mon,Thu 03:00'; local time with --systemd and --cron, UTC with the others"))  # fmt: skip
     parser.add_argument("--user", action="store_true", help="with --systemd: units of your user in place of the system's")
-    parser.add_argument(
-        "--push", action="store_true", help="`pipeline retrain` also pushes its commits with git, as on GitHub it always does"
-    )
+    parser.add_argument("--push", action="store_true", help="`pipeline retrain` also pushes its commits with git; with --github always")
     parser.add_argument("--output", metavar="FOLDER", help="write files into this folder, and print their paths")
     parser.set_defaults(run=print_schedule, here=Path.cwd())  # the user's working directory: commands run in the project's root
 
@@ -144,7 +142,7 @@ def _codes() -> dict[str, str]:
     return {
         "decisions": " ".join(str(int(code)) for code in decisions),
         "decision_cases": "|".join(str(int(code)) for code in decisions),
-        "outcomes": " ".join(f"{int(code)}) outcome='{code.name.lower().replace('_', ' ')}' ;;" for code in Outcome),
+        "outcomes": f"\n{12 * ' '}".join(f"{int(code)}) outcome='{code.name.lower().replace('_', ' ')}' ;;" for code in Outcome),
         "busy": str(int(Outcome.BUSY)),
     }
 
@@ -191,7 +189,7 @@ def _expressible(path: Path, refused: str, where: str) -> str:
     text = str(path)
     found = [sign for sign in text if sign in refused or sign < " " or sign == "\x7f" or "\ud800" <= sign <= "\udfff"]
     if found or text != text.strip():
-        raise PipelineError(f"{ascii(text)}: {where} cannot name a path with {ascii(found[0] if found else ' ')} there; move the project")
+        raise PipelineError(f"{text!a}: {where} cannot name a path with {found[0] if found else ' '!a} there; move the project")
     return text
 
 
