@@ -18,6 +18,15 @@ _FORMS = {
     "github": "a workflow",
     "kubernetes": "a CronJob and its claim",
 }
+# What the manager of a user cannot give up, since it has no capabilities. ProtectClock and PrivateDevices would hide GPUs.
+_SYSTEM_SANDBOX = """\
+CapabilityBoundingSet=
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+"""
 _NAME_LENGTH = 40  # a CronJob's name has at most 52 characters, those that a user appends included
 
 
@@ -90,7 +99,7 @@ def print_schedule(parsed: argparse.Namespace) -> None:
 
     if parsed.user and parsed.form != "systemd":
         raise PipelineError("--user: is for --systemd alone; leave it out")
-    files = schedule_files(parsed.form, parsed.at, find_job(parsed.push), parsed.user)
+    files = schedule_files(parsed.form, parsed.at, find_job(parsed.push, parsed.form), parsed.user)
     if parsed.output is None:
         print("\n".join(f"# {name}\n{text}" if len(files) > 1 else text for name, text in files.items()), end="")
         return
@@ -101,20 +110,24 @@ def print_schedule(parsed: argparse.Namespace) -> None:
         print(path)
 
 
-def find_job(pushes: bool) -> Job:
-    """The project of the working directory with this Python and this user, and the folders of its DVC remote and cache elsewhere."""
+def find_job(pushes: bool = False, form: str = "systemd") -> Job:
+    """The project of the working directory, this Python and this user; for systemd also DVC's folders elsewhere."""
     import getpass
-    import subprocess
     import sys
+
+    project = Path.cwd()
+    return Job(project, Path(sys.executable), getpass.getuser(), _dvc_folders(project) if form == "systemd" else (), pushes)
+
+
+def _dvc_folders(project: Path) -> tuple[Path, ...]:
+    """The folders of DVC's remotes and of its cache that are outside of the project."""
+    import subprocess
 
     from pipeline.core.dvc import run_dvc
 
-    project = Path.cwd()
-    answers = [run_dvc(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for command in (("remote", "list"), ("cache", "dir"))]
-    places = [line.split("\t")[1] for line in answers[0].stdout.splitlines() if "\t" in line] + answers[1].stdout.splitlines()[:1]
-    folders = [Path(place.removesuffix("(default)").rstrip()) for place in places]
-    outside = sorted({folder for folder in folders if folder.is_absolute() and not folder.is_relative_to(project)})
-    return Job(project, Path(sys.executable), getpass.getuser(), tuple(outside), pushes)
+    listed = run_dvc("config", "--list", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+    folders = {Path(path) for path in re.findall(r"^(?:remote\..+\.url|cache\.dir)=(/.*)$", listed, re.MULTILINE)}
+    return tuple(sorted(folder for folder in folders if not folder.is_relative_to(project)))
 
 
 def schedule_files(form: str, at: Time, job: Job, is_user: bool = False) -> dict[str, str]:
@@ -165,6 +178,7 @@ def _unit_values(job: Job, is_user: bool) -> dict[str, str]:
         "linger": linger,
         "network": "" if is_user else "Wants=network-online.target\nAfter=network-online.target\n",
         "user": "" if is_user else f"User={job.user}\n",
+        "sandbox": "" if is_user else _SYSTEM_SANDBOX,
         "directory": _in_unit(job.project)[1:-1],  # systemd takes the rest of this line as it is
         "python": _in_unit(job.python),
         "writable": " ".join(_in_unit(folder) for folder in (job.project, *job.writable)),
@@ -173,7 +187,7 @@ def _unit_values(job: Job, is_user: bool) -> dict[str, str]:
 
 def _in_unit(path: Path) -> str:
     """A path in a unit of systemd, which expands `%`. Raises PipelineError."""
-    text = _expressible(path, '"\\$', "a unit of systemd")
+    text = _expressible(path, "\"'\\$", "a unit of systemd")
     return '"' + text.replace("%", "%%") + '"'
 
 

@@ -17,7 +17,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.promotion.retraining import Outcome
 from tests.checkout import ROOT
 
-ODD = "it's 100 % größer; #1 & more"
+ODD = "100 % größer; #1 & more"
 NIGHTLY = Time(3, 0)
 JOB = Job(Path("/srv/pictures"), Path(sys.executable), "somebody")
 DECISIONS = (Outcome.DONE, Outcome.HELD, Outcome.REJECTED, Outcome.PENDING)
@@ -65,23 +65,24 @@ def test_what_is_not_a_time_is_wrong_usage(text, below, ask):
 @needs_python_elsewhere
 @pytest.mark.parametrize("is_user", [False, True])
 def test_systemd_accepts_the_units_without_a_word(is_user, tmp_path):
-    assert verified(tmp_path, Job(Path("/srv", ODD), Path(sys.executable), "nobody", (Path("/srv/a remote"),)), is_user) == ("", 0)
+    assert verified(tmp_path, Job(Path("/srv", ODD), Path(sys.executable), "somebody", (Path("/srv/a remote"),)), is_user) == ("", 0)
 
 
 @needs_systemd
 @pytest.mark.parametrize("is_user", [False, True])
 def test_systemd_reads_an_odd_path_as_it_is(is_user, tmp_path):
     python = f"/opt/{ODD}/bin/python"
-    said, code = verified(tmp_path, Job(Path("/srv/pictures"), Path(python), "nobody"), is_user)
+    said, code = verified(tmp_path, Job(Path("/srv/pictures"), Path(python), "somebody"), is_user)
     assert (f"Command {python} is not executable" in said, code != 0) == (True, True)
 
 
 def test_a_unit_writes_to_the_project_and_to_a_dvc_remote_elsewhere(below, monkeypatch):
-    remotes = '[core]\n    no_scm = true\n[\'remote "near"\']\n    url = storage\n[\'remote "far"\']\n    url = ../../a remote\n'
+    remotes = "[core]\n    no_scm = true\n[cache]\n    dir = ../../shared\n['remote \"near\"']\n    url = storage\n"
     monkeypatch.chdir(below.parent)
     Path(".dvc").mkdir()
-    Path(".dvc/config").write_text(remotes + "['remote \"cloud\"']\n    url = s3://bucket/folder\n")
-    assert find_job(pushes=True).writable == (below.parent.parent / "a remote",)
+    remotes += "['remote \"far\"']\n    url = ../../a remote\n['remote \"cloud\"']\n    url = s3://bucket/folder\n"
+    Path(".dvc/config").write_text(remotes)
+    assert find_job().writable == (below.parent.parent / "a remote", below.parent.parent / "shared")
     job = Job(Path("/srv/pictures"), Path("/opt/python"), "somebody", (Path("/srv/a remote"),))
     assert 'ReadWritePaths="/srv/pictures" "/srv/a remote"\n' in content("systemd", job)
 
@@ -89,7 +90,7 @@ def test_a_unit_writes_to_the_project_and_to_a_dvc_remote_elsewhere(below, monke
 @pytest.mark.parametrize(
     ("form", "folder"),
     [
-        *(("systemd", name) for name in ('say "ants"', "back\\slash", "$HOME", "two\nlines", "at the end ", "\udcff")),
+        *(("systemd", name) for name in ('say "ants"', "it's", "back\\slash", "$HOME", "two\nlines", "at the end ", "\udcff")),
         *(("cron", name) for name in ("back\\slash", "two\nlines", "\udcff")),
         ("systemd", "/tmp/pictures"),
     ],
@@ -108,8 +109,8 @@ def test_two_projects_have_names_that_every_scheduler_takes():
 
 @pytest.fixture
 def odd_project(tmp_path):
-    """A project at an odd path, whose `pipeline retrain` prints its arguments, and ends with the exit code in the file `code`."""
-    project = tmp_path / ODD
+    """A project at an odd path. Its `pipeline retrain` prints its arguments, and ends with the exit code in the file `code`."""
+    project = tmp_path / f"it's {ODD}"
     (project / "pipeline").mkdir(parents=True)
     script = "import sys\nprint(sys.argv[1:])\nprint('a message', file=sys.stderr)\nsys.exit(int(open('code').read()))\n"
     (project / "pipeline/__main__.py").write_text(script)
@@ -177,12 +178,19 @@ def test_the_workflow_fails_for_what_is_a_failure_and_its_summary_has_the_line(t
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     stub(tmp_path, "dvc", 'echo "$@" >> dvc.log')
     stub(tmp_path, "python", f'exec {shlex.quote(sys.executable)} "$@"')
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"), "DVC_REMOTE": "s3://a/b"}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary"),
+        "DVC_REMOTE": "s3://a/b",
+    }
     for code in (*Outcome, 2):
         (tmp_path / "summary").unlink(missing_ok=True)
         printed = "" if code == Outcome.FAILURE else """printf '{"options": "%s", "name": "größer"}' "$*"; """
         stub(tmp_path, "pipeline", f"{printed}exit {int(code)}")
-        result = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            ["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
         assert result.returncode == (0 if code in DECISIONS else code), result.stderr
         outcome = Outcome(code).name.lower().replace("_", " ") if code != 2 else "exit code 2"
         summary = (tmp_path / "summary").read_text()
