@@ -181,7 +181,7 @@ def _unit_values(job: Job, is_user: bool) -> dict[str, str]:
         "sandbox": "" if is_user else _SYSTEM_SANDBOX,
         "directory": _in_unit(job.project)[1:-1],  # systemd takes the rest of this line as it is
         "python": _in_unit(job.python),
-        "writable": " ".join(_in_unit(folder) for folder in (job.project, *job.writable)),
+        "writable": " ".join([_in_unit(job.project), *(_in_unit(folder).replace('"', '"-', 1) for folder in job.writable)]),
     }
 
 

@@ -84,7 +84,7 @@ def test_a_unit_writes_to_the_project_and_to_a_dvc_remote_elsewhere(below, monke
     Path(".dvc/config").write_text(remotes)
     assert find_job().writable == (below.parent.parent / "a remote", below.parent.parent / "shared")
     job = Job(Path("/srv/pictures"), Path("/opt/python"), "somebody", (Path("/srv/a remote"),))
-    assert 'ReadWritePaths="/srv/pictures" "/srv/a remote"\n' in content("systemd", job)
+    assert 'ReadWritePaths="/srv/pictures" "-/srv/a remote"\n' in content("systemd", job)
 
 
 @pytest.mark.parametrize(
