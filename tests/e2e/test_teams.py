@@ -1,0 +1,93 @@
+"""Two machines and twenty, on one MLflow server with PostgreSQL and one DVC remote on S3: nothing is lost, nothing is there twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.core.files import sha256_of, sha256_of_file, write_json, write_table
+from pipeline.pictures.manifest import Picture, write_manifest
+from tests.checkout import ROOT, commit, type_in, user_environment
+from tests.repro import read_lock, stages_run
+from tests.teams import HAS_POSTGRES, shared_services
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.skipif(not HAS_POSTGRES, reason="PostgreSQL is not installed")]
+MACHINES = 20
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    pytest.importorskip("psycopg")
+    pytest.importorskip("dvc_s3")
+    with shared_services(tmp_path_factory.mktemp("services")) as shared:
+        yield shared
+
+
+def rows(services, query):
+    """The answer of the database."""
+    import psycopg
+
+    with psycopg.connect(services.database.replace("+psycopg", "")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def write_project(root, graph):
+    """Write the files of one evaluated model, with some bytes in place of its graph."""
+    pictures = [Picture(f"ant/{i}.png", f"ant/{i}.png", str(i) * 64, "ant", split, str(i), 8, 8) for i, split in enumerate(["train", "test"])]
+    write_manifest(root / "data/manifest.csv", pictures)
+    write_json(root / "data/source.json", {"source": "insects", "licence": "CC0"})
+    model, results = root / "models/finetuned", root / "results/finetuned"
+    for folder in (model, results):
+        folder.mkdir(parents=True)
+    (model / "model.onnx").write_bytes(graph)
+    sums = {"data": sha256_of_file(root / "data/manifest.csv"), "params": sha256_of(graph), "code": "c" * 64}
+    facts = {"model": "finetuned", "class_names": ["ant", "bee"], "params": {}, "inputs_sha256": sums, "hardware": {"threads": 1}}
+    write_json(model / "model.json", {**facts, "model_sha256": sha256_of(graph)})
+    write_table(model / "history.csv", ["epoch", "val_loss"], [{"epoch": step, "val_loss": 1 / (step + 1)} for step in range(3)])
+    answer = {"image_id": "ant/1.png", "label": "ant", "predicted": "ant", "probability": "0.75"}
+    write_table(results / "predictions.csv", list(answer), [answer])
+    accuracy = {"top1_accuracy": {"value": 0.75, "low": 0.5, "high": 1.0}}
+    scores = {"model": "finetuned", "model_sha256": sha256_of(graph), "test_pictures": 1, "test_sha256": "7" * 64, "confidence": 0.95}
+    write_json(results / "scores.json", {**scores, "figures": accuracy})
+    (root / "params.yaml").write_text(yaml.safe_dump({"models": {"finetuned": {}}}))
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {}}))
+    return root
+
+
+def publish_at_once(services, roots):
+    """Publish in all folders at once, each as a machine of its own; what each printed."""
+    environment = {**user_environment(ROOT), **services.variables}
+
+    def publish(root):
+        command = [sys.executable, "-m", "pipeline", "publish"]
+        return subprocess.run(
+            command, cwd=root, env={**environment, "DVC_ROOT": str(root)}, capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+    with ThreadPoolExecutor(len(roots)) as threads:
+        return list(threads.map(publish, roots))
+
+
+def test_twenty_machines_publish_twenty_models_at_once(services, tmp_path):
+    roots = [write_project(tmp_path / str(number), b"graph %d" % number) for number in range(MACHINES)]
+    for result in publish_at_once(services, roots):
+        assert (result.returncode, "published as run" in result.stdout) == (0, True), result.stdout + result.stderr
+    query = "select status, lifecycle_stage, count(*) from runs where name = 'finetuned' group by 1, 2"
+    assert rows(services, query) == [("FINISHED", "active", MACHINES)]
+    assert rows(services, "select count(*) from experiments where name = 'transfer-pipeline'") == [(1,)]
+    assert {result.stdout for result in publish_at_once(services, roots[:2])} == {"MLflow is up to date\n"}
+
+
+def test_twenty_machines_publish_the_same_model_at_once(services, tmp_path):
+    roots = [write_project(tmp_path / str(number), b"the same graph") for number in range(MACHINES)]
+    for result in publish_at_once(services, roots):
+        assert result.returncode == 0, result.stdout + result.stderr
+    sha256 = sha256_of(b"the same graph")
+    query = f"select r.status, r.lifecycle_stage from runs r join tags t on r.run_uuid = t.run_uuid where t.value = '{sha256}'"  # noqa: S608
+    assert rows(services, query) == [("FINISHED", "active")]
