@@ -1,7 +1,6 @@
 """The command line, `pipeline COMMAND`. Its modules import a library only when a command that needs it runs."""
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import export, predict, schedule, search, show, stock, storage, upkeep
+from pipeline.commands import export, predict, promotion, schedule, search, show, stock, storage, upkeep
 from pipeline.core.errors import PipelineError
 
 
@@ -25,12 +24,16 @@ _GROUPS = {
         predict.add_predict,
         predict.add_explain,
         show.add_audit,
-        _command("verify", "check that each model file is the one that was scored and described",
-                 lambda _: print("\n".join(show.verify_all()))),
+        _command("verify", "check that each model file is the one that was scored and described, and the champion everywhere the same",
+                 lambda _: print("\n".join(promotion.verify_lines()))),
         export.add_export,
         upkeep.add_data,
-        _command("retrain", "refresh the digest, run the stages that changed, publish; prints one line of JSON",
-                 lambda _: print(json.dumps(upkeep.retrain()))),
+        promotion.add_retrain,
+        promotion.add_champion,
+        promotion.add_history,
+        promotion.add_promote,
+        promotion.add_approve,
+        promotion.add_rollback,
         _command("publish", "log the evaluated models to MLflow, if they are not there yet",
                  lambda _: print("\n".join(upkeep.publish_all()) or "MLflow is up to date")),
         schedule.add_schedule,

@@ -29,11 +29,11 @@ def linear_graph(size, num_classes, seed=0, bias=None):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None):
-    """Write a model folder, made without torch; its probabilities depend on every pixel and its place."""
+def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None, learned=""):
+    """Write a model folder, made without torch; its probabilities depend on every pixel and its place. `learned`: see `record_of`."""
     folder.mkdir(parents=True)
     preprocessing = {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}
-    facts = {"model": folder.name, "class_names": list(class_names), "preprocessing": preprocessing}
+    facts = {"model": folder.name, "class_names": list(class_names), "preprocessing": preprocessing, "learned": learned}
     history = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)]
     write_facts(folder, linear_graph(SIZE, len(class_names), seed, bias), facts, history)
     return folder

@@ -25,13 +25,15 @@ _EXAMPLES = """\
   find /photos -name '*.jpg' -print0 | pipeline predict -0 - --format jsonl --abstain-below 0.9
   RAY_ADDRESS=10.0.0.1:6379 pipeline predict /photos --on ray --output predictions.csv"""
 _MODELS = Path("models")
+_CHAMPION = "champion"  # no model of the project may have this name
+_MODEL_HELP = f"a name in models/, or a model folder (default: {_CHAMPION}; before there is one, the lowest val loss)"
 _SHEET_SIZE = 50  # pictures on the sheet of `explain`
 
 
 def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "predict", "predict the classes of pictures with a stored model", _ABOUT, _EXAMPLES)
-    parser.add_argument("--model", metavar="NAME|FOLDER", help="a name in models/, or a model folder (default: the lowest val loss)")
+    parser.add_argument("--model", metavar="NAME|FOLDER", help=_MODEL_HELP)
     add_row_arguments(parser, top=None)
     parser.add_argument("--on", choices=("ray",), help="compute on the Ray cluster at RAY_ADDRESS, or on a Ray that is started here")
     parser.set_defaults(run=predict)
@@ -39,13 +41,12 @@ def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def predict(parsed: argparse.Namespace) -> None:
     """Write a row per picture; the exit code reports whether all could be read. Raises PipelineError."""
-    from pipeline.networks.artifact import find_model
     from pipeline.serving.predictor import open_model
 
-    folder = find_model(parsed.model, _MODELS, parsed.here)
+    name, folder = _find(parsed.model, parsed.here)
 
     def open_stored(threads: int) -> tuple[str, "Predictor"]:
-        return folder.name, open_model(folder, threads)
+        return name, open_model(folder, threads)
 
     if parsed.on == "ray":
         from pipeline.serving.remote import predict_on_ray
@@ -55,11 +56,24 @@ def predict(parsed: argparse.Namespace) -> None:
         answer(parsed, "predict", open_stored)
 
 
+def _find(named: str | None, here: Path) -> tuple[str, Path]:
+    """The name and the folder of the named model: by default the champion, or without one the lowest val loss. Raises PipelineError."""
+    from pipeline.networks.artifact import find_model
+    from pipeline.promotion.champions import champion_model
+
+    if named in (None, _CHAMPION) and (champion := champion_model()):
+        return _CHAMPION, champion
+    if named == _CHAMPION:
+        raise PipelineError(f"--model {_CHAMPION}: there is none yet; run `pipeline retrain`, or name another model")
+    folder = find_model(named, _MODELS, here)
+    return folder.name, folder
+
+
 def add_explain(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("explain", help="draw which parts of pictures speak for a class (Grad-CAM)")
     parser.add_argument("paths", nargs="+", metavar="PATH", help=f"a picture, or a folder of pictures; the first {_SHEET_SIZE} are drawn")
-    parser.add_argument("--model", metavar="NAME|FOLDER", help="a name in models/, or a model folder (default: the lowest val loss)")
+    parser.add_argument("--model", metavar="NAME|FOLDER", help=_MODEL_HELP)
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="the class to explain (default: the predicted one)")
     parser.add_argument("--output", type=png, metavar="FILE.png", default="explained.png", help="the sheet to draw (default: %(default)s)")
     parser.set_defaults(run=explain, here=Path.cwd())  # the user's working directory: commands run in the project's root
@@ -70,12 +84,11 @@ def explain(parsed: argparse.Namespace) -> None:
     from pipeline.core.files import output_path, writing
     from pipeline.core.params import read_threads
     from pipeline.evaluation.galleries import draw_sheet
-    from pipeline.networks.artifact import find_model
     from pipeline.serving.predictions import find_pictures
     from pipeline.serving.predictor import open_model
 
     output = output_path(parsed.here, parsed.output)
-    folder = find_model(parsed.model, _MODELS, parsed.here)
+    name, folder = _find(parsed.model, parsed.here)
     predictor = open_model(folder, read_threads())
     if parsed.class_name not in (None, *predictor.class_names):
         raise PipelineError(f"--class {parsed.class_name}: is not a class of {folder}; its classes are {', '.join(predictor.class_names)}")
@@ -83,7 +96,7 @@ def explain(parsed: argparse.Namespace) -> None:
     draw_map = _load_grad_cam(folder, predictor)
     cells = [cell for file in files for cell in _draw_pair(parsed.here / file.path, predictor, draw_map, parsed.class_name)]
     with writing(output):
-        draw_sheet(output, cells, f"{folder.name}: where it looked")
+        draw_sheet(output, cells, f"{name}: where it looked")
     print(output)
 
 

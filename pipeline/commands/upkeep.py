@@ -1,16 +1,12 @@
-"""`pipeline data refresh`, `mend`, `publish`, `retrain`, `ui` and `deps`: keep a project running."""
+"""`pipeline data refresh`, `mend`, `publish`, `ui` and `deps`: keep a project running."""
 
 import argparse
-import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import PipelineError
-
-_HEADLINE_METRICS = ("top1_accuracy", "top1_accuracy_low", "top1_accuracy_high", "log_loss")
 
 
 def add_data(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -95,74 +91,6 @@ def publish_all() -> list[str]:
     from pipeline.tracking.publish import publish
 
     return publish(Path("data"), Path("models"), Path("results"))
-
-
-def retrain() -> dict[str, Any]:
-    """Run the stages whose source, params or code changed. Returns what changed, which stages ran, and the scores.
-
-    Raises PipelineError if another retraining is running, or if a stage fails.
-    """
-    from filelock import FileLock, Timeout
-
-    lock = Path(".cache/locks/retrain.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            return _retrain()
-    except Timeout:
-        raise PipelineError(f"{lock}: another `pipeline retrain` is running; wait until it ends") from None
-
-
-def _retrain() -> dict[str, Any]:
-    from pipeline.core.dvc import mend
-    from pipeline.evaluation.comparison import other_test_set
-
-    for line in mend():
-        print(line, file=sys.stderr)
-    before, after = refresh()
-    changed = {"download.digest": [before, after]} if before != after else {}
-    scores_before, tested_before = _last_comparison()
-    if not json.loads(_dvc("status", "--json")):
-        return {"changed": changed, "ran": [], "models": scores_before, "published": _publish(), "summary": "nothing changed"}
-    ran = re.findall(r"^Running stage '(.+)':", _dvc("repro"), re.MULTILINE)
-    scores, tested = _last_comparison()
-    facts = {"changed": changed, "ran": ran, "models": scores, "before": scores_before}
-    notes = [f"{len(ran)} stages ran", *other_test_set(tested_before, tested)]
-    return {**facts, "published": _publish(), "summary": "; ".join(notes)}
-
-
-def _publish() -> bool:
-    """Publish, and return whether that succeeded. A failure is printed; the next publication makes up for it."""
-    try:
-        publish_all()
-    except PipelineError as error:
-        print(error, file=sys.stderr)
-        return False
-    return True
-
-
-def _last_comparison() -> tuple[dict[str, dict[str, float]], str | None]:
-    """The headline metrics of each model in the last comparison, and the sha256 of its test pictures."""
-    from pipeline.core.files import read_json
-
-    path = Path("metrics/comparison.json")
-    comparison = read_json(path) if path.is_file() else {"models": {}}
-    scores = {name: {key: facts[key] for key in _HEADLINE_METRICS} for name, facts in comparison["models"].items()}
-    return scores, comparison.get("test_sha256")
-
-
-def _dvc(*arguments: str) -> str:
-    """Run DVC and return its stdout, which for `repro` is also printed on stderr. Raises PipelineError if DVC fails."""
-    import subprocess
-
-    from pipeline.core.dvc import run_dvc
-
-    result = run_dvc(*arguments, stdout=subprocess.PIPE)
-    if arguments == ("repro",):
-        print(result.stdout, file=sys.stderr, end="")
-    if result.returncode:
-        raise PipelineError(f"dvc {arguments[0]}: failed, see above; fix it and run `pipeline retrain` again")
-    return result.stdout
 
 
 def add_ui(commands: "argparse._SubParsersAction[Any]") -> None:

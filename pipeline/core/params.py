@@ -24,7 +24,7 @@ SHARED = ("seed", "threads", "processes")
 BASELINE = "baseline"  # the model that is always there; every entry of `models` is compared with it
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate", "gate")
 
-_OWN_NAMES = (BASELINE, "backbone", "comparison")  # of folders in models/ and files in metrics/
+_OWN_NAMES = (BASELINE, "backbone", "comparison", "champion")  # of folders in models/, files in metrics/, and models on the command line
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # also the name of a folder, of a stage and of a key of params.yaml
 _YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")  # readers of YAML 1.1 do not take them for text
 LARGEST_SEED = 2**32 - 1  # NumPy takes no larger one

@@ -221,4 +221,4 @@ def read_backbone() -> dict[str, Any]:
 def check_backbone(model: Path) -> None:
     """Raise PipelineError if the model of a folder was trained on another backbone than the present one."""
     if read_facts(model)["inputs_sha256"].get("architecture") != sha256_of_file(BACKBONE / "backbone.json"):
-        raise PipelineError(f"{model}: was trained on another backbone than {BACKBONE}; run `dvc repro`")
+        raise PipelineError(f"{model}: was trained on another backbone than {BACKBONE}; run `dvc repro`, or name another model")

@@ -5,6 +5,7 @@ import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import ceil, floor, log10, sqrt
 
 import numpy as np
@@ -35,6 +36,23 @@ MOST_DRAWN = 100  # classes, beyond which a cell is a pixel without a name
 _MOST_PIXELS = 500  # per side
 _FAINTEST_PIXEL = 0.4  # opacity: a single pixel is hard to see
 _BLUE, _ORANGE = (28, 92, 159), (168, 69, 15)  # `--tint` and `--warm` of the page
+
+# The history of the decisions
+SHAPES = {  # as SVG, from the point on
+    "up": "m0-6l5.5 9.5h-11z",
+    "down": "m0 6l5.5-9.5h-11z",
+    "diamond": "m0-5.5l5.5 5.5-5.5 5.5-5.5-5.5z",
+    "cross": "m-3.5-3.5l7 7m0-7l-7 7",
+    "circle": "m-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "dot": "m-1.5 0a1.5 1.5 0 1 0 3 0a1.5 1.5 0 1 0-3 0z",
+}
+_DAY = 86_400
+_HOUR = 3600
+_DAYS = (1, 2, 4, 7, 14, 28, 56, 112, 182, 364)
+_TIME_STEPS = (600, 1200, 1800, *(hours * _HOUR for hours in (1, 2, 3, 6, 12)), *(days * _DAY for days in _DAYS))
+_TIME_LABEL = 100  # width of a label of the time axis
+_MARK_LABEL = 26
+_CROWDED = 8  # width per mark, below which marks overlap
 
 Point = tuple[float, float]
 Tick = tuple[float, str]
@@ -255,3 +273,99 @@ def most_confused(names: Sequence[str], counts: Array) -> list[Confusion]:
         for row, column in np.argwhere(mistakes >= max(1, least)).tolist()
     ]
     return sorted(pairs, key=lambda pair: (-pair.count, -pair.share, pair.label, pair.predicted))[:_MOST_CONFUSIONS]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A decision in the history.
+
+    `seconds`: since 1970; `champion`: the metric of the champion from then on, None if unknown; `shape`: a key of SHAPES; `label`: beside
+    the mark, or empty; `title`: the decision in words; `value`, `low`, `high`: the metric of the judged model, None if nothing was judged.
+    """
+
+    seconds: float
+    champion: float | None
+    shape: str
+    label: str
+    title: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A decision in the drawing. `whisker`: y of the low and of the high end, None without an interval."""
+
+    x: float
+    y: float
+    whisker: tuple[float, float] | None
+    shape: str
+    label: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The history as a drawing of HEIGHT and this width. `champion`: lines, stepwise; `crowded`: whether marks overlap."""
+
+    width: int
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    champion: Sequence[Sequence[Point]]
+    marks: Sequence[Mark]
+    crowded: bool
+
+    @property
+    def right(self) -> int:
+        """The right end of the frame."""
+        return self.width - (WIDTH - RIGHT)
+
+
+def timeline(moments: Sequence[Moment], width: int) -> Timeline:
+    """The metric of each judged model, with its interval, over time; the champion's as a line. `moments`: at least one, oldest first."""
+    start, end = moments[0].seconds, moments[-1].seconds
+    margin = _HOUR if end - start < _HOUR else 0
+    right = width - (WIDTH - RIGHT)
+    x = _Axis(start - margin, end + margin, LEFT + 10, right - 10)
+    figures = [value for each in moments for value in (each.value, each.low, each.champion) if value is not None]
+    y = _Axis(_below(min([0.95, *figures])), 1, BOTTOM, TOP)
+    crowded = (right - LEFT) / len(moments) < _CROWDED
+    levels = [(x.at(each.seconds), None if each.champion is None else y.at(each.champion)) for each in moments]
+    return Timeline(width, _time_ticks(x), y.ticks(), _steps(levels), _marks(moments, x, y, crowded), crowded)
+
+
+def _marks(moments: Sequence[Moment], x: _Axis, y: _Axis, crowded: bool) -> list[Mark]:
+    """A mark per moment. Without a value it has the height of the champion. A label that would cover the one before is left out."""
+    marks, labelled = [], -float("inf")
+    for each in moments:
+        place = x.at(each.seconds)
+        level = each.champion if each.value is None else each.value
+        whisker = None if each.low is None or each.high is None else (y.at(each.low), y.at(each.high))
+        label = each.label if place - labelled >= _MARK_LABEL else ""
+        labelled = place if label else labelled
+        shape = "dot" if crowded and each.shape == "circle" else each.shape
+        marks.append(Mark(place, BOTTOM if level is None else y.at(level), whisker, shape, label, each.title))
+    return marks
+
+
+def _steps(levels: Sequence[tuple[float, float | None]]) -> list[list[Point]]:
+    """Lines that keep their height until the next x. None ends a line."""
+    lines: list[list[Point]] = [[]]
+    for x, y in levels:
+        if lines[-1]:
+            lines[-1].append((x, lines[-1][-1][1]))
+        if y is None:
+            lines.append([])
+        elif not lines[-1] or lines[-1][-1][1] != y:
+            lines[-1].append((x, y))
+    return [line for line in lines if line]
+
+
+def _time_ticks(x: _Axis) -> list[Tick]:
+    """Round times in UTC, so far apart that their labels do not overlap."""
+    rough = (x.high - x.low) * _TIME_LABEL / (x.end - x.start)
+    step = next((step for step in _TIME_STEPS if step >= rough), _DAY * ceil(rough / _DAY))
+    form = "%d %b %Y" if step >= _DAY else "%d %b %H:%M"
+    times = [number * step for number in range(ceil(x.low / step), floor(x.high / step) + 1)]
+    return [(x.at(time), datetime.fromtimestamp(time, UTC).strftime(form)) for time in times]

@@ -4,16 +4,19 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import requires, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.files import atomic_dir, read_json, sha256_of_file
 from pipeline.evaluation.figures import plot_curves
 from pipeline.evaluation.galleries import TITLES
 from pipeline.evaluation.intervals import Array
 from pipeline.report import charts
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 CsvRow = Mapping[str, str]
 Facts = Mapping[str, Any]
@@ -137,16 +140,22 @@ def input_digests(source: Facts, backbone: Facts, data: Path, results: Mapping[s
     }
 
 
-def write_page(folder: Path, report: Report) -> None:
-    """Write `index.html`, which contains all of its pictures, and `curves.png`. All names are escaped."""
+@cache
+def templates() -> "Environment":
+    """The templates of this folder, which escape every value."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"three": three, "interval": interval, "points": points, "share": share}
+    return environment
+
+
+def write_page(folder: Path, report: Report) -> None:
+    """Write `index.html`, which contains all of its pictures, and `curves.png`. All names are escaped."""
     first = report.models[0].scores
-    html = environment.get_template("page.html").render(
+    html = templates().get_template("page.html").render(
         report=report, models=report.models, scores=first, audit=report.audit,
         figures={name: words for name, words in FIGURES.items() if name in first["figures"]}, titles=TITLES,
         shown_pictures=max(4, min(12, _GALLERY_PICTURES // len(report.models))), along=charts.percent_along,

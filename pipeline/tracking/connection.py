@@ -149,14 +149,14 @@ def hide_secrets(text: str) -> str:
 
 
 @contextmanager
-def mlflow_errors() -> Iterator[None]:
-    """Raise the errors of MLflow, its server and its database as a PipelineError."""
+def mlflow_errors(last: str = "run `pipeline publish`") -> Iterator[None]:
+    """Raise the errors of MLflow, its server and its database as a PipelineError. `last`: what to do when MLflow is there again."""
     faults = _mlflow_faults()
     try:
         yield
     except faults as error:
         cure = "" if isinstance(error, AddressFault) else f"; {_cure()}"
-        raise PipelineError(f"{error_line(error)}{cure}, then run `pipeline publish`") from None
+        raise PipelineError(f"{error_line(error)}{cure}, then {last}") from None
 
 
 def _mlflow_faults() -> tuple[type[Exception], ...]:

@@ -2,13 +2,16 @@
 
 import json
 import logging
+import random
 import re
 import shutil
 import sqlite3
+import time
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -31,6 +34,10 @@ _LOCATIONS = (
     ("model_versions", "storage_location"),
 )  # columns of MLflow's database with absolute paths
 _TABLE_COLUMNS = ("image_id", "predicted", "label", "probability", "right")  # the page groups by the first, compares the second
+_COLLISION = re.compile("IntegrityError|UniqueViolation|duplicate|database is locked|deadlock|Giving up after", re.IGNORECASE)
+_ATTEMPTS = 6
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 _SMALL_PIXELS = 768  # a limit of ours, for the grid of images
 
 
@@ -60,6 +67,23 @@ def resume(run_id: str) -> Any:
     import mlflow
 
     return mlflow.start_run(run_id=run_id, log_system_metrics=False)
+
+
+def write_beside_others(call: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:
+    """Call a function of MLflow's client that writes, again if another process wrote the same row at that moment.
+
+    MLflow reads whether a row exists, then inserts or changes it: of two processes that insert it at once, one fails and wrote nothing.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call(*arguments, **keywords)
+        except MlflowException as error:
+            if not _COLLISION.search(str(error)):
+                raise
+        time.sleep(random.uniform(0, 0.1 * attempt))  # noqa: S311 - no secret
+    return call(*arguments, **keywords)
 
 
 def move_artifact_locations(database: Path, old: str, new: str) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, sha256_of_file
 from pipeline.core.params import BASELINE, model_names
 from pipeline.core.stage import import_closure
-from pipeline.networks.artifact import identity
+from pipeline.networks.artifact import identity, read_facts
 from pipeline.networks.onnx_file import data_path
 from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
 from pipeline.tracking.contents import CONTENTS, PUBLISHED, RunContents, contradicts, log_contents, read_contents
-from pipeline.tracking.internals import resume
-from pipeline.tracking.runs import KEY, MODEL, REQUEST, close_stale_runs, create_run, find_runs, is_of_this_machine
+from pipeline.tracking.internals import resume, write_beside_others
+from pipeline.tracking.runs import KEY, MODEL, REQUEST, close_stale_runs, create_run, find_runs, is_of_this_machine, log_metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,6 +44,29 @@ def publish(data: Path, models: Path, results: Path) -> list[str]:
     return [line for line in lines if line]
 
 
+def log_stored_model(client: "MlflowClient", experiment_id: str, folder: Path, sha256: str) -> None:
+    """Log a model whose data are gone: its facts, its curve, its scores (`results` in the folder) and model.onnx, as the run of that file.
+
+    Call it under `creation_lock()`. If `publish` sees the model again, it completes this run. Raises PipelineError if the folder contains
+    another model, RunLocked if it is being trained.
+    """
+    facts = read_facts(folder)
+    if not facts["model_sha256"] == sha256_of_file(folder / "model.onnx") == sha256:
+        raise PipelineError(f"{folder}/model.onnx: is not the model {sha256}; run `dvc checkout`")
+    close_stale_runs(client, experiment_id)
+    with lock_run(identity(facts)):
+        runs = [run for run in find_runs(client, experiment_id, identity(facts)) if run.data.tags.get(MODEL) == sha256]
+        run = runs[0] if runs else create_run(client, experiment_id, facts, {MODEL: sha256})
+        if (scores := folder / "results/scores.json").is_file():
+            contents = RunContents(folder, scores.parent, facts, read_json(scores), {}, [])
+            if not contradicts(client, run, contents):
+                log_metrics(client, run, contents.metrics(run.info.start_time))
+        if not _has_logged_model(client, run, sha256):
+            _log_model(run.info.run_id, folder, facts)
+        if run.info.status != "FINISHED":
+            client.set_terminated(run.info.run_id, "FINISHED")
+
+
 def _publish_model(client: "MlflowClient", experiment_id: str, contents: RunContents) -> str | None:
     try:
         with lock_run(identity(contents.facts)):
@@ -62,7 +86,7 @@ def _publish_run(client: "MlflowClient", experiment_id: str, contents: RunConten
     log_contents(client, run, contents)
     if not has_model:
         _log_model(run.info.run_id, contents.model_dir, contents.facts)
-    client.set_tag(run.info.run_id, PUBLISHED, contents.edition_digest)
+    write_beside_others(client.set_tag, run.info.run_id, PUBLISHED, contents.edition_digest)
     client.set_terminated(run.info.run_id, "FINISHED")
     _supersede(client, runs, run)
     return f"{contents.facts['model']}: published as run {run.info.run_id}"
@@ -112,7 +136,7 @@ def _supersede(client: "MlflowClient", runs: Sequence["Run"], newest: "Run") -> 
     others = [run for run in runs if MODEL in run.data.tags and run.info.run_id != newest_id]
     stale = [run for run in others if run.data.tags.get(SUPERSEDED) != newest_id]
     for run in stale:
-        client.set_tag(run.info.run_id, SUPERSEDED, newest_id)
+        write_beside_others(client.set_tag, run.info.run_id, SUPERSEDED, newest_id)
     if SUPERSEDED in newest.data.tags:
         client.delete_tag(newest_id, SUPERSEDED)
     return bool(stale) or SUPERSEDED in newest.data.tags

@@ -19,6 +19,7 @@ from pipeline.core.files import sha256_of, sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.sources.shards import read_index
+from tests import promotions
 from tests.archives import ZipMember, make_shards, zip_bytes
 from tests.checkout import ROOT
 from tests.stored import write_classifier, write_model
@@ -242,7 +243,11 @@ def unreachable():
 
 def retrain(root, monkeypatch):
     (root / "pictures.zip").write_bytes(zip_bytes(ZipMember(b"ants/1.png")))
-    (root / "params.yaml").write_text(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
+    promotions.install(monkeypatch)
+    promotions.write_gate(root)
+    with (root / "params.yaml").open("a") as params:
+        params.write(f"download: {{source: pictures.zip, digest: null, {LIMITS}}}\n")
+    promotions.write_candidate("small", b"one", root)
     outputs = {
         "status": json.dumps({"split": []}),
         "repro": "Running stage 'split':\n> python\nRunning stage 'train@finetuned':\n",
@@ -266,10 +271,42 @@ def retrain(root, monkeypatch):
     monkeypatch.setattr("pipeline.commands.upkeep.publish_all", unreachable)
     failing.clear()
     yield "retrain"
+    (root / "mlflow_away").touch()
+    promotions.write_candidate("small", b"two", root)
+    (root / "verdict").write_text("HOLD")
     outputs["test set"] = "1"
+    yield "retrain"
+    (root / "mlflow_away").unlink()
+    monkeypatch.setattr("pipeline.commands.upkeep.publish_all", list)
+    outputs["status"] = "{}"
     yield "retrain"
     with FileLock(root / ".cache/locks/retrain.lock"):
         yield "retrain"
+
+
+def champion(root, monkeypatch):
+    promotions.install(monkeypatch)
+    promotions.write_gate(root)
+    promotions.write_candidate("small", b"one", root)
+    yield from ("champion", "history", "history --json", "rollback", "approve", "promote --force", "promote small")
+    yield "champion"
+    yield "champion --json"
+    promotions.write_candidate("small", b"two", root)
+    (root / "verdict").write_text("PENDING")
+    promotions.set_clock(monkeypatch.setattr, "2026-03-09T03:00:00Z")
+    yield "promote"
+    promotions.set_clock(monkeypatch.setattr, "2026-03-09T09:00:00Z")
+    yield "approve --reason seen"
+    promotions.set_clock(monkeypatch.setattr, "2026-03-10T09:00:00Z")
+    (root / "mlflow_away").touch()
+    yield "rollback --to 77"
+    yield "rollback --to 7692"
+    (root / "mlflow_away").unlink()
+    yield "rollback"
+    yield "history"
+    yield "history --json"
+    shutil.rmtree(root / "champions")
+    yield "champion"
 
 
 def deps(root, monkeypatch):
@@ -287,7 +324,8 @@ def ui(root, monkeypatch):
 def usage(root, monkeypatch):
     for command in (
         "",
-        *"results predict explain audit verify export-folders data retrain publish mend store deps ui models summary".split(),
+        *"results predict explain audit verify export-folders data retrain champion history promote approve rollback".split(),
+        *"publish mend store deps ui models summary".split(),
     ):
         yield f"{command} --help".strip()
     yield "nonsense"
@@ -295,7 +333,25 @@ def usage(root, monkeypatch):
 
 
 # Each yields the command lines to type, and prepares the project in between.
-COMMANDS = [results, audit, verify, models, predict, explain, summary, export_folders, data, mend, store, publish, retrain, deps, ui, usage]
+COMMANDS = [
+    results,
+    audit,
+    verify,
+    models,
+    predict,
+    explain,
+    summary,
+    export_folders,
+    data,
+    mend,
+    store,
+    publish,
+    retrain,
+    champion,
+    deps,
+    ui,
+    usage,
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 from pipeline.commands.answering import share, whole
+from pipeline.core.files import sha256_of_file
+from pipeline.promotion.journal import Entry, append, champion_dir
 from pipeline.serving.predictor import Predictor
 from tests.checkout import ROOT
 from tests.stored import write_model
@@ -68,6 +70,39 @@ def test_the_named_model_predicts(predict, below, named):
     (row,) = csv.DictReader(io.StringIO(predict("in/a.png", "--model", named)[1]))
     probs = Predictor.load(below.parent / "models" / "baseline" / "model.onnx", 2).predict([below / "in" / "a.png"])[0]
     assert [float(row[f"prob_{name}"]) for name in NAMES] == pytest.approx(probs.tolist(), abs=1e-6)
+
+
+@pytest.fixture
+def champion(below):
+    """A champion of the journal, which says 0.1, 0.2, 0.7 to any picture: its folder."""
+    root = below.parent
+    folder = write_model(root / "promoted", NAMES, bias=LOGITS[::-1])
+    sha256 = sha256_of_file(folder / "model.onnx")
+    (root / "champions").mkdir()
+    append(Entry("2026-11-27T03:00:00Z", "PROMOTE", "the first", "promoted", sha256, None, "key"), root / "promotions.jsonl")
+    return folder.rename(champion_dir(sha256, root / "champions"))
+
+
+@pytest.mark.parametrize("named", [(), ("--model", "champion")])
+def test_the_champion_predicts_also_if_another_model_has_a_lower_val_loss(predict, champion, named):
+    assert predict("in/a.png", *named) == (0, f"{HEAD}in/a.png,Käfer,0.700000,0.100000,0.200000,0.700000\n", "")
+
+
+def test_a_named_model_predicts_in_place_of_the_champion(predict, champion):
+    assert predict("in/a.png", "--model", "finetuned") == (0, f"{HEAD}in/a.png{ROW}", "")
+
+
+def test_a_damaged_champion_that_nobody_has_does_not_predict(predict, champion):
+    (champion / "model.onnx").write_bytes(b"damaged")
+    code, out, err = predict("in/a.png")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"champions/{champion.name}: ")
+    assert "dvc pull" in err
+
+
+def test_before_there_is_a_champion_its_name_is_refused(predict):
+    code, out, err = predict("in/a.png", "--model", "champion")
+    assert (code, out, err) == (1, "", "--model champion: there is none yet; run `pipeline retrain`, or name another model\n")
 
 
 def test_a_named_file_gets_the_rows(predict, below):
@@ -136,9 +171,10 @@ def in_a_process(below, code, **options):
 
 
 @pytest.mark.parametrize(("options", "drawn"), [("", False), (", '--sheet', 'sheet.png'", True)])
-def test_no_heavy_library_is_imported_and_matplotlib_for_a_sheet_alone(below, options, drawn):
+def test_no_heavy_library_is_imported_and_matplotlib_for_a_sheet_alone(below, champion, options, drawn):
     code = f"import sys; from pipeline.__main__ import main; main(['predict', 'in/a.png'{options}]); print(*sys.modules, file=sys.stderr)"
     modules = set(in_a_process(below, code, capture_output=True).stderr.split())
+    assert "pipeline.promotion.champions" in modules
     assert modules & {"torch", "torchvision", "timm", "mlflow", "pandas", "pydantic", "scipy", "sklearn", "onnx", "yaml"} == set()
     assert ("matplotlib" in modules) == drawn
 

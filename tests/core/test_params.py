@@ -325,7 +325,7 @@ def test_a_name_of_an_entry_that_is_no_plain_word_is_refused_with_the_cure(tmp_p
         read_params()
 
 
-@pytest.mark.parametrize("name", ["baseline", "Backbone", "comparison"])
+@pytest.mark.parametrize("name", ["baseline", "Backbone", "comparison", "champion"])
 def test_a_name_that_the_pipeline_uses_itself_is_refused(tmp_path, name):
     (tmp_path / "params.yaml").write_text(f"models: {{{name}: {{regime: frozen}}}}\n")
     with pytest.raises(PipelineError, match=rf"^params\.yaml: models\.{name}: the pipeline uses this name itself; choose another$"):

@@ -1,4 +1,4 @@
-"""The report in a browser: accessible, no sideways scrolling on a phone, no requests, readable without scripts."""
+"""The report and the decisions in a browser: accessible, no sideways scrolling on a phone, no requests, readable without scripts."""
 
 from functools import partial
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.report import page
+from pipeline.report.decisions import write_decisions
 from pipeline.report.page import write_page
 from tests.browsers import ARGUMENTS, CHROMIUM
+from tests.decisions import entry, judgement, row, twelve_weeks
 from tests.large_report import read_large_report, write_large_results
 from tests.reports import make_doubt, make_report
 
@@ -112,6 +114,45 @@ def test_on_paper_all_is_unfolded(visit):
     view.emulate_media(media="print")
     assert [folded.nth(number).is_visible() for number in range(count)] == [True] * count
     assert min(folded.nth(number).bounding_box()["height"] for number in range(count)) > 10
+
+
+# The decisions
+
+
+@pytest.fixture(scope="module", params=["empty", "twelve weeks", "long names", "many"])
+def decisions(request, tmp_path_factory):
+    """A page of decisions, as a file:// address."""
+    folder = tmp_path_factory.mktemp("page") / "decisions"
+    long = judgement(classes=[row(f"{LONG}_{number}") for number in range(40)], notes=[f"{LONG}/{LONG}"])
+    names = {"model": LONG, "reason": f"{LONG}{LONG}", "judgement": long}
+    entries = {
+        "empty": [],
+        "twelve weeks": twelve_weeks(),
+        "long names": [entry(**names), entry("HOLD", 1, **names)],
+        "many": [entry("PROMOTE" if week % 9 == 0 else "HOLD", week, judgement=judgement("HOLD")) for week in range(500)],
+    }
+    write_decisions(folder, entries[request.param])
+    return (folder / "index.html").as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_axe_finds_no_serious_fault_in_the_decisions(open_page, decisions, size, scheme):
+    view, _, _ = open_page(decisions, size, color_scheme=scheme, bypass_csp=True)
+    assert serious_faults(view) == []
+
+
+def test_the_decisions_do_not_scroll_sideways_on_a_phone_and_ask_for_nothing(open_page, decisions):
+    view, asked, said = open_page(decisions, "phone")
+    assert view.evaluate("document.documentElement.scrollWidth") == 390
+    assert (asked, said) == (["file"], [])
+
+
+@pytest.mark.parametrize(("size", "shown"), [("wide", [True, False]), ("phone", [False, True])])
+def test_each_size_has_its_drawing_of_the_history(open_page, tmp_path, size, shown):
+    write_decisions(tmp_path, twelve_weeks())
+    drawings = open_page((tmp_path / "index.html").as_uri(), size)[0].locator("svg.history")
+    assert [drawings.nth(number).is_visible() for number in range(drawings.count())] == shown
 
 
 # 1,000 classes and 50,000 pictures

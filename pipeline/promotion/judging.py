@@ -1,0 +1,169 @@
+"""What the gate judges: the answers of challenger and champion on the present test pictures, and both measured in turn."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import atomic_dir, cache_dir, read_json, read_table, sha256_of_json, table_rows
+from pipeline.core.params import BASELINE, PARAMS, model_names, nearest, read_threads
+from pipeline.promotion import gate
+from pipeline.promotion.champions import MODELS, RESULTS, TEST, read_tested, restore, write_test
+from pipeline.promotion.journal import Entry
+
+if TYPE_CHECKING:
+    from pipeline.core.files import Slice
+    from pipeline.pictures.manifest import Picture
+    from pipeline.serving.predictor import Predictor
+
+Row = Mapping[str, str]  # of predictions.csv
+_TREE = Path("data/splits/test")
+_BATCH = 32
+_BLOCK = 4_000_000  # probabilities that are worked on at once
+_ROUNDS, _ROUND_SECONDS = 7, 0.1
+_SHORT = 16  # digits of a sha256 in the name of a folder
+
+
+def choose_challenger(params: gate.Params) -> str:
+    """Return the name of the model to judge: the one of `gate.challenger`, or the one with the lowest val loss. Raises PipelineError."""
+    from pipeline.networks.artifact import best_model
+
+    if params.challenger == "auto":
+        return best_model(MODELS).name
+    known = (BASELINE, *model_names())
+    if params.challenger not in known:
+        raise PipelineError(f"{PARAMS}: gate.challenger: there is no model {params.challenger!r}{nearest(params.challenger, known)}")
+    return params.challenger
+
+
+def prepare(challenger: str, champion: Entry | None) -> tuple[gate.Candidate, gate.Candidate | None, gate.TestSet]:
+    """Return both candidates, with a row per judged test picture in one order, and the test set. `challenger`: the name of a model.
+
+    The champion's answers are those that are stored with it. Test pictures that it never saw, it answers now by its own model.onnx. Labels
+    and groups are those of the present manifest; a label that is no class of the champion has the probability 0. Pictures that one of the
+    two learned from are left out of the rows. Raises PipelineError.
+    """
+    from pipeline.networks.artifact import read_facts
+    from pipeline.pictures.manifest import recorded, sha256_of_pictures
+    from pipeline.serving.predictor import open_model
+
+    sha256, pictures = read_tested(challenger)
+    folders = [MODELS / challenger, *([] if champion is None else [restore(champion.sha256)])]
+    facts = [read_facts(folder) for folder in folders]
+    learned = {picture.image_id for each in facts for picture in recorded(pictures, each["learned"])}
+    judged = [picture for picture in pictures if picture.image_id not in learned]
+    if not judged:
+        raise PipelineError(f"{_TREE}: the models learned from each of the {len(pictures)} pictures; add test pictures that are new")
+    threads, test_sha256 = read_threads(), sha256_of_pictures(pictures)
+    milliseconds = measure_latency([open_model(folder, threads) for folder in folders], judged[0].source(_TREE))
+    own = {row["image_id"]: row for row in read_table(RESULTS / challenger / "predictions.csv")}
+    first = _candidate(challenger, sha256, facts[0], RESULTS / challenger, _in_order(own, judged), milliseconds[0])
+    if champion is None:
+        return first, None, gate.TestSet(test_sha256, frozenset(), learned=len(learned))
+    stored = folders[1] / RESULTS
+    tested, present = ({row["sha256"] for row in table_rows(stored / TEST)}, {picture.sha256 for picture in pictures})
+    rows = _rows_of_champion(folders[1], pictures, f"{champion.sha256[:_SHORT]}-{test_sha256[:_SHORT]}", facts[1]["class_names"], threads)
+    second = _candidate(champion.model, champion.sha256, facts[1], stored, _in_order(rows, judged), milliseconds[1])
+    old = frozenset(picture.image_id for picture in judged if picture.sha256 in tested)
+    return first, second, gate.TestSet(test_sha256, old, len(tested - present), len(learned))
+
+
+def judgement_key(challenger_sha256: str, champion_sha256: str | None, test_sha256: str, params: gate.Params, is_stale: bool) -> str:
+    """Return what identifies a judgement: two of one key have the same verdict at the same look. `is_stale`: whether the champion is."""
+    bounds = params.model_dump(mode="json", exclude={"challenger", "hook"})  # these two decide no verdict
+    return sha256_of_json([challenger_sha256, champion_sha256, test_sha256, bounds, is_stale])
+
+
+def measure_latency(predictors: Sequence["Predictor"], picture: "Path | Slice") -> list[float]:
+    """Return the milliseconds that each model takes for one prepared picture: the median of seven rounds, all models in turn in each.
+
+    A round lasts 0.1 s or more; a first one, not counted, warms up. Raises PipelineError if the picture cannot be read.
+    """
+    from pipeline.pictures.images import BrokenPicture, read_square
+
+    try:
+        pixels = [read_square(picture, predictor.preprocessing)[None] for predictor in predictors]
+    except (BrokenPicture, FileNotFoundError) as error:
+        raise _unreadable(error) from None
+    rounds = [[_per_run(predictor, each) for predictor, each in zip(predictors, pixels, strict=True)] for _ in range(1 + _ROUNDS)]
+    return [median(times) for times in zip(*rounds[1:], strict=True)]
+
+
+def _per_run(predictor: "Predictor", pixels: Any) -> float:
+    """The mean milliseconds of a run, of as many as a round has."""
+    start, count, seconds = time.perf_counter(), 0, 0.0
+    while seconds < _ROUND_SECONDS:
+        predictor.predict_pixels(pixels)
+        count, seconds = count + 1, time.perf_counter() - start
+    return 1000 * seconds / count
+
+
+def _candidate(name: str, sha256: str, facts: Mapping[str, Any], results: Path, rows: gate.Rows, milliseconds: float) -> gate.Candidate:
+    megabytes = float(read_json(results / "scores.json")["size"]["megabytes"])
+    return gate.Candidate(name, sha256, tuple(facts["class_names"]), facts["preprocessing"], rows, megabytes, milliseconds)
+
+
+def _in_order(rows: Mapping[str, Row], pictures: Iterable["Picture"]) -> list[Row]:
+    return [rows[picture.image_id] for picture in pictures]
+
+
+def _rows_of_champion(folder: Path, pictures: Sequence["Picture"], key: str, names: Sequence[str], threads: int) -> dict[str, Row]:
+    """A row per picture, by image id. `key`: of the folder that keeps the answers about pictures which the champion never saw."""
+    rows = _stored_rows(folder / RESULTS, pictures, names)
+    unseen = [picture for picture in pictures if picture.image_id not in rows]
+    if not unseen:
+        return rows
+    rescored = cache_dir("rescored") / key
+    if not rescored.is_dir():
+        _rescore(folder, unseen, rescored, threads)
+    return rows | _stored_rows(rescored, unseen, names)
+
+
+def _rescore(folder: Path, pictures: Sequence["Picture"], rescored: Path, threads: int) -> None:
+    """Write predictions.npy, the answers of a stored model, and test.csv, as `champions.store` does."""
+    from pipeline.evaluation.answers import write_probs
+    from pipeline.pictures.images import BrokenPicture, square_batches
+    from pipeline.serving.predictor import Predictor
+
+    predictor = Predictor.load(folder / "model.onnx", threads, on_gpu=True)
+    sources = [picture.source(_TREE) for picture in pictures]
+    batches = square_batches(sources, predictor.preprocessing, _BATCH, threads, "score the champion")
+    try:
+        with atomic_dir(rescored) as partial_folder:
+            probs = (predictor.predict_pixels(pixels) for pixels in batches)
+            write_probs(partial_folder / "predictions.npy", probs, (len(pictures), len(predictor.class_names)))
+            write_test(partial_folder, pictures)
+    except (BrokenPicture, FileNotFoundError) as error:
+        raise _unreadable(error) from None
+
+
+def _stored_rows(folder: Path, pictures: Iterable["Picture"], names: Sequence[str]) -> dict[str, Row]:
+    """The rows, by image id, of those pictures whose bytes are among those of the folder's test.csv. Labels are those of the pictures."""
+    import numpy as np
+
+    numbers = {row["sha256"]: number for number, row in enumerate(table_rows(folder / TEST))}
+    probs = np.load(folder / "predictions.npy", mmap_mode="r", allow_pickle=False)
+    known = [picture for picture in pictures if picture.sha256 in numbers]
+    rows: dict[str, Row] = {}
+    size = max(1, _BLOCK // len(names))
+    for block in (known[start : start + size] for start in range(0, len(known), size)):
+        rows |= _block_rows(block, probs[[numbers[picture.sha256] for picture in block]], names)
+    return rows
+
+
+def _block_rows(pictures: Sequence["Picture"], probs: Any, names: Sequence[str]) -> dict[str, Row]:
+    """The rows of some pictures, by image id. `probs`: float32 (pictures, classes). A class that the model does not know has 0."""
+    import numpy as np
+
+    from pipeline.evaluation.answers import prediction_row, read_answers
+
+    classes = {name: number for number, name in enumerate(names)}
+    labels = np.array([classes.get(picture.label, len(names)) for picture in pictures])
+    answers = read_answers(labels, np.pad(probs, ((0, 0), (0, 1))))
+    return {picture.image_id: prediction_row(picture, answers, number, names) for number, picture in enumerate(pictures)}
+
+
+def _unreadable(error: Exception) -> PipelineError:
+    return PipelineError(f"{_TREE}: a picture cannot be read ({error}); run `dvc repro split`")

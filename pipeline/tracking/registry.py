@@ -1,0 +1,256 @@
+"""MLflow's model registry: one version per stored model, and the aliases that say which of them is the champion."""
+
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import sha256_of_file, sha256_of_json
+from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
+from pipeline.tracking.internals import write_beside_others
+from pipeline.tracking.publish import SUPERSEDED, log_stored_model
+from pipeline.tracking.runs import KEY, MODEL, REQUEST
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+    from mlflow.entities.model_registry import ModelVersion
+
+DECISION = "decision"  # the tag with the verdict, and the folder of the run's artifacts; tags that begin with it go to the run, too
+REGISTERED = "pipeline.registered"  # a version's tag, set last: the digest of all that was to be written
+_CURE = "run `pipeline retrain`"  # it makes up for what is undone
+_TAG_LENGTH = 8000  # MLflow's limit for a run, in characters
+_SHORT = 16  # digits of a sha256 in a line
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A model to register.
+
+    `sha256`: of its model.onnx; `name`: in params.yaml; `folder`: its model folder, with the results on test in `results`, None if there
+    is none any more; `tags`: commit, lock_sha256, decision (the verdict), decision_reason; `decision`: a folder with the decision's page.
+    """
+
+    sha256: str
+    name: str
+    folder: Path | None
+    tags: Mapping[str, str]
+    decision: Path | None
+
+
+def update_registry(models: Sequence[Registration], aliases: Mapping[str, str | None]) -> list[str]:
+    """Register each model that has no version yet, set the aliases (alias to sha256), and return a line per change. Raises PipelineError.
+
+    A version is of the logged model of the run that was published; where MLflow has none, the model is logged from its folder first. All
+    models that have neither are one line. What is right already is not written again. Versions and aliases of others stay; an alias that
+    is to be None is removed only from a version of ours.
+
+    MLflow sets one alias at a time. `champion` is set after the others and nothing is removed before it: whoever reads in between finds
+    the old champion or the new one, and never a new champion whose predecessor has no alias.
+    """
+    with mlflow_errors(_CURE):
+        client, experiment_id = connect()
+        _use_address()
+        with creation_lock():
+            before = _registered_aliases(client)
+            versions, lines, absent = _own_versions(client), [], []
+            for model in models:
+                try:
+                    versions[model.sha256], told = _register(client, experiment_id, model, versions.get(model.sha256))
+                    lines += told
+                except _NoModel:
+                    absent.append(f"{model.name} {model.sha256[:_SHORT]}")
+            if absent:
+                lines.append(f"{EXPERIMENT}: no version of {', '.join(absent)}; MLflow has no run, and there is no folder")
+            return lines + _set_aliases(client, before, versions, aliases)
+
+
+def check_registry(aliases: Mapping[str, str | None], deep: bool = False) -> list[str]:
+    """Return a line per alias that is not as stated (alias to sha256), without changing anything. Raises PipelineError.
+
+    `deep`: also download the model.onnx of each version and compare its sha256; otherwise the version's tag counts.
+    """
+    with mlflow_errors(_CURE):
+        client, _ = connect()
+        _use_address()
+        found = _read_aliases(client) or {}
+        shas = {int(version.version): sha256 for sha256, version in _own_versions(client).items()} if found else {}
+        lines = []
+        for alias, sha256 in aliases.items():
+            number = found.get(alias)
+            if sha256 != shas.get(number or 0):
+                lines.append(f"{EXPERIMENT}@{alias}: is {_name(number, shas)}; it must be {sha256[:_SHORT] if sha256 else 'unset'}")
+            elif deep and number and sha256 and (fault := _stored_fault(number, sha256)):
+                lines.append(f"{EXPERIMENT}@{alias}: {fault}")
+        return lines
+
+
+class _NoModel(Exception):  # noqa: N818 - no fault
+    """There is nothing to make a version of."""
+
+
+# Versions
+
+
+def _use_address() -> None:
+    """Let MLflow's functions without a client use our address: its registry looks up logged models by them."""
+    import mlflow
+
+    mlflow.set_tracking_uri(tracking_uri())
+
+
+def _own_versions(client: "MlflowClient", query: str = "") -> dict[str, "ModelVersion"]:
+    """The versions of this project by sha256; of several the lowest, which all machines agree on."""
+    page = client.search_model_versions(f"name = '{EXPERIMENT}'{query}")
+    found = list(page)
+    while page.token:
+        page = client.search_model_versions(f"name = '{EXPERIMENT}'{query}", page_token=page.token)
+        found += page
+    ours = [version for version in found if {REQUEST, MODEL} <= version.tags.keys()]
+    return {version.tags[MODEL]: version for version in sorted(ours, key=lambda version: -int(version.version))}
+
+
+def _register(
+    client: "MlflowClient", experiment_id: str, model: Registration, version: "ModelVersion | None"
+) -> tuple["ModelVersion", list[str]]:
+    """The version of a model, created if need be, with its tags and its decision; and a line per change."""
+    tags = {MODEL: model.sha256, "model": model.name, **model.tags}
+    files = sorted(path for path in model.decision.rglob("*") if path.is_file()) if model.decision else []
+    digest = sha256_of_json([tags, [(path.name, sha256_of_file(path)) for path in files]])
+    if version and version.tags.get(REGISTERED) == digest:
+        return version, []
+    told = f"{EXPERIMENT} version {{}}: {model.name} {model.sha256[:_SHORT]}, {model.tags.get(DECISION, 'registered')}"
+    version = version or _create_version(client, _find_or_log(client, experiment_id, model), tags)
+    _log_decision(client, version.run_id, model)
+    for key, value in {**{key: value for key, value in tags.items() if version.tags.get(key) != value}, REGISTERED: digest}.items():
+        write_beside_others(client.set_model_version_tag, EXPERIMENT, version.version, key, value)
+    return version, [told.format(version.version)]
+
+
+def _find_or_log(client: "MlflowClient", experiment_id: str, model: Registration) -> "LoggedModel":
+    """The logged model of that file. Raises _NoModel if there is none and it cannot be made."""
+    if logged := _find_logged(client, experiment_id, model.sha256):
+        return logged
+    if model.folder is None:
+        raise _NoModel
+    try:
+        log_stored_model(client, experiment_id, model.folder, model.sha256)
+    except RunLocked:  # it is being trained
+        raise _NoModel from None
+    if logged := _find_logged(client, experiment_id, model.sha256):
+        return logged
+    raise PipelineError(f"MLflow: the model that was logged from {model.folder} is not there; {_CURE}")
+
+
+def _find_logged(client: "MlflowClient", experiment_id: str, sha256: str) -> "LoggedModel | None":
+    """The complete logged model of that file whose run is there and not superseded; of several the first."""
+    found = client.search_logged_models([experiment_id], f"tags.`{MODEL}` = '{sha256}'")
+    ours = [logged for logged in found if logged.status == "READY" and KEY in logged.tags]
+    pairs = [(logged, client.get_run(logged.source_run_id)) for logged in ours if logged.source_run_id]
+    alive = [
+        (SUPERSEDED in run.data.tags, logged.creation_timestamp, logged.model_id, logged)
+        for logged, run in pairs
+        if run.info.lifecycle_stage == "active"
+    ]
+    return min(alive, key=lambda each: each[:3])[-1] if alive else None
+
+
+def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping[str, str]) -> "ModelVersion":
+    """Create a version, look again, and return the lowest one of that model: another machine may have been faster.
+
+    Numbers are given in the order in which versions become visible, so that only the lowest never sees a lower one. If ours is another,
+    it is deleted: nobody chose it.
+    """
+    all_tags = {**tags, REQUEST: uuid.uuid4().hex}
+    source = f"models:/{logged.model_id}"
+    created = write_beside_others(client.create_model_version, EXPERIMENT, source, logged.source_run_id, all_tags, model_id=logged.model_id)
+    lowest = _own_versions(client, f" and tags.`{MODEL}` = '{tags[MODEL]}'").get(tags[MODEL], created)
+    if lowest.version != created.version:
+        client.delete_model_version(EXPERIMENT, created.version)
+    return lowest
+
+
+def _log_decision(client: "MlflowClient", run_id: str | None, model: Registration) -> None:
+    """Show the decision in the run of the model, unless somebody deleted the run."""
+    if run_id is None or client.get_run(run_id).info.lifecycle_stage != "active":
+        return
+    for key in (key for key in model.tags if key.startswith(DECISION)):
+        write_beside_others(client.set_tag, run_id, key, model.tags[key][:_TAG_LENGTH])
+    if model.decision:
+        client.log_artifacts(run_id, str(model.decision), DECISION)
+
+
+# Aliases
+
+
+def _read_aliases(client: "MlflowClient") -> dict[str, int] | None:
+    """Each alias and the number of its version; None if there is no registered model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return {alias: int(number) for alias, number in client.get_registered_model(EXPERIMENT).aliases.items()}
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def _registered_aliases(client: "MlflowClient") -> dict[str, int]:
+    """Each alias and the number of its version. Creates the registered model if there is none."""
+    from mlflow.exceptions import MlflowException
+
+    if (aliases := _read_aliases(client)) is not None:
+        return aliases
+    try:
+        client.create_registered_model(EXPERIMENT)
+    except MlflowException:
+        if (aliases := _read_aliases(client)) is None:
+            raise
+        return aliases  # another machine was faster
+    return {}
+
+
+def _set_aliases(
+    client: "MlflowClient", before: Mapping[str, int], versions: Mapping[str, "ModelVersion"], aliases: Mapping[str, str | None]
+) -> list[str]:
+    """Set what differs, `champion` after the others, then remove; return a line per change."""
+    numbers = {sha256: int(version.version) for sha256, version in versions.items()}
+    wanted = {alias: numbers[sha256] for alias, sha256 in aliases.items() if sha256 in numbers}
+    missing = {alias: sha256 for alias, sha256 in aliases.items() if sha256 and sha256 not in numbers}
+    lines = []
+    for alias in sorted(wanted, key=lambda alias: alias == "champion"):
+        if before.get(alias) != wanted[alias]:
+            write_beside_others(client.set_registered_model_alias, EXPERIMENT, alias, str(wanted[alias]))
+            old = f", was version {before[alias]}" if alias in before else ""
+            lines.append(f"{EXPERIMENT}@{alias}: is version {wanted[alias]}{old}")
+    for alias in (alias for alias, sha256 in aliases.items() if sha256 is None and before.get(alias) in numbers.values()):
+        client.delete_registered_model_alias(EXPERIMENT, alias)
+        lines.append(f"{EXPERIMENT}@{alias}: is unset, was version {before[alias]}")
+    return lines + [f"{EXPERIMENT}@{alias}: is not set, {sha256[:_SHORT]} has no version" for alias, sha256 in missing.items()]
+
+
+# The check
+
+
+def _name(number: int | None, shas: Mapping[int, str]) -> str:
+    """What an alias is, in words."""
+    if number is None:
+        return "unset"
+    return f"version {number}, {shas[number][:_SHORT]}" if number in shas else f"version {number}, which this project did not register"
+
+
+def _stored_fault(number: int, sha256: str) -> str | None:
+    """What is wrong with the model.onnx that MLflow stores of a version; None if nothing is."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = download_artifacts(f"models:/{EXPERIMENT}/{number}/artifacts/model.onnx", dst_path=folder)
+            found = sha256_of_file(Path(path))
+        except (MlflowException, OSError):
+            return f"MLflow has lost the model.onnx of version {number}"
+    return None if found == sha256 else f"the model.onnx of version {number} is {found[:_SHORT]}; it must be {sha256[:_SHORT]}"
