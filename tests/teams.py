@@ -76,7 +76,18 @@ def postgres(log):
         if user:
             for path in (Path(folder), password):
                 shutil.chown(path, *user.values())
-        initdb = [PROGRAMS / "initdb", "-D", data, "-U", "mlflow", f"--pwfile={password}", "--auth=scram-sha-256", "-E", "UTF8", "--locale=C"]
+        initdb = [
+            PROGRAMS / "initdb",
+            "-D",
+            data,
+            "-U",
+            "mlflow",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **user)
         command = [PROGRAMS / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", ""]
         with running(command, port, log, signal.SIGINT, cwd="/", **user):
@@ -107,7 +118,14 @@ def mlflow_server(database, s3, log):
     assert str(port) in script
     declared = {name: str(value) for name, value in COMPOSE["mlflow"]["environment"].items() if not re.search(r"http:|\$", str(value))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, **declared, **s3_variables(s3), "PATH": path, "MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_S3_ENDPOINT_URL": s3}
+    environment = {
+        **os.environ,
+        **declared,
+        **s3_variables(s3),
+        "PATH": path,
+        "MLFLOW_BACKEND_STORE_URI": database,
+        "MLFLOW_S3_ENDPOINT_URL": s3,
+    }
     with running(["/bin/sh", "-euc", script], port, log, env=environment, cwd=log.parent):
         for _ in range(600):
             try:

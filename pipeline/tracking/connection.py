@@ -1,11 +1,15 @@
 """The connection to MLflow: its address, its database, its errors, and the locks that keep two processes off one run."""
 
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "transfer-pipeline"
+SERVER_LOCK = f"{EXPERIMENT}.lock"
+_STALE_SECONDS, _WAIT_SECONDS, _POLL_SECONDS = 60.0, 900.0, 1.0
 _ERROR_LENGTH = 300
 _SERVERS = ("http", "https", "postgresql", "mysql", "mssql")
 _DRIVERS = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}  # packages by module, if they differ
@@ -182,6 +188,76 @@ def creation_lock() -> FileLock:
     path = cache_dir("locks") / "runs.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path)
+
+
+@contextmanager
+def server_lock(client: "MlflowClient") -> Iterator[None]:
+    """Hold a lock on MLflow's server during the block, so that two machines never create two of one thing. A database of SQLite has none.
+
+    MLflow has no locks, but it creates one registered model of a name. Its description changes while the lock is held; one that does not
+    change for a minute is of a process that was killed, and is removed. Raises TimeoutError.
+    """
+    if not uses_server():
+        yield
+        return
+    owner, over = uuid.uuid4().hex, threading.Event()
+    _acquire(client, owner)
+    renewal = threading.Thread(target=_renew, args=(client, owner, over), daemon=True, name="server lock")
+    renewal.start()
+    try:
+        yield
+    finally:
+        over.set()
+        renewal.join()
+        if (_holder(client) or "").startswith(owner):
+            client.delete_registered_model(SERVER_LOCK)
+
+
+def _acquire(client: "MlflowClient", owner: str) -> None:
+    """Create the lock, or wait until whoever has it releases it or stops renewing it."""
+    from mlflow.exceptions import MlflowException
+
+    begun = changed = time.monotonic()
+    seen = None
+    while True:
+        try:
+            client.create_registered_model(SERVER_LOCK, description=owner)
+            return
+        except MlflowException as error:
+            holder = _holder(client)
+            if holder is not None and holder.startswith(owner):  # the answer to our first request was lost
+                return
+            if holder is None and error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        now = time.monotonic()
+        seen, changed = (seen, changed) if holder == seen else (holder, now)
+        if holder is not None and now - changed > _STALE_SECONDS and _holder(client) == holder:
+            client.delete_registered_model(SERVER_LOCK)
+        elif now - begun > _WAIT_SECONDS:
+            raise TimeoutError(f"other machines have been writing to it for {_WAIT_SECONDS:.0f} seconds")
+        else:
+            time.sleep(random.uniform(0.5, 1) * _POLL_SECONDS)  # noqa: S311 - no secret
+
+
+def _renew(client: "MlflowClient", owner: str, over: threading.Event) -> None:
+    """Change the description of the lock again and again."""
+    number = 0
+    while not over.wait(_STALE_SECONDS / 6):
+        number += 1
+        with suppress(Exception):  # the server may be away for a moment; what is to be written meets the same fault
+            client.update_registered_model(SERVER_LOCK, f"{owner} {number}")
+
+
+def _holder(client: "MlflowClient") -> str | None:
+    """The description of the lock; None if nobody has it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(SERVER_LOCK).description or ""
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 class RunLocked(OSError):  # noqa: N818 - OSError: callers report it like any other refusal

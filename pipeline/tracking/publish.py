@@ -14,7 +14,7 @@ from pipeline.core.params import BASELINE, model_names
 from pipeline.core.stage import import_closure
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.networks.onnx_file import data_path
-from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
+from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, server_lock, tracking_uri
 from pipeline.tracking.contents import CONTENTS, PUBLISHED, RunContents, contradicts, log_contents, read_contents
 from pipeline.tracking.internals import resume, write_beside_others
 from pipeline.tracking.runs import KEY, MODEL, REQUEST, close_stale_runs, create_run, find_runs, is_of_this_machine, log_metrics
@@ -38,7 +38,7 @@ def publish(data: Path, models: Path, results: Path) -> list[str]:
     with mlflow_errors():
         client, experiment_id = connect()
         published = [read_contents(data, models / name, results / name) for name in names]
-        with creation_lock():
+        with server_lock(client), creation_lock():
             close_stale_runs(client, experiment_id)
             lines = [_publish_model(client, experiment_id, contents) for contents in published]
     return [line for line in lines if line]

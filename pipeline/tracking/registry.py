@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, sha256_of_json
-from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
+from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, server_lock, tracking_uri
 from pipeline.tracking.internals import write_beside_others
 from pipeline.tracking.publish import SUPERSEDED, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
@@ -54,7 +54,7 @@ def update_registry(models: Sequence[Registration], aliases: Mapping[str, str | 
     with mlflow_errors(_CURE):
         client, experiment_id = connect()
         _use_address()
-        with creation_lock():
+        with server_lock(client), creation_lock():
             before = _registered_aliases(client)
             versions, lines, absent = _own_versions(client), [], []
             for model in models:

@@ -1,20 +1,16 @@
 """Two machines and twenty, on one MLflow server with PostgreSQL and one DVC remote on S3: nothing is lost, nothing is there twice."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import yaml
 
 from pipeline.core.files import sha256_of, sha256_of_file, write_json, write_table
 from pipeline.pictures.manifest import Picture, write_manifest
-from tests.checkout import ROOT, commit, type_in, user_environment
-from tests.repro import read_lock, stages_run
+from tests.checkout import ROOT, commit, copy, type_in, user_environment
 from tests.teams import HAS_POSTGRES, shared_services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.skipif(not HAS_POSTGRES, reason="PostgreSQL is not installed")]
@@ -39,7 +35,9 @@ def rows(services, query):
 
 def write_project(root, graph):
     """Write the files of one evaluated model, with some bytes in place of its graph."""
-    pictures = [Picture(f"ant/{i}.png", f"ant/{i}.png", str(i) * 64, "ant", split, str(i), 8, 8) for i, split in enumerate(["train", "test"])]
+    pictures = [
+        Picture(f"ant/{i}.png", f"ant/{i}.png", str(i) * 64, "ant", split, str(i), 8, 8) for i, split in enumerate(["train", "test"])
+    ]
     write_manifest(root / "data/manifest.csv", pictures)
     write_json(root / "data/source.json", {"source": "insects", "licence": "CC0"})
     model, results = root / "models/finetuned", root / "results/finetuned"
@@ -89,5 +87,42 @@ def test_twenty_machines_publish_the_same_model_at_once(services, tmp_path):
     for result in publish_at_once(services, roots):
         assert result.returncode == 0, result.stdout + result.stderr
     sha256 = sha256_of(b"the same graph")
-    query = f"select r.status, r.lifecycle_stage from runs r join tags t on r.run_uuid = t.run_uuid where t.value = '{sha256}'"  # noqa: S608
+    query = f"select r.status, r.lifecycle_stage from runs r join tags t on r.run_uuid = t.run_uuid where t.value = '{sha256}'"
     assert rows(services, query) == [("FINISHED", "active")]
+
+
+@pytest.fixture(scope="module")
+def first(services, digits, tmp_path_factory):
+    """A clone with a DVC remote on S3 and a git remote, whose retraining made the first champion and pushed everything."""
+    folder = copy(digits[0].parent, tmp_path_factory.mktemp("team") / "first")
+    origin = folder.parent / "origin.git"
+    type_in(folder.parent, "git", "init", "-q", "--bare", "-b", "main", str(origin))
+    clone = folder / "clone"
+    type_in(clone, "dvc", "remote", "add", "--default", "storage", "s3://dvc/digits")
+    commit(clone, "a remote")
+    type_in(clone, "git", "branch", "-M", "main")
+    type_in(clone, "git", "remote", "add", "origin", str(origin))
+    type_in(clone, "git", "push", "-q", "-u", "origin", "main")
+    line = json.loads(type_in(clone, "pipeline", "retrain", "--push", **services.variables))
+    assert (line["outcome"], line["undone"]) == ("DONE", [])
+    return clone
+
+
+def join_team(first, services, name):
+    """Another machine: a clone of git's remote, its outs pulled from the DVC remote."""
+    clone = first.parent.parent / name / "clone"
+    clone.parent.mkdir()
+    type_in(clone.parent, "git", "clone", "-q", str(first.parent.parent / "origin.git"), str(clone))
+    type_in(clone, "dvc", "pull", **services.variables)
+    return clone
+
+
+def test_a_second_machine_pulls_everything_and_agrees_with_the_first(first, services):
+    second = join_team(first, services, "second")
+    assert json.loads(type_in(first, "dvc", "data", "status", "--not-in-remote", "--json", **services.variables)) == {}
+    pictures = sorted(str(path) for path in (first.parent / "pictures/3").glob("*.png"))[:20]
+    for command in (("verify",), ("champion", "--json"), ("history", "--json"), ("predict", *pictures)):
+        one, two = (type_in(clone, "pipeline", *command, **services.variables) for clone in (first, second))
+        assert one == two
+        assert one
+    assert type_in(second, "pipeline", "publish", **services.variables) == "MLflow is up to date\n"
