@@ -5,6 +5,7 @@ A gain is 1 if the challenger alone is right, -1 if the champion alone is right,
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import sqrt
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
@@ -15,8 +16,7 @@ from pipeline.evaluation.intervals import Array
 LEVEL = 0.05  # of every test that is no look: of a class, and whether a challenger is worse or not inferior
 _GRID = 1 << 15  # cells of the distribution of a sum that is not one of small whole numbers
 _SPREAD = 1500  # cells of its standard deviation, so that a sum beyond the grid has a probability below 1e-25
-_PRIOR = 1 / 4  # the share of answers that differ in one more draw, as in `paired_difference`
-_STEPS = 60  # of a bisection
+_STEPS = 40  # of a bisection
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,21 @@ class Evidence:
 
 def weigh(gains: Array, strata: Array, groups: Array, alpha: float) -> Evidence:
     """The evidence of one look at a one-sided level. `gains`, `strata`, `groups`: as in `effective_size`."""
-    sizes = np.bincount(strata)[strata]
-    weighted = gains * (sizes.max() / sizes) if np.ptp(sizes) else gains
-    sums = np.bincount(groups, weighted)
-    disagreement, size = stratified_mean(gains != 0, strata), effective_size(gains, strata, groups, 1 - 2 * LEVEL)
-    half = np.array(disagreement / 2)
+    counts = np.bincount(strata)[strata]
+    sums = np.bincount(groups, gains * (counts.max() / counts) if np.ptp(counts) else gains)
+    sums = sums[sums != 0]
+    gained, lost = (stratified_mean(gains == sign, strata) for sign in (1, -1))
+    size, wide_size = (effective_size(gains, strata, groups, 1 - 2 * level) for level in (alpha, LEVEL))
+    half = (gained + lost) / 2
     return Evidence(
-        difference=stratified_mean(gains, strata),
-        interval=paired_interval(gains, strata, groups, 1 - 2 * alpha),
-        wide=paired_interval(gains, strata, groups, 1 - 2 * LEVEL),
-        even_low=float(score_interval(half, half, np.array(size), 1 - 2 * LEVEL)[0]) if size >= 1 else -1.0,
+        difference=gained - lost,
+        interval=score_interval(gained, lost, size, 1 - 2 * alpha),
+        wide=score_interval(gained, lost, wide_size, 1 - 2 * LEVEL),
+        even_low=score_interval(half, half, wide_size, 1 - 2 * LEVEL)[0],
         better_p=sign_flip_p(sums),
         worse_p=sign_flip_p(-sums),
-        size=effective_size(gains, strata, groups, 1 - 2 * alpha),
-        disagreement=disagreement,
+        size=size,
+        disagreement=gained + lost,
     )
 
 
@@ -108,49 +109,54 @@ def _distribution(sizes: tuple[int, ...], counts: tuple[int, ...]) -> Array:
     return np.fft.fftshift(np.fft.irfft(product, cells))
 
 
-def score_interval(gained: Array, lost: Array, size: Array, confidence: float) -> tuple[Array, Array]:
+def score_interval(gained: float, lost: float, size: float, confidence: float) -> tuple[float, float]:
     """Tango's score interval (1998) of a paired difference of proportions, with half a picture as correction for continuity.
 
     `gained`, `lost`: the shares of the pictures that one side alone has right; `size`: the number of pictures, which need not be whole.
-    Each float (…,), and so are the two ends.
+    -1 to 1 if that is below 1.
     """
     # The variance is that of the difference that is tried, so that few differing answers do not make the interval narrow. The
     # correction makes the interval agree with the exact test, also far out in the tails, where one look of many is decided: with half a
     # picture it is sound, and never hides what the exact test shows.
-    gained, lost, size = np.broadcast_arrays(*(np.asarray(each, float) for each in (gained, lost, size)))
+    if size < 1:
+        return -1.0, 1.0
     z = float(ndtri((1 + confidence) / 2))
     return _lower_end(gained, lost, size, z), -_lower_end(lost, gained, size, z)
 
 
-def _lower_end(gained: Array, lost: Array, size: Array, z: float) -> Array:
+@lru_cache(100_000)
+def _lower_end(gained: float, lost: float, size: float, z: float) -> float:
     difference = gained - lost
-    low, high = np.full(difference.shape, -1.0), difference.copy()
+    low, high = -1.0, difference
     for _ in range(_STEPS):
         tried = (low + high) / 2
         # The most likely share that is lost, if the difference is the one tried.
         linear = (2 - difference) * tried - gained - lost
-        root = np.sqrt(np.maximum(linear**2 + 8 * lost * tried * (1 - tried), 0))
-        share = np.clip((root - linear) / 4, np.maximum(0, -tried), (1 - tried) / 2)
-        variance = np.maximum(2 * share + tried * (1 - tried), 0) / size
-        is_rejected = difference - tried - 0.5 / size > z * np.sqrt(variance)
-        low, high = np.where(is_rejected, tried, low), np.where(is_rejected, high, tried)
+        root = sqrt(max(linear**2 + 8 * lost * tried * (1 - tried), 0.0))
+        share = min(max((root - linear) / 4, 0.0, -tried), (1 - tried) / 2)
+        variance = max(2 * share + tried * (1 - tried), 0.0) / size
+        if difference - tried - 0.5 / size > z * sqrt(variance):
+            low = tried
+        else:
+            high = tried
     return low
 
 
 def effective_size(gains: Array, strata: Array, groups: Array, confidence: float) -> float:
-    """The number of single pictures that measure the mean of the strata's mean gains as precisely. Below 1 if it is not measured.
+    """The number of single pictures that measure the mean of the strata's mean gains as precisely. 0 if all are one group.
 
-    `gains`: (pictures,); `strata`: int (pictures,), one for a mean over all pictures, the labels for a mean over classes; `groups`:
-    see `intervals`. It includes Student's quantile in place of the normal one, since the variance between few groups is uncertain.
+    `gains`: (pictures,); `strata`: int (pictures,), one for a mean over all pictures, the labels for a mean over classes; `groups`: int
+    (pictures,). Both count from 0 without a gap. It includes Student's quantile in place of the normal one, since the variance between
+    few groups is uncertain.
     """
-    _, strata, sizes = np.unique(strata, return_inverse=True, return_counts=True)
-    _, numbers = np.unique(groups, return_inverse=True)
-    drawn = int(numbers.max()) + 1
+    drawn = int(groups.max()) + 1
     if drawn == 1:
         return 0.0
-    # Of one more picture of each stratum, a quarter of the answers differ: otherwise a small class without a difference has no variance.
+    # As if the answers to one more picture of each stratum differed: otherwise a small class without a difference has no variance, and
+    # its rare losses, which weigh much, would be missed.
+    sizes = np.bincount(strata)
     gained, lost = (np.bincount(strata, gains == sign) for sign in (1, -1))
-    shares = [(each + _PRIOR / 2) / (sizes + 1) for each in (gained, lost)]
+    shares = [(each + 1 / 2) / (sizes + 1) for each in (gained, lost)]
     spread = shares[0] + shares[1] - (shares[0] - shares[1]) ** 2
     variance = (spread / sizes).sum() / len(sizes) ** 2
     gained_share, lost_share = (each.mean() for each in shares)
@@ -159,30 +165,16 @@ def effective_size(gains: Array, strata: Array, groups: Array, confidence: float
         return float(size)
     means = (gained - lost) / sizes
     residuals = (gains - means[strata]) / (sizes[strata] * len(sizes))
-    # Of one more group, a quarter of the answers differ, all in one direction.
-    between = (np.bincount(numbers, residuals) ** 2).sum() + (_PRIOR / drawn) ** 2
-    within = (residuals**2).sum() + _PRIOR / (drawn * len(gains))
+    # As if all answers to one more group differed, in one direction: otherwise rare groups that are lost in whole would be missed.
+    between = (np.bincount(groups, residuals) ** 2).sum() + 1 / drawn**2
+    within = (residuals**2).sum() + 1 / (drawn * len(gains))
     upper = (1 + confidence) / 2
     return float(size / max(1.0, between / within * drawn / (drawn - 1)) * (ndtri(upper) / stdtrit(drawn - 1, upper)) ** 2)
 
 
-def paired_interval(gains: Array, strata: Array, groups: Array, confidence: float) -> tuple[float, float]:
-    """The interval of the mean of the strata's mean gains, for the effective number of pictures; -1 to 1 if all are one group.
-
-    The arguments are those of `effective_size`.
-    """
-    size = effective_size(gains, strata, groups, confidence)
-    if size < 1:
-        return -1.0, 1.0
-    gained, lost = (stratified_mean(gains == sign, strata) for sign in (1, -1))
-    low, high = score_interval(np.array(gained), np.array(lost), np.array(size), confidence)
-    return float(low), float(high)
-
-
 def stratified_mean(values: Array, strata: Array) -> float:
-    """The mean of the strata's means. `values`: (pictures,)."""
-    _, strata, sizes = np.unique(strata, return_inverse=True, return_counts=True)
-    return float((np.bincount(strata, values) / sizes).mean())
+    """The mean of the strata's means. `values`: (pictures,); `strata`: int (pictures,), from 0 without a gap."""
+    return float((np.bincount(strata, values) / np.bincount(strata)).mean())
 
 
 def power(pictures: int, gain: float, disagreement: float, alpha: float) -> float:

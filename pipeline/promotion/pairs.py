@@ -71,7 +71,8 @@ class Pair:
 
     def figures(self, metric: str) -> dict[str, dict[str, float] | None]:
         """The metric of each side with its own interval at 95 %: `value`, `low`, `high`."""
-        return {name: side and self._figure(side, metric) for name, side in (("challenger", self.challenger), ("champion", self.champion))}
+        champion = None if self.champion is None else self._figure(self.champion, metric)
+        return {"challenger": self._figure(self.challenger, metric), "champion": champion}
 
     def _figure(self, side: Side, metric: str) -> dict[str, float]:
         strata = self.strata(metric)
@@ -94,7 +95,7 @@ class Pair:
         """Some of the pictures. `chosen`: (pictures,)."""
         numbers = np.flatnonzero(chosen)
         groups = np.unique(self.groups[numbers], return_inverse=True)[1]
-        ids = [self.image_ids[number] for number in numbers]
+        ids = [self.image_ids[number] for number in numbers.tolist()]
         champion = self.champion and self.champion.part(numbers)
         return Pair(ids, self.labels[numbers], groups, self.challenger.part(numbers), champion, self.is_same)
 
