@@ -48,18 +48,17 @@ def restore(sha256: str) -> Path:
     PipelineError if none of them has it.
     """
     folder = champion_dir(sha256)
+    pointer = _pointer(folder)
     sources: list[Callable[[], str | None]] = [
-        partial(_fault_of_dvc, "checkout", "--force", _pointer(folder)),
+        partial(_fault_of_dvc, "checkout", "--force", pointer),
         partial(_copy_model, sha256),
-        partial(_fault_of_dvc, "pull", "--force", _pointer(folder)),
+        partial(_fault_of_dvc, "pull", "--force", pointer),
     ]
-    fault = None
     while not _is_whole(folder, sha256):
         if not sources:
-            reason = fault or "what DVC has is another model"
-            cure = f"run `git pull` and `dvc pull {_pointer(folder)}`, or `pipeline rollback`"
-            raise PipelineError(f"{folder}: the model {sha256} is not there, and DVC has none: {reason}; {cure}")
-        fault = sources.pop(0)()
+            cure = f"run `git pull` and `dvc pull {pointer}`, which reports the cause, or `pipeline rollback`"
+            raise PipelineError(f"{folder}: the model {sha256} is not in DVC's cache, nor in {MODELS}, nor in a DVC remote; {cure}")
+        sources.pop(0)()
     return folder
 
 

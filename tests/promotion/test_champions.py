@@ -13,6 +13,7 @@ from pipeline.core.files import read_table, sha256_of_file
 from pipeline.pictures.manifest import read_manifest
 from pipeline.promotion.champions import champion_model, restore, store
 from pipeline.promotion.journal import Entry, append, champion_dir
+from tests.checkout import ROOT
 from tests.scored import make_scored, write_scored, write_test_pictures
 
 
@@ -80,6 +81,19 @@ def test_dvc_knows_the_folder_and_finds_nothing_changed(stored, monkeypatch):
     monkeypatch.chdir(folder)
     assert Path(f"{champion_dir(sha256)}.dvc").is_file()
     assert run_dvc("status", "--json").strip() == "{}"
+
+
+def test_in_a_git_repository_dvc_sees_the_champion_and_git_its_file_alone(in_stored):
+    shutil.copy(ROOT / ".gitignore", ".gitignore")
+    (Path(".dvc") / "config").write_text("[core]\n    analytics = false\n")
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path(f"{champion_dir(in_stored)}.dvc").unlink()
+    shutil.copytree(champion_dir(in_stored), "models/own")
+    store("own")
+    listed = subprocess.run(["git", "ls-files", "-o", "--exclude-standard", "champions"], check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == [f"{champion_dir(in_stored)}.dvc"]
+    shutil.rmtree(champion_dir(in_stored))
+    assert "deleted" in run_dvc("status", "--json")
 
 
 def test_storing_again_runs_no_dvc_and_writes_nothing(in_stored, stored, monkeypatch):
@@ -158,7 +172,7 @@ def test_a_champion_that_nobody_has_is_one_line_with_the_cure(in_stored):
     shutil.rmtree(".dvc/cache")
     shutil.rmtree(champion)
     cure = rf"run `git pull` and `dvc pull {champion}\.dvc`"
-    with pytest.raises(PipelineError, match=rf"^{champion}: the model {in_stored} is not there, [^\n]*no remote[^\n]*; {cure}[^\n]*$"):
+    with pytest.raises(PipelineError, match=rf"^{champion}: the model {in_stored} is not in DVC's cache, [^\n]*; {cure}[^\n]*$"):
         restore(in_stored)
 
 
