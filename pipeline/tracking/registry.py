@@ -175,10 +175,12 @@ def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping
 
 def _log_decision(client: "MlflowClient", run_id: str | None, model: Registration) -> None:
     """Show the decision in the run of the model, unless somebody deleted the run."""
+    from mlflow.entities import RunTag
+
     if run_id is None or client.get_run(run_id).info.lifecycle_stage != "active":
         return
-    for key in (key for key in model.tags if key.startswith(DECISION)):
-        write_beside_others(client.set_tag, run_id, key, model.tags[key][:_TAG_LENGTH])
+    tags = [RunTag(key, value[:_TAG_LENGTH]) for key, value in model.tags.items() if key.startswith(DECISION)]
+    write_beside_others(client.log_batch, run_id, tags=tags)
     if model.decision:
         client.log_artifacts(run_id, str(model.decision), DECISION)
 
