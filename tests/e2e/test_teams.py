@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,11 +11,20 @@ import yaml
 
 from pipeline.core.files import sha256_of, sha256_of_file, write_json, write_table
 from pipeline.pictures.manifest import Picture, write_manifest
+from pipeline.promotion.journal import read_journal
 from tests.checkout import ROOT, commit, copy, type_in, user_environment
 from tests.teams import HAS_POSTGRES, shared_services
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.skipif(not HAS_POSTGRES, reason="PostgreSQL is not installed")]
 MACHINES = 20
+LOAD = """
+import mlflow
+from pipeline.core.files import sha256_of_file
+from pathlib import Path
+folder = mlflow.artifacts.download_artifacts("models:/transfer-pipeline@champion")
+print(*{sha256_of_file(path) for path in Path(folder).rglob("model.onnx")})
+mlflow.pyfunc.load_model("models:/transfer-pipeline@champion")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +136,41 @@ def test_a_second_machine_pulls_everything_and_agrees_with_the_first(first, serv
         assert one == two
         assert one
     assert type_in(second, "pipeline", "publish", **services.variables) == "MLflow is up to date\n"
+
+
+def decide(clone, services, *command):
+    """Decide on one machine and share it: push, and if another machine was faster, take its entries first. Returns the seconds."""
+    begun = time.monotonic()
+    type_in(clone, "pipeline", *command, **services.variables)
+    for _ in range(10 * MACHINES):
+        pushed = subprocess.run(["git", "push", "-q"], cwd=clone, env=user_environment(clone), capture_output=True, text=True, check=False)
+        if pushed.returncode == 0:
+            return time.monotonic() - begun
+        type_in(clone, "git", "pull", "-q", "--rebase")
+    raise AssertionError(pushed.stderr)
+
+
+def test_machines_that_decide_at_once_lose_no_entry_and_end_with_one_champion(first, services):
+    clones = [join_team(first, services, f"machine {number}") for number in range(4)]
+    commands = [("promote", "finetuned", "--force", "--reason", f"machine {number}") for number in range(4)]
+    before = read_journal(first / "promotions.jsonl")
+    with ThreadPoolExecutor(len(clones)) as threads:
+        list(threads.map(lambda pair: decide(pair[0], services, *pair[1]), zip(clones, commands, strict=True)))
+    decide(clones[0], services, "rollback", "--reason", "after all")
+    for clone in (first, *clones):
+        type_in(clone, "git", "pull", "-q", "--rebase")
+        type_in(clone, "dvc", "pull", **services.variables)
+    (journal,) = {(clone / "promotions.jsonl").read_bytes() for clone in (first, *clones)}
+    reasons = [entry.reason for entry in read_journal(first / "promotions.jsonl")]
+    assert sorted(reasons[len(before) :]) == ["after all", *(f"machine {number}" for number in range(4))], journal
+    champion, *others = (type_in(clone, "pipeline", "champion", "--json", **services.variables) for clone in (first, *clones))
+    assert set(others) == {champion}
+    type_in(first, "pipeline", "verify", **services.variables)
+    versions = """
+        select count(*), count(distinct t.value) from model_versions v join model_version_tags t using (name, version)
+        where t.key = 'sha256' and v.current_stage != 'Deleted_Internal'
+    """
+    assert rows(services, versions) == [(2, 2)]
+    answered = type_in(first, sys.executable, "-c", LOAD, **services.variables).split()
+    assert answered == [json.loads(champion)["sha256"]]
+    assert rows(services, "select count(*) from runs where lifecycle_stage = 'deleted'") == [(0,)]
