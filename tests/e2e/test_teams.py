@@ -97,7 +97,7 @@ def test_twenty_machines_publish_the_same_model_at_once(services, tmp_path):
     for result in publish_at_once(services, roots):
         assert result.returncode == 0, result.stdout + result.stderr
     sha256 = sha256_of(b"the same graph")
-    query = f"select r.status, r.lifecycle_stage from runs r join tags t on r.run_uuid = t.run_uuid where t.value = '{sha256}'"
+    query = f"select status, lifecycle_stage from runs join tags using (run_uuid) where key = 'model_sha256' and value = '{sha256}'"
     assert rows(services, query) == [("FINISHED", "active")]
 
 
