@@ -51,6 +51,6 @@ def test_the_first_night_promotes_and_pushes_and_the_next_one_restores_and_does_
     second = tmp_path / "second/clone"
     type_in(tmp_path, "git", "clone", "-q", str(origin), str(second))
     _, line = run_workflow(second, remote)
-    assert (line["outcome"], set(line["ran"]) <= {"split"}) == ("DONE", True)
+    assert (line["outcome"] in ("DONE", "HELD"), line["undone"], set(line["ran"]) <= {"split"}) == (True, [], True)
     assert read_lock(second) == read_lock(first)
     assert type_in(origin, "git", "log", "--format=%s", "main").splitlines() == messages
