@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import export, predict, promotion, search, show, stock, storage, upkeep
+from pipeline.commands import export, predict, promotion, schedule, search, show, stock, storage, upkeep
 from pipeline.core.errors import PipelineError
 
 
@@ -36,6 +36,7 @@ _GROUPS = {
         promotion.add_rollback,
         _command("publish", "log the evaluated models to MLflow, if they are not there yet",
                  lambda _: print("\n".join(upkeep.publish_all()) or "MLflow is up to date")),
+        schedule.add_schedule,
         upkeep.add_mend,
         storage.add_store,
         _command("deps", "rewrite the lists of files in dvc.yaml that `embed` and `train` import", upkeep.print_deps),

@@ -17,7 +17,15 @@ HYMENOPTERA = ROOT.parent / "shared" / "data" / "hymenoptera_data.zip"
 # The first of three workers makes the clone that the next three files wait for; the others begin with something else. Short files fill up
 # the time of all at the end.
 LONGEST_FIRST = [
-    *("e2e/test_readme.py", "e2e/test_mlflow_page.py", "stages/test_train.py", "test_processes.py"),
+    *(
+        "e2e/test_teams.py",
+        "e2e/test_story.py",
+        "e2e/test_workflow.py",
+        "e2e/test_readme.py",
+        "e2e/test_mlflow_page.py",
+        "stages/test_train.py",
+        "test_processes.py",
+    ),
     *("e2e/test_digits.py", "e2e/test_crash.py", "e2e/test_retrain.py", "e2e/test_report_page.py", "e2e/test_faults.py"),
     *("evaluation/test_coverage.py", "tracking/test_publish.py", "test_pipeline.py", "tracking/test_connection.py"),
     *("tracking/test_runs.py", "networks/test_families.py", "test_privacy.py", "commands/test_tune.py", "commands/test_advise.py"),

@@ -31,7 +31,8 @@ USED_OTHERWISE = {
 }
 TEST_IMPORTS = {
     "axe-playwright-python": "axe_playwright_python",
-    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "ray", "s3fs", "webdataset")},
+    **{name: name.replace("-", "_") for name in ("check-jsonschema", "dvc-s3", "kubernetes-validate")},
+    **{name: name for name in ("cryptography", "hypothesis", "moto", "playwright", "psycopg", "ray", "s3fs", "webdataset")},
 }
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {

@@ -49,13 +49,17 @@ class Stopped(PipelineError):  # noqa: N818 - what it was is in `outcome`
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided. `entry`: to be entered into the journal; None if the same was decided before, or nothing had to be judged."""
+    """What was decided. `entry`: to be entered into the journal; None if the same was decided before, or nothing had to be judged.
+
+    `is_champion`: whether the challenger is the champion itself.
+    """
 
     verdict: Verdict
     model: str
     reasons: Sequence[str]
     judgement: Mapping[str, Any] | None = None
     entry: Entry | None = None
+    is_champion: bool = False
 
 
 @dataclass
@@ -243,7 +247,7 @@ def decide(params: Params, model: str | None = None) -> Decision:
     sha256 = str(read_facts(Path("models") / name)["model_sha256"])
     present = champion(entries)
     if present and present.sha256 == sha256:
-        return Decision("HOLD", name, [f"{name} is the champion already"])
+        return Decision("HOLD", name, [f"{name} is the champion already"], is_champion=True)
     if withdrawal := _withdrawal(entries, sha256):
         reason = f"{name} was rolled back on {withdrawal.time}; `pipeline promote {name} --force --reason TEXT` brings it back"
         return Decision("HOLD", name, [reason])
@@ -323,6 +327,6 @@ def outcome_of(decision: Decision, undone: Sequence[str], ran: bool = True) -> O
         return Outcome.UNFINISHED
     if decision.verdict == "PENDING":
         return Outcome.PENDING
-    if not ran:
+    if not ran or decision.is_champion:
         return Outcome.DONE
     return {"HOLD": Outcome.HELD, "REJECT": Outcome.REJECTED}.get(decision.verdict, Outcome.DONE)

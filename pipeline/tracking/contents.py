@@ -20,7 +20,8 @@ from pipeline.evaluation.comparison import other_test_set
 from pipeline.evaluation.scores import flat
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.pictures.manifest import SPLITS, Picture, read_manifest
-from pipeline.tracking.internals import IMAGES, NOTE, PAGE_TAGS, SPLIT, TABLE, write_images, write_predictions_table
+from pipeline.tracking.connection import DECIDED
+from pipeline.tracking.internals import IMAGES, NOTE, PAGE_TAGS, SPLIT, TABLE, write_beside_others, write_images, write_predictions_table
 from pipeline.tracking.runs import KEY, MODEL, StepMetrics, flatten, log_metrics, metrics_of, params_of
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ def log_contents(client: "MlflowClient", run: "Run", contents: RunContents) -> N
         **PAGE_TAGS,
     }
     params = [Param(key, value) for key, value in contents.params.items()]
-    client.log_batch(run.info.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
+    write_beside_others(client.log_batch, run.info.run_id, params=params, tags=[RunTag(key, value) for key, value in tags.items()])
     log_metrics(client, run, contents.metrics(run.info.start_time))
-    client.log_inputs(run.info.run_id, contents.datasets)
+    write_beside_others(client.log_inputs, run.info.run_id, contents.datasets)
     client.log_artifacts(run.info.run_id, str(contents.model_dir), f"models/{contents.model_dir.name}")
     client.log_artifacts(run.info.run_id, str(contents.results_dir))  # MLflow's page compares the files at the root of each run
     with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +235,8 @@ def _changes(contents: RunContents, previous: "Run | None") -> list[str]:
     digests = {name: sha[:12] for name, sha in contents.facts["inputs_sha256"].items() if name != "params"}
     tags = previous.data.tags
     old_digests = {name: tags[f"{name}_sha256"][:12] for name in digests if f"{name}_sha256" in tags}
-    changes = [*_changed_values(previous.data.params, contents.params), *_changed_values(old_digests, digests)]
+    old_params = {name: value for name, value in previous.data.params.items() if name not in DECIDED}
+    changes = [*_changed_values(old_params, contents.params), *_changed_values(old_digests, digests)]
     if not changes:
         return [f"No param and no input differs from run {_code(previous.info.run_id)}."]
     more = [f"- and {len(changes) - _CHANGE_LINES} more"] if len(changes) > _CHANGE_LINES else []

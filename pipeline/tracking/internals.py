@@ -8,10 +8,10 @@ import shutil
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -62,11 +62,21 @@ def schema_cure(error: str, uri: str) -> str | None:
     return f"the database is of a later version of MLflow than {mlflow.__version__}; install that version"
 
 
-def resume(run_id: str) -> Any:
-    """The context in which MLflow's fluent functions log to a run. Metrics of the system stay out: they would differ each time."""
+@contextmanager
+def resume(run_id: str) -> Iterator[None]:
+    """The context in which MLflow's fluent functions log to a run. Metrics of the system stay out: they would differ each time.
+
+    A run in which the block succeeds stays RUNNING: MLflow would end it, and other machines would take it for one that nobody writes.
+    """
     import mlflow
 
-    return mlflow.start_run(run_id=run_id, log_system_metrics=False)
+    mlflow.start_run(run_id=run_id, log_system_metrics=False)
+    try:
+        yield
+    except BaseException:
+        mlflow.end_run("FAILED")
+        raise
+    mlflow.end_run("RUNNING")
 
 
 def write_beside_others(call: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **keywords: _Arguments.kwargs) -> _Answer:

@@ -14,16 +14,43 @@ from pipeline.core.params import BASELINE, model_names
 from pipeline.core.stage import import_closure
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.networks.onnx_file import data_path
-from pipeline.tracking.connection import RunLocked, connect, creation_lock, lock_run, mlflow_errors, tracking_uri
+from pipeline.tracking.connection import (
+    KEPT,
+    NO,
+    STORED,
+    YES,
+    RunLocked,
+    agree_on_model,
+    agree_on_run,
+    connect,
+    copy_id,
+    creation_lock,
+    is_unwritten,
+    lock_run,
+    mlflow_errors,
+    tracking_uri,
+    wait_for_writer,
+)
 from pipeline.tracking.contents import CONTENTS, PUBLISHED, RunContents, contradicts, log_contents, read_contents
-from pipeline.tracking.internals import resume, write_beside_others
-from pipeline.tracking.runs import KEY, MODEL, REQUEST, close_stale_runs, create_run, find_runs, is_of_this_machine, log_metrics
+from pipeline.tracking.internals import NOTE, resume, write_beside_others
+from pipeline.tracking.runs import (
+    KEY,
+    MODEL,
+    REQUEST,
+    close_stale_runs,
+    create_run,
+    find_runs,
+    is_of_this_machine,
+    log_metrics,
+    log_params,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
 
 SUPERSEDED = "pipeline.superseded_by"  # the tag with the id of a newer run of the same model
+COPY = "pipeline.copy"  # the tag of a logged model with the working copy that logged it
 _REQUIREMENTS = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow")  # of the logged model
 
 
@@ -54,17 +81,25 @@ def log_stored_model(client: "MlflowClient", experiment_id: str, folder: Path, s
     if not facts["model_sha256"] == sha256_of_file(folder / "model.onnx") == sha256:
         raise PipelineError(f"{folder}/model.onnx: is not the model {sha256}; run `dvc checkout`")
     close_stale_runs(client, experiment_id)
+
+    def find() -> list["Run"]:
+        return [run for run in find_runs(client, experiment_id, identity(facts)) if run.data.tags.get(MODEL) == sha256]
+
     with lock_run(identity(facts)):
-        runs = [run for run in find_runs(client, experiment_id, identity(facts)) if run.data.tags.get(MODEL) == sha256]
-        run = runs[0] if runs else create_run(client, experiment_id, facts, {MODEL: sha256})
+        finished = [run for run in _delete_empty_twins(client, find()) if run.info.status == "FINISHED"]
+        if finished:
+            run = finished[0]
+        else:
+            run, is_ours = agree_on_run(client, STORED, find, lambda: create_run(client, experiment_id, facts, {MODEL: sha256}))
+            run = run if is_ours else wait_for_writer(client, run)
+        log_params(client, run, facts)
         if (scores := folder / "results/scores.json").is_file():
             contents = RunContents(folder, scores.parent, facts, read_json(scores), {}, [])
             if not contradicts(client, run, contents):
                 log_metrics(client, run, contents.metrics(run.info.start_time))
         if not _has_logged_model(client, run, sha256):
-            _log_model(run.info.run_id, folder, facts)
-        if run.info.status != "FINISHED":
-            client.set_terminated(run.info.run_id, "FINISHED")
+            _log_model(client, run, folder, facts)
+        write_beside_others(client.set_terminated, run.info.run_id, "FINISHED")
 
 
 def _publish_model(client: "MlflowClient", experiment_id: str, contents: RunContents) -> str | None:
@@ -78,18 +113,36 @@ def _publish_model(client: "MlflowClient", experiment_id: str, contents: RunCont
 def _publish_run(client: "MlflowClient", experiment_id: str, contents: RunContents) -> str | None:
     runs = _runs_of_model(client, experiment_id, contents)
     run = _choose_run(client, runs, contents)
-    has_model = run is not None and _has_logged_model(client, run, contents.facts["model_sha256"])
-    if run and has_model and _is_complete(run, contents):
+    model_sha256 = contents.facts["model_sha256"]
+    if run and _is_complete(run, contents) and _has_logged_model(client, run, model_sha256):
         return f"{contents.facts['model']}: run {run.info.run_id} is the newest again" if _supersede(client, runs, run) else None
-    tags = {MODEL: contents.facts["model_sha256"], CONTENTS: contents.digest}
-    run = run or create_run(client, experiment_id, contents.facts, tags)
-    log_contents(client, run, contents)
-    if not has_model:
-        _log_model(run.info.run_id, contents.model_dir, contents.facts)
-    write_beside_others(client.set_tag, run.info.run_id, PUBLISHED, contents.edition_digest)
-    client.set_terminated(run.info.run_id, "FINISHED")
+    run, is_ours = _agree(client, experiment_id, run, contents)
+    run = run if is_ours else wait_for_writer(client, run)
+    has_model = _has_logged_model(client, run, model_sha256)
+    if not (has_model and _is_complete(run, contents)):
+        log_contents(client, run, contents)
+        if not has_model:
+            _log_model(client, run, contents.model_dir, contents.facts)
+        write_beside_others(client.set_tag, run.info.run_id, PUBLISHED, contents.edition_digest)
+        write_beside_others(client.set_terminated, run.info.run_id, "FINISHED")
     _supersede(client, runs, run)
     return f"{contents.facts['model']}: published as run {run.info.run_id}"
+
+
+def _agree(client: "MlflowClient", experiment_id: str, chosen: "Run | None", contents: RunContents) -> tuple["Run", bool]:
+    """The run of these contents that all machines complete, and whether this machine created it or is to complete its own live run."""
+    tags = {MODEL: contents.facts["model_sha256"], CONTENTS: contents.digest}
+    is_live = chosen is not None and CONTENTS not in chosen.data.tags
+    if chosen and is_live:
+        for key, value in tags.items():
+            write_beside_others(client.set_tag, chosen.info.run_id, key, value)
+
+    def find() -> list["Run"]:
+        runs = find_runs(client, experiment_id, identity(contents.facts))
+        return [run for run in runs if tags.items() <= run.data.tags.items()]
+
+    run, is_ours = agree_on_run(client, KEPT, find, lambda: create_run(client, experiment_id, contents.facts, tags))
+    return run, is_ours or (is_live and chosen is not None and run.info.run_id == chosen.info.run_id)
 
 
 def _runs_of_model(client: "MlflowClient", experiment_id: str, contents: RunContents) -> list["Run"]:
@@ -99,6 +152,11 @@ def _runs_of_model(client: "MlflowClient", experiment_id: str, contents: RunCont
     """
     model_sha256 = contents.facts["model_sha256"]
     runs = [run for run in find_runs(client, experiment_id, identity(contents.facts)) if run.data.tags.get(MODEL) in (None, model_sha256)]
+    return _delete_empty_twins(client, runs)
+
+
+def _delete_empty_twins(client: "MlflowClient", runs: Sequence["Run"]) -> list["Run"]:
+    """Delete the empty twins among runs of one model, and return the others."""
     twins = [twin for place, twin in enumerate(runs) if any(_is_empty_twin(client, twin, run) for run in runs[:place])]
     for twin in twins:
         client.delete_run(twin.info.run_id)
@@ -106,18 +164,17 @@ def _runs_of_model(client: "MlflowClient", experiment_id: str, contents: RunCont
 
 
 def _is_empty_twin(client: "MlflowClient", twin: "Run", run: "Run") -> bool:
-    """Whether MLflow's client repeated the request that created the run, and nobody wrote to what the first one created."""
+    """Whether MLflow's client repeated the request that created the run, or several machines created it, and nobody wrote to the twin."""
     request = twin.data.tags.get(REQUEST)
-    if request is None or request != run.data.tags.get(REQUEST) or not twin.data.tags.keys() <= run.data.tags.keys():
-        return False
-    inputs = twin.inputs.dataset_inputs if twin.inputs else []
-    return not (twin.data.metrics or twin.data.params or inputs or client.list_artifacts(twin.info.run_id))
+    is_repeated = request is not None and request == run.data.tags.get(REQUEST)
+    is_given_up = NO in (twin.data.params.get(KEPT), twin.data.params.get(STORED))
+    return (is_repeated or is_given_up) and twin.data.tags.keys() <= run.data.tags.keys() - {NOTE} and is_unwritten(client, twin)
 
 
 def _choose_run(client: "MlflowClient", runs: Sequence["Run"], contents: RunContents) -> "Run | None":
     """The run that has these contents, in part or whole; else one that was only logged live and can be completed."""
-    if same := [run for run in runs if run.data.tags.get(CONTENTS) == contents.digest]:
-        return same[0]
+    if same := [run for run in runs if run.data.tags.get(CONTENTS) == contents.digest and run.data.params.get(KEPT) != NO]:
+        return next((run for run in same if run.data.params.get(KEPT) == YES), same[0])
     live = (run for run in runs if CONTENTS not in run.data.tags)
     return next((run for run in live if not (_is_written_elsewhere(run) or contradicts(client, run, contents))), None)
 
@@ -133,7 +190,8 @@ def _is_complete(run: "Run", contents: RunContents) -> bool:
 def _supersede(client: "MlflowClient", runs: Sequence["Run"], newest: "Run") -> bool:
     """Tag the other published runs of the same model with the newest one. Returns whether a tag changed. Nothing is deleted."""
     newest_id = newest.info.run_id
-    others = [run for run in runs if MODEL in run.data.tags and run.info.run_id != newest_id]
+    # A run without metrics shows no figure, and may be one that the machine which created it deletes at this moment.
+    others = [run for run in runs if MODEL in run.data.tags and run.data.metrics and run.info.run_id != newest_id]
     stale = [run for run in others if run.data.tags.get(SUPERSEDED) != newest_id]
     for run in stale:
         write_beside_others(client.set_tag, run.info.run_id, SUPERSEDED, newest_id)
@@ -143,17 +201,35 @@ def _supersede(client: "MlflowClient", runs: Sequence["Run"], newest: "Run") -> 
 
 
 def _has_logged_model(client: "MlflowClient", run: "Run", model_sha256: str) -> bool:
-    """Whether the run has a complete logged model of that file. Deletes what an interrupted publication left incomplete."""
-    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
-    ours = [logged for logged in found if KEY in logged.tags and logged.tags.get(MODEL) == model_sha256]
-    for logged in ours:
-        if logged.status != "READY":
+    """Whether the run has a complete logged model of that file. Deletes what other publications of this working copy left.
+
+    The run is locked in this working copy, so that no other process of it logs the model at this moment.
+    """
+    models = _logged_models(client, run, model_sha256)
+    kept = agree_on_model(client, run, models)
+    for logged in models:
+        if logged.tags.get(COPY) == copy_id() and not (kept and logged.model_id == kept.model_id):
             client.delete_logged_model(logged.model_id)
-    return any(logged.status == "READY" for logged in ours)
+    return kept is not None
 
 
-def _log_model(run_id: str, model_dir: Path, facts: Mapping[str, Any]) -> None:
-    """Log model.onnx as a pyfunc."""
+def kept_model(client: "MlflowClient", run: "Run", model_sha256: str) -> "LoggedModel | None":
+    """The complete logged model of that file in the run; of several the one that all machines keep."""
+    return agree_on_model(client, run, _logged_models(client, run, model_sha256))
+
+
+def _logged_models(client: "MlflowClient", run: "Run", model_sha256: str) -> list["LoggedModel"]:
+    found = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run.info.run_id}'")
+    return [logged for logged in found if KEY in logged.tags and logged.tags.get(MODEL) == model_sha256]
+
+
+def _log_model(client: "MlflowClient", run: "Run", model_dir: Path, facts: Mapping[str, Any]) -> None:
+    """Log model.onnx as a pyfunc, unless another machine was faster: then what this one logged is deleted."""
+    write_beside_others(_log_pyfunc, run.info.run_id, model_dir, facts)
+    _has_logged_model(client, run, facts["model_sha256"])
+
+
+def _log_pyfunc(run_id: str, model_dir: Path, facts: Mapping[str, Any]) -> None:
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
@@ -184,5 +260,5 @@ def _log_model(run_id: str, model_dir: Path, facts: Mapping[str, Any]) -> None:
             code_paths=[str(Path(folder) / "pipeline")],
             signature=signature,
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
-            tags={MODEL: facts["model_sha256"], KEY: identity(facts)},
+            tags={MODEL: facts["model_sha256"], KEY: identity(facts), COPY: copy_id()},
         )

@@ -11,7 +11,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, sha256_of_json
 from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
 from pipeline.tracking.internals import write_beside_others
-from pipeline.tracking.publish import SUPERSEDED, log_stored_model
+from pipeline.tracking.publish import SUPERSEDED, kept_model, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 DECISION = "decision"  # the tag with the verdict, and the folder of the run's artifacts; tags that begin with it go to the run, too
-REGISTERED = "pipeline.registered"  # a version's tag, set last: the digest of all that was to be written
+REGISTERED = "pipeline.registered"  # a version's tag, set last: the digest of its tags
+SHOWN = "pipeline.shown"  # the digest of the decision's files; a machine that has none leaves those of another
 _CURE = "run `pipeline retrain`"  # it makes up for what is undone
 _TAG_LENGTH = 5000  # the lowest limit of any MLflow, in characters; a reason that somebody typed may be longer
 _SHORT = 16  # digits of a sha256 in a line
@@ -119,13 +120,14 @@ def _register(
     """The version of a model, created if need be, with its tags and its decision; and a line per change."""
     tags = {key: value[:_TAG_LENGTH] for key, value in {MODEL: model.sha256, "model": model.name, **model.tags}.items()}
     files = sorted(path for path in model.decision.rglob("*") if path.is_file()) if model.decision else []
-    digest = sha256_of_json([tags, [(path.name, sha256_of_file(path)) for path in files]])
-    if version and version.tags.get(REGISTERED) == digest:
+    digests = {SHOWN: sha256_of_json([(path.name, sha256_of_file(path)) for path in files])} if files else {}
+    digests[REGISTERED] = sha256_of_json(tags)
+    if version and digests.items() <= version.tags.items():
         return version, []
     version = version or _create_version(client, _find_or_log(client, experiment_id, model), tags)
     _log_decision(client, version.run_id, model)
     changed = {key: value for key, value in tags.items() if version.tags.get(key) != value}
-    for key, value in {**changed, REGISTERED: digest}.items():
+    for key, value in {**changed, **digests}.items():
         write_beside_others(client.set_model_version_tag, EXPERIMENT, version.version, key, value)
     verdict = model.tags.get(DECISION, "registered")
     return version, [f"{EXPERIMENT} version {version.version}: {model.name} {model.sha256[:_SHORT]}, {verdict}"]
@@ -147,16 +149,16 @@ def _find_or_log(client: "MlflowClient", experiment_id: str, model: Registration
 
 
 def _find_logged(client: "MlflowClient", experiment_id: str, sha256: str) -> "LoggedModel | None":
-    """The complete logged model of that file whose run is there and not superseded; of several the first."""
+    """The complete logged model of that file whose run is there and not superseded; of several the one that all machines keep."""
     found = client.search_logged_models([experiment_id], f"tags.`{MODEL}` = '{sha256}'")
     ours = [logged for logged in found if logged.status == "READY" and KEY in logged.tags]
     pairs = [(logged, client.get_run(logged.source_run_id)) for logged in ours if logged.source_run_id]
     alive = [
-        (SUPERSEDED in run.data.tags, logged.creation_timestamp, logged.model_id, logged)
+        (SUPERSEDED in run.data.tags, logged.creation_timestamp, logged.model_id, run)
         for logged, run in pairs
         if run.info.lifecycle_stage == "active"
     ]
-    return min(alive, key=lambda each: each[:3])[-1] if alive else None
+    return kept_model(client, min(alive, key=lambda each: each[:3])[-1], sha256) if alive else None
 
 
 def _create_version(client: "MlflowClient", logged: "LoggedModel", tags: Mapping[str, str]) -> "ModelVersion":

@@ -14,7 +14,7 @@ from pipeline.core.errors import without_password
 from pipeline.core.hardware import key_here
 from pipeline.networks.artifact import identity, read_facts
 from pipeline.tracking.connection import EXPERIMENT, connect, creation_lock, error_line, lock_run, stale_keys, uses_server
-from pipeline.tracking.internals import GIT_COMMIT, PARENT
+from pipeline.tracking.internals import GIT_COMMIT, PARENT, write_beside_others
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,15 +53,18 @@ def is_of_this_machine(run: "Run") -> bool:
 
 
 def create_run(client: "MlflowClient", experiment_id: str, facts: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> "Run":
-    """Create the run of a model, with its key, the digests of its inputs, its params, and these tags."""
-    from mlflow.entities import Param
-
+    """Create the run of a model, with its key, the digests of its inputs, and these tags."""
     digests = {f"{name}_sha256": sha for name, sha in facts["inputs_sha256"].items()}
     all_tags = {KEY: identity(facts), REQUEST: uuid.uuid4().hex, **digests, **_git_tags(), **(tags or {})}
-    run = client.create_run(experiment_id, tags=all_tags, run_name=facts["model"])
+    return write_beside_others(client.create_run, experiment_id, tags=all_tags, run_name=facts["model"])
+
+
+def log_params(client: "MlflowClient", run: "Run", facts: Mapping[str, Any]) -> None:
+    """Log the params with which a model was trained, and the hardware."""
+    from mlflow.entities import Param
+
     params = params_of({**flatten(facts["params"]), **facts["hardware"]})
-    client.log_batch(run.info.run_id, params=[Param(name, value) for name, value in params.items()])
-    return run
+    write_beside_others(client.log_batch, run.info.run_id, params=[Param(name, value) for name, value in params.items()])
 
 
 def _find_or_create(
@@ -72,8 +75,11 @@ def _find_or_create(
     tags = {MACHINE: key_here(""), **({PARENT: parent} if parent else {})}
     with creation_lock():
         locks.enter_context(lock_run(key, kind))
-        found = filter(is_of_this_machine, find_runs(client, experiment_id, key))
-        return next(found, None) or create_run(client, experiment_id, facts, tags)
+        if found := next(filter(is_of_this_machine, find_runs(client, experiment_id, key)), None):
+            return found
+        run = create_run(client, experiment_id, facts, tags)
+        log_params(client, run, facts)
+        return run
 
 
 def close_stale_runs(client: "MlflowClient", experiment_id: str, kind: str = "runs") -> None:
@@ -124,7 +130,7 @@ def metrics_of(row: StepMetrics, start: int) -> list["Metric"]:
 def log_metrics(client: "MlflowClient", run: "Run", metrics: "Sequence[Metric]") -> None:
     """Log any number of metrics."""
     for start in range(0, len(metrics), _METRICS_PER_CALL):
-        client.log_batch(run.info.run_id, metrics[start : start + _METRICS_PER_CALL])
+        write_beside_others(client.log_batch, run.info.run_id, metrics[start : start + _METRICS_PER_CALL])
 
 
 # Logging while a model trains or a study runs
