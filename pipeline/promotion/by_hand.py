@@ -9,7 +9,7 @@ from pipeline.core.files import read_value, sha256_of_json
 from pipeline.promotion.gate import Params
 from pipeline.promotion.journal import JOURNAL, Entry, Verdict, champion, now, promotions, read_journal, stamp
 from pipeline.promotion.keep import Keeping, Kept, Options, begun, keep
-from pipeline.promotion.retraining import Decision, judge_and_keep, locked_journal, locked_stages, open_request, read_gate
+from pipeline.promotion.retraining import Decision, judge_and_keep, locked_journal, locked_stages, open_request, read_gate, withdrawal_of
 
 
 def promote(model: str | None, reason: str | None, options: Options) -> tuple[Decision, Kept]:
@@ -34,9 +34,9 @@ def _force(model: str | None, reason: str, params: Params, options: Options) -> 
 
 
 def rollback(to: str | None, reason: str | None, options: Options) -> tuple[Decision, Kept]:
-    """Make an earlier champion the champion again: the one before, or the one whose sha256 begins with `to`. Raises PipelineError.
+    """Make an earlier champion the champion again: the one whose sha256 begins with `to`, else the latest that was never rolled back.
 
-    If a rollback was interrupted, the same command finishes it.
+    Raises PipelineError if there is none. If a rollback was interrupted, the same command finishes it.
     """
     with locked_journal():
         entries = read_journal()
@@ -56,9 +56,9 @@ def _find_target(entries: Sequence[Entry], to: str | None) -> Entry:
         raise PipelineError(f"{JOURNAL}: no model was promoted yet; run `pipeline retrain`")
     earlier = [entry for entry in reversed(promoted) if entry.sha256 != promoted[-1].sha256]
     if to is None:
-        if not earlier:
-            raise PipelineError(f"{JOURNAL}: there is no champion before {promoted[-1].model}; `pipeline history` lists all decisions")
-        return promoted[-2]
+        if good := [entry for entry in earlier if withdrawal_of(entries, entry.sha256) is None]:
+            return good[0]
+        raise PipelineError(f"{JOURNAL}: no champion before {promoted[-1].model} is left; `pipeline history` lists all, for --to SHA256")
     if found := [entry for entry in earlier if entry.sha256.startswith(to)]:
         if len({entry.sha256 for entry in found}) > 1:
             raise PipelineError(f"--to {to}: begins more than one sha256; give more digits")

@@ -248,7 +248,7 @@ def decide(params: Params, model: str | None = None) -> Decision:
     present = champion(entries)
     if present and present.sha256 == sha256:
         return Decision("HOLD", name, [f"{name} is the champion already"], is_champion=True)
-    if withdrawal := _withdrawal(entries, sha256):
+    if withdrawal := withdrawal_of(entries, sha256):
         reason = f"{name} was rolled back on {withdrawal.time}; `pipeline promote {name} --force --reason TEXT` brings it back"
         return Decision("HOLD", name, [reason])
     age = age_days(entries)
@@ -315,7 +315,7 @@ def age_days(entries: Sequence[Entry]) -> float | None:
     return (now() - datetime.fromisoformat(promoted[-1].time)).total_seconds() / 86400 if promoted else None
 
 
-def _withdrawal(entries: Sequence[Entry], sha256: str) -> Entry | None:
+def withdrawal_of(entries: Sequence[Entry], sha256: str) -> Entry | None:
     """The rollback that last replaced a model as champion; None if something else did, or if nothing did."""
     ended = next((entry for entry in reversed(entries) if entry.promotes and entry.champion == sha256), None)
     return ended if ended and ended.verdict == "ROLLBACK" else None

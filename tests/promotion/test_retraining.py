@@ -211,7 +211,7 @@ def test_a_model_that_was_rolled_back_returns_by_force_alone(dvc, monkeypatch):
     assert [entry.reason for entry in read_journal()[-2:]] == ["worse in the field", "it was the camera"]
 
 
-def test_a_rollback_goes_to_the_champion_before_and_says_where_it_cannot(dvc, monkeypatch):
+def test_a_rollback_goes_to_the_champion_before_never_to_one_that_was_rolled_back_and_says_where_it_cannot(dvc, monkeypatch):
     days = ticking(monkeypatch)
     with pytest.raises(PipelineError, match="no model was promoted yet"):
         by_hand.rollback(None, None, Options())
@@ -229,6 +229,9 @@ def test_a_rollback_goes_to_the_champion_before_and_says_where_it_cannot(dvc, mo
     next(days)
     assert by_hand.rollback(None, None, Options())[0].entry.sha256 == first.sha256
     assert (champion(read_journal()).sha256, verdicts()) == (first.sha256, ["PROMOTE", "PROMOTE", "ROLLBACK"])
+    next(days)
+    with pytest.raises(PipelineError, match="no champion before small is left"):
+        by_hand.rollback(None, None, Options())
 
 
 def test_a_rollback_whose_mlflow_was_away_is_finished_by_the_same_command(dvc, monkeypatch):
