@@ -84,7 +84,7 @@ def print_approve(parsed: argparse.Namespace) -> None:
 def add_rollback(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = _add(commands, "rollback", "make an earlier champion the champion again")
-    parser.add_argument("--to", metavar="SHA256", help="the first digits of its sha256 (default: the latest one that was never rolled back)")
+    parser.add_argument("--to", metavar="SHA256", help="the first digits of its sha256 (default: the latest that was never rolled back)")
     parser.add_argument("--reason", type=_reason, metavar="TEXT", help="why; promotions.jsonl keeps it")
     parser.set_defaults(run=print_rollback)
 
