@@ -464,6 +464,7 @@ def test_a_server_that_dies_at_any_call_is_made_whole_by_the_next_publication(fi
 
 @pytest.mark.parametrize("name", ["create_run", "create_logged_model"])
 def test_a_request_that_was_repeated_since_its_answer_was_lost_leaves_no_twins(files, monkeypatch, name):
+    monkeypatch.setattr("pipeline.tracking.connection._PATIENCE_SECONDS", 1)
     call = getattr(SqlAlchemyStore, name)
     with monkeypatch.context() as patched:
         patched.setattr(SqlAlchemyStore, name, lambda *arguments, **keywords: [call(*arguments, **keywords) for _ in range(2)][1])
