@@ -220,6 +220,8 @@ def test_the_cronjob_prepares_its_claim_from_a_clone_and_again(tmp_path, monkeyp
     """With git, but a `make` that only notes that it was called: the environment takes minutes."""
     cronjob = list(yaml.safe_load_all(content("kubernetes")))[1]
     (container,) = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]["initContainers"]
+    for key in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the `make` that runs the tests
+        monkeypatch.delenv(key, raising=False)
     for key, value in {"GIT_CONFIG_GLOBAL": "/dev/null", "REPOSITORY": str(tmp_path / "origin")}.items():
         monkeypatch.setenv(key, value)
     for entry in container["env"]:
