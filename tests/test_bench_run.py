@@ -146,3 +146,13 @@ def test_the_readme_quotes_the_stored_ratios(modules):
     quoted = re.search(".*".join(rf"{each} ([\d.]+) times" for each in words), text)
     assert quoted is not None
     assert list(quoted.groups()) == [f"{ratios[name]:.1f}" for name in ("finetuning", "evaluation", "frozen", "predict")]
+
+
+def test_the_docs_quote_the_accuracies_and_none_is_shown_to_be_below_the_plain_loop(modules):
+    accuracy = importlib.import_module("accuracy")
+    rows = json.loads((ROOT / "bench/results.json").read_text())["accuracy"]["rows"]
+    assert accuracy.table(rows) in (ROOT / "docs/results.md").read_text()
+    titles = {name: [title for title in accuracy.MODELS if title != accuracy.PLAIN and title in runs["0"]] for name, runs in rows.items()}
+    ends = {(name, title): accuracy.difference(rows[name], title)["high"] for name in rows for title in titles[name]}
+    assert len(ends) == 4
+    assert {pair: high for pair, high in ends.items() if high < 0} == {}
