@@ -6,6 +6,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def this_checkout_first(monkeypatch):
+    """Processes that a test starts import from here, also after MLflow put the code of a loaded model first on the path."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, fresh_database):

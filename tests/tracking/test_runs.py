@@ -266,8 +266,7 @@ def test_a_process_ends_while_mlflow_hangs_and_says_no_more_than_one_line(tmp_pa
 # Processes that are gone
 
 FORKING = multiprocessing.get_context("forkserver")  # imports MLflow once, which takes seconds
-# The server keeps the working directory of the test that starts it, which is gone later: nothing may be imported then.
-FORKING.set_forkserver_preload([f"tests.tracking.{name}" for name in ("test_runs", "test_agreement", "test_registry")])
+FORKING.set_forkserver_preload([__name__])
 
 
 def hold_open(folder, pipe):
