@@ -15,7 +15,7 @@ JOURNAL = Path("promotions.jsonl")
 CHAMPIONS = Path("champions")  # one model folder per promoted model, by the first digits of its sha256
 Verdict = Literal["PROMOTE", "HOLD", "REJECT", "PENDING", "APPROVE", "ROLLBACK", "FORCE"]
 PROMOTING = ("PROMOTE", "APPROVE", "ROLLBACK", "FORCE")
-_SHORT = 16  # digits of a sha256 in the name of a folder
+SHORT = 16  # digits of a sha256 in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def promotions(entries: Sequence[Entry]) -> list[Entry]:
 
 def champion_dir(sha256: str) -> Path:
     """The folder that keeps a promoted model: a model folder with the results on test in its folder `results`."""
-    return CHAMPIONS / sha256[:_SHORT]
+    return CHAMPIONS / sha256[:SHORT]
 
 
 def _lines(path: Path) -> Iterable[tuple[int, str]]:

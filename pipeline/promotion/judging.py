@@ -11,7 +11,7 @@ from pipeline.core.files import atomic_dir, cache_dir, read_json, read_table, sh
 from pipeline.core.params import BASELINE, PARAMS, model_names, nearest, read_threads
 from pipeline.promotion import gate
 from pipeline.promotion.champions import MODELS, RESULTS, TEST, read_tested, restore, write_test
-from pipeline.promotion.journal import Entry
+from pipeline.promotion.journal import SHORT, Entry
 
 if TYPE_CHECKING:
     from pipeline.core.files import Slice
@@ -23,7 +23,6 @@ _TREE = Path("data/splits/test")
 _BATCH = 32
 _BLOCK = 4_000_000  # probabilities that are worked on at once
 _ROUNDS, _ROUND_SECONDS = 7, 0.1
-_SHORT = 16  # digits of a sha256 in the name of a folder
 
 
 def choose_challenger(params: gate.Params) -> str:
@@ -64,7 +63,7 @@ def prepare(challenger: str, champion: Entry | None) -> tuple[gate.Candidate, ga
         return first, None, gate.TestSet(test_sha256, frozenset(), learned=len(learned))
     stored = folders[1] / RESULTS
     tested, present = ({row["sha256"] for row in table_rows(stored / TEST)}, {picture.sha256 for picture in pictures})
-    rows = _rows_of_champion(folders[1], pictures, f"{champion.sha256[:_SHORT]}-{test_sha256[:_SHORT]}", facts[1]["class_names"], threads)
+    rows = _rows_of_champion(folders[1], pictures, f"{folders[1].name}-{test_sha256[:SHORT]}", facts[1]["class_names"], threads)
     second = _candidate(champion.model, champion.sha256, facts[1], stored, _in_order(rows, judged), milliseconds[1])
     old = frozenset(picture.image_id for picture in judged if picture.sha256 in tested)
     return first, second, gate.TestSet(test_sha256, old, len(tested - present), len(learned))
