@@ -145,7 +145,7 @@ def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onw
     classifier = WithProbs(load_classifier(Path("models/backbone"), model, 2), predictor.facts["temperature"])
     pixels = np.stack([read_square(content, predictor.preprocessing) for content in contents])
     with torch.no_grad():
-        np.testing.assert_allclose(classifier(torch.from_numpy(pixels)).numpy(), wanted, atol=1e-4)
+        np.testing.assert_allclose(classifier(torch.from_numpy(pixels))[0].numpy(), wanted, atol=1e-4)
 
     served = PictureModel()
     served.load_context(SimpleNamespace(artifacts={"model": str(model / "model.onnx")}))

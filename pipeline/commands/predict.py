@@ -24,9 +24,7 @@ _EXAMPLES = """\
   pipeline predict pictures/ --sheet sheet.png > predictions.csv
   find /photos -name '*.jpg' -print0 | pipeline predict -0 - --format jsonl --abstain-below 0.9
   RAY_ADDRESS=10.0.0.1:6379 pipeline predict /photos --on ray --output predictions.csv"""
-_MODELS = Path("models")
-_CHAMPION = "champion"  # no model of the project may have this name
-_MODEL_HELP = f"a name in models/, or a model folder (default: {_CHAMPION}; before there is one, the lowest val loss)"
+_MODEL_HELP = "a name in models/, or a model folder (default: champion; before there is one, the lowest val loss)"
 _SHEET_SIZE = 50  # pictures on the sheet of `explain`
 
 
@@ -41,9 +39,10 @@ def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def predict(parsed: argparse.Namespace) -> None:
     """Write a row per picture; the exit code reports whether all could be read. Raises PipelineError."""
+    from pipeline.promotion.champions import find_served
     from pipeline.serving.predictor import open_model
 
-    name, folder = _find(parsed.model, parsed.here)
+    name, folder = find_served(parsed.model, parsed.here)
 
     def open_stored(threads: int) -> tuple[str, "Predictor"]:
         return name, open_model(folder, threads)
@@ -54,19 +53,6 @@ def predict(parsed: argparse.Namespace) -> None:
         answer(parsed, "predict", open_stored, partial(predict_on_ray, folder))
     else:
         answer(parsed, "predict", open_stored)
-
-
-def _find(named: str | None, here: Path) -> tuple[str, Path]:
-    """The name and the folder of the named model: by default the champion, or without one the lowest val loss. Raises PipelineError."""
-    from pipeline.networks.artifact import find_model
-    from pipeline.promotion.champions import champion_model
-
-    if named in (None, _CHAMPION) and (champion := champion_model()):
-        return _CHAMPION, champion
-    if named == _CHAMPION:
-        raise PipelineError(f"--model {_CHAMPION}: there is none yet; run `pipeline retrain`, or name another model")
-    folder = find_model(named, _MODELS, here)
-    return folder.name, folder
 
 
 def add_explain(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -84,11 +70,12 @@ def explain(parsed: argparse.Namespace) -> None:
     from pipeline.core.files import output_path, writing
     from pipeline.core.params import read_threads
     from pipeline.evaluation.galleries import draw_sheet
+    from pipeline.promotion.champions import find_served
     from pipeline.serving.predictions import find_pictures
     from pipeline.serving.predictor import open_model
 
     output = output_path(parsed.here, parsed.output)
-    name, folder = _find(parsed.model, parsed.here)
+    name, folder = find_served(parsed.model, parsed.here)
     predictor = open_model(folder, read_threads())
     if parsed.class_name not in (None, *predictor.class_names):
         raise PipelineError(f"--class {parsed.class_name}: is not a class of {folder}; its classes are {', '.join(predictor.class_names)}")

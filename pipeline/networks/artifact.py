@@ -1,7 +1,7 @@
-"""The model folder: model.safetensors, model.onnx, model.json, history.csv; and the check that they agree."""
+"""The model folder: model.safetensors, model.onnx, model.json, golden.json, history.csv; and the check that they agree."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, read_table, read_value, sha256_of_file, sha256_of_json, write_json, write_table
 from pipeline.core.params import BASELINE, PARAMS, read_params
-from pipeline.pictures.images import Preprocessing
+from pipeline.pictures.images import Array, Preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from pipeline.core.sections import Section
 
 BACKBONE = Path("models/backbone")
+GOLDEN = "golden.json"
+_GOLDEN_TILES, _GOLDEN_TOLERANCE = (2, 4, 8, 16), 1e-3  # tiles a side of each golden picture; of a probability, on any hardware
 _SUMS = {"model.onnx": "model_sha256", "model.onnx.data": "data_sha256", "model.safetensors": "weights_sha256"}  # their keys in model.json
 
 
 def append_head(backbone: "onnx.ModelProto", weight: Any, bias: Any, temperature: float) -> "onnx.ModelProto":
-    """Append a linear head and a softmax to a backbone: `features` (N, D) become `probs` (N, classes), the first output.
+    """Append a linear head and a softmax to a backbone: from `features` (N, D) to `probs` (N, classes), the first output.
 
-    `weight`: float32 (classes, D); `bias`: float32 (classes,). Other outputs of the backbone remain.
+    `weight`: float32 (classes, D); `bias`: float32 (classes,). The outputs of the backbone remain.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -36,7 +38,7 @@ def append_head(backbone: "onnx.ModelProto", weight: Any, bias: Any, temperature
     graph.node.append(helper.make_node("Gemm", ["features", "head.weight", "head.bias"], ["logits"], "head", transB=1))
     graph.node.append(helper.make_node("Div", ["logits", "temperature"], ["scaled_logits"], "temperature"))
     graph.node.append(helper.make_node("Softmax", ["scaled_logits"], ["probs"], "probs", axis=1))
-    others = [output for output in graph.output if output.name != "features"]
+    others = list(graph.output)
     del graph.output[:]
     graph.output.extend([helper.make_tensor_value_info("probs", TensorProto.FLOAT, ["batch", len(bias)]), *others])
     return backbone
@@ -95,6 +97,37 @@ def write_facts(folder: Path, model: "onnx.ModelProto", facts: Mapping[str, Any]
     sums = {"model_sha256": sha256_of_file(path)} | ({"weights_sha256": sha256_of_file(weights)} if weights.is_file() else {})
     write_json(folder / "model.json", {**facts, **sums})
     write_table(folder / "history.csv", list(history[-1]), history)
+
+
+def golden_pixels(image_size: int) -> Array:
+    """Return the pictures of the golden answers, uint8 (4, S, S, 3): coloured tiles, always the same."""
+    generator = np.random.default_rng(0)
+    grids = [generator.integers(0, 256, (tiles, tiles, 3), np.uint8) for tiles in _GOLDEN_TILES]
+    places = [np.arange(image_size) * tiles // image_size for tiles in _GOLDEN_TILES]
+    return np.stack([grid[np.ix_(place, place)] for grid, place in zip(grids, places, strict=True)])
+
+
+def write_golden(folder: Path, threads: int) -> None:
+    """Write golden.json: the probabilities of `golden_pixels` by model.onnx, by which a server checks the model that it loads."""
+    from pipeline.networks.onnx_file import open_session, run_in_parts
+
+    facts = read_facts(folder)
+    pixels = golden_pixels(facts["preprocessing"]["image_size"])
+    probs = run_in_parts(open_session(folder / "model.onnx", threads), ["probs"], pixels, threads)[0]
+    write_json(folder / GOLDEN, {"model_sha256": facts["model_sha256"], "probs": [[round(float(p), 6) for p in row] for row in probs]})
+
+
+def golden_fault(folder: Path, predict: Callable[[Array], Array]) -> str | None:
+    """Return how the answers of a loaded model differ from golden.json; None if they agree, or if the model was stored without one.
+
+    `predict`: from pixels, uint8 (N, S, S, 3), to probabilities, float32 (N, classes).
+    """
+    golden, facts = read_value(folder / GOLDEN), read_facts(folder)
+    if golden is None:
+        return None
+    expected = np.array(golden["probs"])
+    difference = float(np.abs(predict(golden_pixels(facts["preprocessing"]["image_size"])) - expected).max())
+    return None if difference <= _GOLDEN_TOLERANCE else f"{folder}: its golden answers differ by {difference:.2g}"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

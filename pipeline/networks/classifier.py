@@ -48,15 +48,19 @@ class Classifier(nn.Module):
 
 
 class WithProbs(nn.Module):
-    """A classifier that returns probabilities (N, classes), softmax(logits / temperature): the module that is exported and served."""
+    """A classifier that returns probabilities (N, classes), softmax(logits / temperature), and features (N, D).
+
+    It computes what a stored model answers.
+    """
 
     def __init__(self, classifier: Classifier, temperature: float) -> None:
         super().__init__()
         self.classifier = classifier
         self.temperature = temperature
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return cast(Tensor, (self.classifier(pixels) / self.temperature).softmax(dim=1))
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.classifier.backbone(pixels)
+        return (self.classifier.answer(features) / self.temperature).softmax(dim=1), features
 
 
 class WithFeatureMap(nn.Module):
@@ -68,10 +72,10 @@ class WithFeatureMap(nn.Module):
         self.channel_axis = channel_axis
         self._layer = (layer,)  # in a tuple, so that torch does not register it and its tensors keep one name
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         with record_output(self._layer[0]) as outputs:
             result = self.network(pixels)
-        return result, channels_first(outputs[-1], self.channel_axis).float()
+        return *(result if isinstance(result, tuple) else (result,)), channels_first(outputs[-1], self.channel_axis).float()
 
 
 def load_backbone(folder: Path, with_weights: bool = True) -> tuple[Backbone, int]:

@@ -69,7 +69,7 @@ class Embedder:
         """
         if hardware.device_type() == "cpu":
             session = open_session(self.onnx_path, self.threads)
-            return lambda pixels: run_in_parts(session, "features", _filled(pixels, PART), self.threads)[: len(pixels)]
+            return lambda pixels: run_in_parts(session, ["features"], _filled(pixels, PART), self.threads)[0][: len(pixels)]
         import torch
 
         from pipeline.networks.classifier import load_backbone

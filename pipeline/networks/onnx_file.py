@@ -48,11 +48,12 @@ def open_session(path: Path, threads: int, on_gpu: bool = False) -> onnxruntime.
     return onnxruntime.InferenceSession(path, options, providers=[*([cuda] if has_cuda else []), "CPUExecutionProvider"])
 
 
-def run_in_parts(session: onnxruntime.InferenceSession, output: str, pixels: Array, threads: int) -> Array:
-    """Return an output, float32 (N, ...), of pixels, uint8 (N, S, S, 3), which are run in parts of `PART` in that many threads."""
+def run_in_parts(session: onnxruntime.InferenceSession, outputs: Sequence[str], pixels: Array, threads: int) -> list[Array]:
+    """Return outputs, each float32 (N, ...), of pixels, uint8 (N, S, S, 3), which are run in parts of `PART` in that many threads."""
     parts = [pixels[start : start + PART] for start in range(0, len(pixels), PART)]
     with ThreadPoolExecutor(threads) as pool:
-        return np.concatenate(list(pool.map(lambda part: session.run([output], {"pixels": part})[0], parts)))
+        results = list(pool.map(lambda part: session.run(outputs, {"pixels": part}), parts))
+    return [np.concatenate(arrays) for arrays in zip(*results, strict=True)]
 
 
 def add_facts(model: "onnx.ModelProto", facts: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pipeline.promotion.journal import champion, champion_dir, read_journal
 if TYPE_CHECKING:
     from pipeline.pictures.manifest import Picture
 
+CHAMPION = "champion"  # as a model's name; no model of the project may have it
 MODELS, RESULTS, MANIFEST = Path("models"), Path("results"), Path("data/manifest.csv")
 TEST = "test.csv"  # of which pictures the rows of predictions.npy are
 _COLUMNS = ("image_id", "sha256", "label", "group")
@@ -76,6 +77,21 @@ def champion_model() -> Path | None:
     files = [(folder / name, sha256) for name, sha256 in sums.items() if sha256]
     is_whole = all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in files)
     return folder if is_whole else restore(entry.sha256)
+
+
+def find_served(named: str | None, here: Path) -> tuple[str, Path]:
+    """Return the name and the folder of the named model: by default the champion, or without one the lowest val loss.
+
+    `named`: `champion`, a name in models/, or a model folder below `here`. Raises PipelineError.
+    """
+    from pipeline.networks.artifact import find_model
+
+    if named in (None, CHAMPION) and (folder := champion_model()):
+        return CHAMPION, folder
+    if named == CHAMPION:
+        raise PipelineError(f"--model {CHAMPION}: there is none yet; run `pipeline retrain`, or name another model")
+    folder = find_model(named, MODELS, here)
+    return folder.name, folder
 
 
 def read_tested(model: str) -> tuple[str, list["Picture"]]:

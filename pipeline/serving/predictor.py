@@ -18,6 +18,20 @@ _BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
+class Outputs:
+    """What a model computes for N pictures, float32. None: the model does not have this output.
+
+    `probs` (N, classes); `unfamiliarity` (N,): a picture above 1 is unfamiliar, see `pipeline.networks.unfamiliar`; `features` (N, D);
+    `feature_map` (N, C, h, w): the last one, if the head is linear in its average.
+    """
+
+    probs: Array
+    unfamiliarity: Array | None = None
+    features: Array | None = None
+    feature_map: Array | None = None
+
+
+@dataclass(frozen=True)
 class Predictor:
     """An open `model.onnx`: its session, the facts in its metadata, and how many threads run it."""
 
@@ -52,13 +66,13 @@ class Predictor:
 
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities, float32 (pictures, classes), of prepared pixels, uint8 (pictures, S, S, 3)."""
-        return run_in_parts(self.session, "probs", pixels, self.threads)
+        return self.run(pixels).probs
 
-    def feature_maps(self, pixels: Array) -> Array | None:
-        """The last feature maps, float32 (pictures, C, h, w); None if the head is not linear in their average."""
-        if len(self.session.get_outputs()) == 1:
-            return None
-        return np.asarray(self.session.run(["feature_map"], {"pixels": pixels})[0])
+    def run(self, pixels: Array, *others: str) -> Outputs:
+        """The probabilities of prepared pixels, uint8 (pictures, S, S, 3), and those of the named other outputs that the model has."""
+        has = {output.name for output in self.session.get_outputs()}
+        named = ["probs", *(name for name in others if name in has)]
+        return Outputs(**dict(zip(named, run_in_parts(self.session, named, pixels, self.threads), strict=True)))
 
 
 def open_model(folder: Path, threads: int) -> Predictor:

@@ -51,7 +51,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
     overlays = {}
     for number, path in paths.items():
         square = read_square(path, predictor.preprocessing)
-        maps = predictor.feature_maps(square[None])
+        maps = predictor.run(square[None], "feature_map").feature_map
         if maps is None:
             return {}
         heat = class_activation(maps[0], weight, int(predicted[number]))

@@ -11,7 +11,7 @@ from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, read_json
 from pipeline.evaluation.answers import read_answers, write_predictions
-from pipeline.networks.artifact import append_head, describe_model, write_facts
+from pipeline.networks.artifact import append_head, describe_model, write_facts, write_golden
 from pipeline.networks.onnx_file import open_session, read_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import read_manifest, record_of
@@ -77,6 +77,7 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
         write_facts(partial, graph, {**facts, **measured}, history)
         onnx_paths = partial / "model.onnx", embeddings / "backbone.onnx"
         check_head(*onnx_paths, head, temperature, preprocessing.image_size, params.threads)
+        write_golden(partial, params.threads)
     write_predictions(out_of_fold, pictures, read_answers(examples.labels, probs), names)
 
 

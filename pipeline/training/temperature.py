@@ -9,7 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from pipeline.core.files import atomic_dir, read_json
-from pipeline.networks.artifact import write_facts
+from pipeline.networks.artifact import append_head, write_facts, write_golden
 from pipeline.pictures.images import Array
 from pipeline.pictures.manifest import Picture
 
@@ -81,8 +81,10 @@ def store_model(
     size = data.preprocessing.image_size
     temperature = fit_temperature(logits_of(classifier, val_pixels), np.array(data.val_labels))
     feature_map = read_json(data.backbone / "backbone.json")["feature_map"]
+    body = with_feature_map(classifier.backbone, classifier.backbone, feature_map)
+    weight, bias = (tensor.detach().numpy() for tensor in (classifier.head.weight, classifier.head.bias))
+    graph = append_head(export_onnx(body, size, ["features", "feature_map"][: 2 if feature_map else 1]), weight, bias, temperature)
     network = with_feature_map(WithProbs(classifier, temperature), classifier.backbone, feature_map)
-    graph = export_onnx(network, size, ["probs", "feature_map"][: 2 if feature_map else 1])
     measured = {"temperature": temperature, "size": count_work(classifier, size)}
     with atomic_dir(model) as partial:
         save_classifier(classifier, partial / "model.safetensors")
@@ -90,6 +92,7 @@ def store_model(
         batches, places = np.divmod(spread(len(data.val_labels), _CHECKED), len(val_pixels[0]))
         checked = np.stack([val_pixels[batch][place] for batch, place in zip(batches, places, strict=True)])
         check_parity(partial / "model.onnx", network, checked, facts["hardware"]["threads"])
+        write_golden(partial, facts["hardware"]["threads"])
 
 
 def logits_of(classifier: "Classifier", pixels: Sequence[Array]) -> Array:

@@ -213,7 +213,7 @@ def test_torch_and_predict_answer_each_test_picture_as_the_predictions_say(ran, 
     classifier = load_classifier(folder / "models/backbone", folder / f"models/{name}", len(predictor.class_names))
     squares = np.stack([predictor.read(folder / path) for path in pictures])
     with torch.inference_mode():
-        by_torch = WithProbs(classifier, predictor.facts["temperature"])(torch.from_numpy(squares)).numpy()
+        by_torch = WithProbs(classifier, predictor.facts["temperature"])(torch.from_numpy(squares))[0].numpy()
     for image_id, of_torch in zip(pictures.values(), by_torch, strict=True):
         by_command = [float(answered[image_id][f"prob_{label}"]) for label in predictor.class_names]
         np.testing.assert_allclose([by_command, of_torch], [wanted[image_id]] * 2, atol=1e-4)

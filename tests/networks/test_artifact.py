@@ -64,8 +64,8 @@ def test_the_head_is_the_softmax_of_a_linear_map(num_classes, count, tmp_path):
     np.testing.assert_allclose(probs, wanted, atol=1e-5)
 
 
-def test_probabilities_are_the_only_answer():
-    assert [output.name for output in build_model().graph.output] == ["probs"]
+def test_probabilities_are_the_first_output_and_the_features_remain():
+    assert [output.name for output in build_model().graph.output] == ["probs", "features"]
 
 
 def test_a_model_written_twice_has_equal_bytes(tmp_path):

@@ -96,7 +96,7 @@ def test_features_are_float32_under_bf16():
 def test_probabilities_are_the_softmax_of_the_logits():
     classifier, pixels = build_small().eval(), draw_pixels(3, 16)
     logits = classifier(pixels)
-    torch.testing.assert_close(WithProbs(classifier, 1.0)(pixels), logits.exp() / logits.exp().sum(dim=1, keepdim=True))
+    torch.testing.assert_close(WithProbs(classifier, 1.0)(pixels)[0], logits.exp() / logits.exp().sum(dim=1, keepdim=True))
 
 
 def is_of_norm(key):

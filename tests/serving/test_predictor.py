@@ -37,7 +37,7 @@ def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     preprocessing = {"image_size": 8, "crop": 0.875, "interpolation": "bicubic"}
     facts = {"class_names": ["ants", "bees", "Käfer"], "preprocessing": preprocessing}
-    write_facts(folder, export_onnx(module, 8, ["probs"]), facts, [{"epoch": 0}])
+    write_facts(folder, export_onnx(module, 8, ["probs", "features"]), facts, [{"epoch": 0}])
     return SimpleNamespace(module=module, folder=folder, predictor=Predictor.load(folder / "model.onnx", 1))
 
 
@@ -64,7 +64,7 @@ def test_probabilities_are_float32_and_sum_to_one(stored):
 def test_probabilities_are_those_of_torch_on_the_prepared_picture(stored):
     pixels = np.stack([read_square(draw_picture(seed), PREPROCESSING) for seed in (0, 1, 2)])
     with torch.inference_mode():
-        wanted = stored.module(torch.from_numpy(pixels)).numpy()
+        wanted = stored.module(torch.from_numpy(pixels))[0].numpy()
     np.testing.assert_allclose(stored.predictor.predict([draw_picture(seed) for seed in (0, 1, 2)]), wanted, atol=1e-6)
 
 

@@ -56,7 +56,7 @@ def evaluate(root, names, labels, probs, maps=True, learned=""):
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
         facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}, "learned": learned},
         predict_pixels=lambda pixels: np.stack([next(answers) for _ in pixels]),
-        feature_maps=lambda pixels: features if maps else None,
+        run=lambda pixels, *others: SimpleNamespace(feature_map=features if maps else None),
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Predictor, "load", lambda path, threads, on_gpu: fake)
