@@ -17,6 +17,8 @@ What they share is in rooms, one folder per subject. A room imports only from th
     tracking    MLflow
     serving     predictions of a stored model
     promotion   the gate, the journal, retraining on a schedule
+    server      HTTP: predictions over the network, and their page
+    drift       new pictures compared with those that the champion knows
     search      advise, tune, find-lr, seeds
     stock       pretrained networks as they are
 """

@@ -37,6 +37,11 @@ TEST_IMPORTS = {
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
     "mypy": ("Makefile", "mypy"),
+    **{
+        name: ("pyproject.toml", 'serve = ["fastapi')
+        for name in ("fastapi", "httptools", "prometheus-client", "python-multipart", "uvicorn")
+    },
+    "openvino": ("pyproject.toml", "openvino = ["),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),
     "pytest-cov": ("Makefile", "--cov"),
@@ -82,7 +87,8 @@ def test_a_declared_tool_is_used(name):
 
 
 def test_every_package_that_the_code_imports_is_declared():
-    packages = names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["ray"])
+    extras = PROJECT["optional-dependencies"]
+    packages = names([*PROJECT["dependencies"], *extras["ray"], *extras["serve"], *extras["openvino"]])
     declared = {IMPORT_NAMES.get(name, name) for name in packages}
     assert imported("pipeline") - declared == set()
 
@@ -98,7 +104,7 @@ def test_a_declared_package_is_pinned(name):
 
 
 def test_each_provider_of_objects_is_an_extra():
-    others = ("bench", "dev", "gpu", "ray")
+    others = ("bench", "dev", "gpu", "openvino", "ray", "serve")
     extras = {name: names(packages) for name, packages in PROJECT["optional-dependencies"].items() if name not in others}
     assert extras == {scheme: [package] for scheme, package in PROVIDERS.items()}
 

@@ -95,7 +95,7 @@ def inspect(content: bytes) -> Inspection:
         sha256_of(f"{image.size}".encode() + image.tobytes()),
         likeness_of(image),
         all(high - low <= _ONE_COLOUR for low, high in image.getextrema()),  # type: ignore[misc]
-        *_brightness_and_sharpness(image),
+        *brightness_and_sharpness(image),
     )
     return Inspection(sha256_of(content), info)
 
@@ -149,7 +149,8 @@ def _shared(traits: Traits) -> Traits:
     return traits
 
 
-def _brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
+def brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
+    """The mean level of grey, 0 to 255, and the standard deviation of the Laplacian of the grey levels, of a decoded picture."""
     grey = image.convert("L")
     grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.float64)
