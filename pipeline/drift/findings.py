@@ -1,0 +1,196 @@
+"""Compare new pictures with the reference: the findings, effect first, and one verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from pipeline.drift import permuting
+from pipeline.drift.reference import MOST, Reference, Sample, spread
+from pipeline.drift.unlabelled import class_shares, estimate_accuracy, estimate_shares
+from pipeline.evaluation.comparison import holm
+from pipeline.evaluation.intervals import Array, proportion_interval
+
+Verdict = Literal["ok", "drift", "too few"]
+PERMUTATIONS = 1999
+SHIFT, POWER = 0.5, 0.8  # the effect that must be seen, in standard deviations of a trait, and how often
+TRAITS: Mapping[str, tuple[str, str, str]] = {  # title, and the words for a lower and for a higher value
+    "brightness": ("Brightness", "darker", "brighter"),
+    "sharpness": ("Sharpness", "blurrier", "sharper"),
+    "aspect": ("Width by height", "narrower", "wider"),
+    "size": ("Pixels", "smaller", "larger"),
+}
+_FEWEST = 10  # groups of either sample, below which nothing is tested
+_SHOWN = 0.05  # of a p-value of one finding, which explains the verdict and does not make it
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found. All figures are numbers, None, or mappings of them, so that they become JSON.
+
+    `p`: of all statistics together, None if nothing was tested; `level`: below which it is drift; `needed`: the number of new groups
+    with which a shift by half a standard deviation is found in four of five cases, None if no number would do; `domain`: the AUC
+    of the domain classifier; `within`: the same, given the predicted class; `traits`: a row per trait; `shares`: a row per class, of
+    predictions; `true_shares`: a row per class, estimated, or empty, and `untold` says why; `labels`: distance and p of the class
+    shares; `unfamiliar`: None if the model does not say; `accuracy`: estimated.
+    """
+
+    verdict: Verdict
+    sentence: str
+    p: float | None
+    level: float
+    pictures: Mapping[str, int]
+    needed: int | None
+    domain: Mapping[str, float] | None
+    within: Mapping[str, float] | None
+    labels: Mapping[str, float] | None
+    traits: Sequence[Mapping[str, Any]]
+    shares: Sequence[Mapping[str, Any]]
+    true_shares: Sequence[Mapping[str, Any]]
+    untold: str
+    unfamiliar: Mapping[str, Any] | None
+    accuracy: Mapping[str, Any]
+
+
+def traits_of(sample: Sample) -> dict[str, Array]:
+    """The values of TRAITS, the ones that span magnitudes as logarithms: each float (N,)."""
+    width, height = sample.width.astype(float), sample.height.astype(float)
+    return {
+        "brightness": sample.brightness.astype(float),
+        "sharpness": np.log1p(sample.sharpness.astype(float)),
+        "aspect": np.log(width / height),
+        "size": np.log(width * height),
+    }
+
+
+def shown_trait(name: str, value: float) -> float:
+    """A value of `traits_of` in its own unit."""
+    return {"brightness": float, "sharpness": math.expm1}.get(name, math.exp)(value)
+
+
+def compare(
+    reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int = PERMUTATIONS
+) -> Findings:
+    """Compare the new pictures with the reference. `stated`: the rate of false alarms of the model's `unfamiliarity`; `count`: permutations.
+
+    The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn; shares and accuracy are of all.
+    """
+    old, new = (each.take(spread(len(each), MOST)) for each in (reference.sample, sample))
+    drawn = [len(np.unique(each.groups)) for each in (old, new)]
+    pictures = {"reference": len(old), "reference_groups": drawn[0], "new": len(sample), "new_groups": drawn[1], "tested": len(new)}
+    tests = _test(old, new, confidence, count) if min(drawn) >= _FEWEST else None
+    p = tests.p if tests else None
+    needed = groups_needed(drawn[0], level, 2 + len(TRAITS) + (old.unfamiliarity is not None))
+    verdict: Verdict = "too few" if needed is None or drawn[1] < needed else "ok"
+    if p is not None and p <= level:
+        verdict = "drift"
+    traits = _compare_traits(old, new, tests)
+    true_shares, untold = estimate_shares(reference, sample, confidence)
+    unfamiliar = _unfamiliar(reference.sample, sample, stated, tests, confidence)
+    accuracy = estimate_accuracy(reference, sample, confidence)
+    sentence = _sentence(verdict, p, level, pictures, needed, tests, traits)
+    return Findings(
+        verdict, sentence, p, level, pictures, needed,
+        tests and {"value": float(tests.domain.aucs[0]), **_ends(tests.domain.interval), "p": tests.domain.p},
+        tests and {"value": float(tests.within.aucs[0]), **_ends(tests.within.interval), "p": tests.within.p},
+        tests and {"value": float(tests.statistics["labels"][0]), "p": permuting.tail_p(tests.statistics["labels"])},
+        traits, class_shares(reference, sample, confidence), true_shares, untold, unfamiliar, accuracy,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tests:
+    domain: permuting.Domain
+    within: permuting.Domain
+    statistics: Mapping[str, Array]  # each float (1 + permutations,)
+
+    @property
+    def p(self) -> float:
+        return permuting.global_p([*self.statistics.values()])
+
+
+def _test(old: Sample, new: Sample, confidence: float, count: int) -> _Tests:
+    pool = permuting.make_pool((old.features, new.features), (old.groups, new.groups))
+    labels = permuting.permute(pool, count)
+    predicted = np.concatenate([old.predicted, new.predicted])[pool.order]
+    domain = permuting.classify_domain(pool, labels, confidence=confidence)
+    statistics = {"domain": domain.aucs, "labels": permuting.share_distances(labels, predicted)}
+    values = {name: np.concatenate([each, traits_of(new)[name]])[pool.order] for name, each in traits_of(old).items()}
+    statistics |= {name: permuting.ks_distances(labels, each) for name, each in values.items()}
+    if old.unfamiliarity is not None and new.unfamiliarity is not None:
+        unfamiliar = np.concatenate([old.unfamiliarity, new.unfamiliarity])[pool.order] > 1
+        statistics["unfamiliar"] = permuting.share_gaps(labels, unfamiliar)
+    # It explains the verdict and is no part of it: its permutations are of the pictures of one predicted class.
+    within = permuting.classify_domain(pool, permuting.permute(pool, count, strata=predicted), predicted, confidence)
+    return _Tests(domain, within, statistics)
+
+
+def groups_needed(reference_groups: int, level: float, statistics: int) -> int | None:
+    """How many new groups show a shift by SHIFT standard deviations with the probability POWER, by the normal approximation.
+
+    `level`: of one look, of which each of the statistics gets the same part. None if the reference is too small for any number.
+    """
+    from scipy.special import ndtri
+
+    inverse = (SHIFT / (ndtri(1 - level / statistics / 2) + ndtri(POWER))) ** 2 - 1 / reference_groups
+    return math.ceil(1 / inverse) if inverse > 0 else None
+
+
+def _ends(interval: tuple[float, float]) -> dict[str, float]:
+    return dict(zip(("low", "high"), interval, strict=True))
+
+
+def _compare_traits(old: Sample, new: Sample, tests: _Tests | None) -> list[dict[str, Any]]:
+    """A row per trait: medians, the difference of the means in standard deviations, the Kolmogorov-Smirnov distance, p by Holm."""
+    p_values = [permuting.tail_p(tests.statistics[name]) for name in TRAITS] if tests else []
+    adjusted: list[float] | list[None] = holm(p_values) if tests else [None] * len(TRAITS)
+    rows = []
+    for (name, (title, lower, higher)), p in zip(TRAITS.items(), adjusted, strict=True):
+        first, second = traits_of(old)[name], traits_of(new)[name]
+        deviation = math.sqrt((first.var() + second.var()) / 2)
+        difference = float(second.mean() - first.mean())
+        medians = {side: shown_trait(name, float(np.median(values))) for side, values in (("reference", first), ("new", second))}
+        rows.append({
+            "name": name, "title": title, **medians, "difference": difference / deviation if deviation > 0 else None,
+            "ks": float(permuting.ks_distances(np.arange(len(first) + len(second))[None] >= len(first), np.append(first, second))[0]),
+            "p": p, "word": higher if difference > 0 else lower,
+        })  # fmt: skip
+    return rows
+
+
+def _unfamiliar(old: Sample, new: Sample, stated: float | None, tests: _Tests | None, confidence: float) -> dict[str, Any] | None:
+    if old.unfamiliarity is None or new.unfamiliarity is None:
+        return None
+    is_unfamiliar = new.unfamiliarity > 1
+    ends = _ends(proportion_interval(is_unfamiliar, new.groups, confidence))
+    p = permuting.tail_p(tests.statistics["unfamiliar"]) if tests else None
+    return {"value": float(is_unfamiliar.mean()), **ends, "reference": float((old.unfamiliarity > 1).mean()), "stated": stated, "p": p}
+
+
+def _sentence(
+    verdict: Verdict, p: float | None, level: float, pictures: Mapping[str, int], needed: int | None, tests: _Tests | None,
+    traits: Sequence[Mapping[str, Any]],
+) -> str:  # fmt: skip
+    """The verdict in words, with what explains it."""
+    given = f"p {p:.2g}, level {level:.2g}" if p is not None else "nothing was tested"
+    if verdict == "ok":
+        return f"No drift is shown ({given})."
+    if verdict == "too few":
+        groups = "pictures" if pictures["new"] == pictures["new_groups"] else "groups"
+        few = f"{pictures['new_groups']} new {groups} are too few ({given}): a shift by half a standard deviation needs {needed}."
+        none = f"The {pictures['reference_groups']} test pictures or groups are too few for any verdict ({given}); test on more."
+        return few if needed else none
+    assert tests  # noqa: S101 - it has a p-value
+    words = [row["word"] for row in traits if row["p"] <= _SHOWN]
+    shares, within = permuting.tail_p(tests.statistics["labels"]) <= _SHOWN, tests.within.p <= _SHOWN
+    if words:
+        cause = f"The pictures are {' and '.join(words)}. Most drift is a camera: look at it first."
+    elif shares and not within:
+        cause = "The shares of the classes differ; the pictures of a predicted class look as before."
+    elif within:
+        cause = "The pictures differ in content, not in brightness, sharpness or size."
+    else:
+        cause = "No single cause stands out."
+    return f"Drift ({given}). {cause}"
