@@ -73,7 +73,7 @@ def shown_trait(name: str, value: float) -> float:
 def compare(
     reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int = PERMUTATIONS
 ) -> Findings:
-    """Compare the new pictures with the reference. `stated`: the rate of false alarms of the model's `unfamiliarity`; `count`: permutations.
+    """Compare the new pictures with the reference. `stated`: the rate of false alarms of `unfamiliarity`; `count`: permutations.
 
     The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn; shares and accuracy are of all.
     """
@@ -93,9 +93,9 @@ def compare(
     sentence = _sentence(verdict, p, level, pictures, needed, tests, traits)
     return Findings(
         verdict, sentence, p, level, pictures, needed,
-        tests and {"value": float(tests.domain.aucs[0]), **_ends(tests.domain.interval), "p": tests.domain.p},
-        tests and {"value": float(tests.within.aucs[0]), **_ends(tests.within.interval), "p": tests.within.p},
-        tests and {"value": float(tests.statistics["labels"][0]), "p": permuting.tail_p(tests.statistics["labels"])},
+        _domain_facts(tests.domain) if tests else None,
+        _domain_facts(tests.within) if tests else None,
+        {"value": float(tests.statistics["labels"][0]), "p": permuting.tail_p(tests.statistics["labels"])} if tests else None,
         traits, class_shares(reference, sample, confidence), true_shares, untold, unfamiliar, accuracy,
     )  # fmt: skip
 
@@ -136,6 +136,10 @@ def groups_needed(reference_groups: int, level: float, statistics: int) -> int |
 
     inverse = (SHIFT / (ndtri(1 - level / statistics / 2) + ndtri(POWER))) ** 2 - 1 / reference_groups
     return math.ceil(1 / inverse) if inverse > 0 else None
+
+
+def _domain_facts(domain: permuting.Domain) -> dict[str, float]:
+    return {"value": float(domain.aucs[0]), **_ends(domain.interval), "p": domain.p}
 
 
 def _ends(interval: tuple[float, float]) -> dict[str, float]:

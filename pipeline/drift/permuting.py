@@ -161,7 +161,7 @@ def _auc_interval(pool: Pool, scores: Array, strata: Array, auc: float, confiden
             added[some] += places / 2 - auc * len(others)
         pairs += len(new) * len(old)
     drawn = [len(np.unique(pool.groups[part])) for part in (pool.is_new, ~pool.is_new)]
-    if pairs == 0 or min(drawn) < 2:  # noqa: PLR2004 - one group has no variance
+    if pairs == 0 or min(drawn) < 2:
         return 0.0, 1.0
     sums = np.bincount(pool.groups, added)
     error = np.sqrt((sums**2).sum() * min(drawn) / (min(drawn) - 1)) / pairs
@@ -211,7 +211,7 @@ def tail_p(statistics: Array) -> float:
 
 
 def global_p(statistics: Sequence[Array]) -> float:
-    """The p-value of the largest of several statistics, each in units of its own spread over the permutations (Westfall and Young, 1993)."""
+    """The p-value of the largest of several statistics, each in units of its spread over the permutations (Westfall and Young, 1993)."""
     table = np.stack(statistics)
     spreads = table.std(axis=1, keepdims=True)
     standard = (table - table.mean(axis=1, keepdims=True)) / np.where(spreads > 0, spreads, 1)

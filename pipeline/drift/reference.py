@@ -6,7 +6,7 @@ New pictures are compared with it, so both are measured by the same functions.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,8 @@ class Sample:
 
     def take(self, rows: Array) -> "Sample":
         """The pictures of these rows."""
-        return Sample(**{name: None if values is None else values[rows] for name, values in vars(self).items()})
+        taken: dict[str, Any] = {name: None if values is None else values[rows] for name, values in vars(self).items()}
+        return Sample(**taken)
 
     @property
     def predicted(self) -> Array:
@@ -90,8 +91,11 @@ def look_at(source: Path | Slice, predictor: Predictor) -> Seen:
     return Seen(predictor.read(content), *brightness_and_sharpness(image), *image.size)
 
 
-def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample:
-    """What the model computes of decoded pictures, each a group of its own. Raises PipelineError if the model gives no features."""
+def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample | None:
+    """What the model computes of decoded pictures, each a group of its own; None without a picture.
+
+    Raises PipelineError if the model gives no features.
+    """
     columns: dict[str, list[Array]] = {}
     for batch in batches:
         outputs = predictor.run(np.stack([seen.pixels for seen in batch]), "features", "unfamiliarity")
@@ -102,6 +106,8 @@ def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample:
         for name, values in found.items():
             if values is not None:
                 columns.setdefault(name, []).append(values.astype(_DTYPES[name]))
+    if not columns:
+        return None
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     return Sample(**arrays, groups=np.arange(len(arrays["probs"])))
 
@@ -123,9 +129,10 @@ def write_reference(
     rows = spread(len(sources))
     batches = read_ahead([sources[row] for row in rows], lambda source: look_at(source, predictor), _BATCH, threads, "reference")
     sample = measure(predictor, batches)
+    assert sample is not None  # noqa: S101 - there are test pictures
     arrays = {**vars(sample), "labels": labels[rows], "groups": np.unique(groups[rows], return_inverse=True)[1]}
-    typed = {name: values.astype(_DTYPES[name]) for name, values in arrays.items() if values is not None}
-    names = {"class_names": np.array(predictor.class_names), "model_sha256": np.array(sha256)}
+    typed: dict[str, Any] = {name: values.astype(_DTYPES[name]) for name, values in arrays.items() if values is not None}
+    names: dict[str, Any] = {"class_names": np.array(predictor.class_names), "model_sha256": np.array(sha256)}
     with atomic_file(folder / REFERENCE) as partial, partial.open("wb") as file:
         np.savez(file, **typed, **names)  # its zip entries have a fixed date
 

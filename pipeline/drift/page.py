@@ -1,0 +1,113 @@
+"""The page of a look: the verdict, what differs, by how much, and the pictures that are furthest from what the model knows."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from pipeline.core.files import atomic_file
+from pipeline.drift.findings import TRAITS, Findings, traits_of
+from pipeline.drift.reference import Sample
+from pipeline.evaluation.intervals import Array
+from pipeline.report import charts
+from pipeline.report.page import templates
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_BINS = 24
+_OUTSIDE = 0.005  # share of the values at each end that a chart may leave out
+_MOST_ROWS = 100
+_UNITS = {
+    "brightness": "mean level of grey, 0 to 255",
+    "sharpness": "deviation of the Laplacian, logarithmic",
+    "aspect": "width by height, logarithmic",
+    "size": "pixels, logarithmic",
+}
+TITLES = {"drift": "Drift", "ok": "No drift is shown", "too few": "Too few pictures"}
+
+
+class Furthest(NamedTuple):
+    """A picture of the grid. `url`: of its thumbnail, a data URL; `distance`: 1 is usual, see `choosing.distances`."""
+
+    path: str
+    url: str
+    predicted: str
+    probability: float
+    distance: float
+
+
+def write_page(
+    path: Path, findings: Findings, samples: tuple[Sample, Sample], furthest: Sequence[Furthest], about: Mapping[str, Any]
+) -> None:
+    """Write the page, one file without a script. All text is escaped.
+
+    `samples`: the reference and the new pictures; `about`: `model`, `sha256`, `source`, `alpha`, `looks`, `number`, `is_known`, `faults`
+    and `notes` (lines), and `to_label` (a number of pictures).
+    """
+    html = _environment().get_template("drift.html").render(
+        findings=findings, furthest=furthest, about=about, title=TITLES[findings.verdict], charts=charts, along=charts.percent_along,
+        drawings=[_histograms(name, *(traits_of(sample)[name] for sample in samples)) for name in TRAITS],
+        domain_start=min(0.4, findings.domain["low"]) if findings.domain else 0.4,
+        accuracy_start=charts.whisker_scale([findings.accuracy["low"], findings.accuracy["reference"] - 0.02]),
+        rows=_rows(findings), most_rows=_MOST_ROWS,
+    )  # fmt: skip
+    with atomic_file(path) as partial:
+        partial.write_text(html, encoding="utf-8", errors="replace")
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import ChoiceLoader, FileSystemLoader
+
+    shared = templates()
+    assert shared.loader  # noqa: S101 - the folder of the report
+    environment = shared.overlay(loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), shared.loader]))
+    environment.filters |= {"p": lambda value: "–" if value is None else "< 0.001" if value < 1e-3 else f"{value:.2g}"}
+    return environment
+
+
+def _rows(findings: Findings) -> list[dict[str, Any]]:
+    """A row per class, those whose predicted share differs most first."""
+    estimated = findings.true_shares or [{}] * len(findings.shares)
+    rows = [{**row, "estimated": true} for row, true in zip(findings.shares, estimated, strict=True)]
+    return sorted(rows, key=lambda row: -abs(row["value"] - row["reference"]))
+
+
+def _histograms(name: str, old: Array, new: Array) -> charts.Chart:
+    """The shares of the pictures of both samples by a trait."""
+    both = np.concatenate([old, new])
+    low, high = (float(end) for end in np.quantile(both, [_OUTSIDE, 1 - _OUTSIDE]))
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    edges = np.linspace(low, high, _BINS + 1)
+    heights = [np.histogram(np.clip(values, low, high), edges)[0] / len(values) for values in (old, new)]
+    top = max(float(each.max()) for each in heights) * 1.05
+
+    def x(value: float) -> float:
+        return round(charts.LEFT + (value - low) / (high - low) * (charts.RIGHT - charts.LEFT), 1)
+
+    def y(value: float) -> float:
+        return round(charts.BOTTOM - value / top * (charts.BOTTOM - charts.TOP), 1)
+
+    lines = []
+    for label, style, each in (("test pictures", "main", heights[0]), ("new pictures", "other", heights[1])):
+        steps = [(x(edge), y(height)) for left, right, height in zip(edges[:-1], edges[1:], each, strict=True) for edge in (left, right)]
+        lines.append(charts.Line(label, style, steps, marked=False))
+    return charts.Chart(
+        TRAITS[name][0],
+        _UNITS[name],
+        [(x(value), _tick(name, value)) for value in charts.nice_ticks(low, high) if low <= value <= high],
+        [(y(value), f"{value:g}") for value in charts.nice_ticks(0, top) if value <= top],
+        lines,
+    )
+
+
+def _tick(name: str, value: float) -> str:
+    """A tick in the trait's own unit."""
+    from pipeline.drift.findings import shown_trait
+
+    shown = shown_trait(name, value)
+    return f"{shown / 1000:.3g}k" if shown >= 1e4 else f"{shown:.3g}"
