@@ -1,9 +1,9 @@
 """Compare new pictures with the reference: the findings, effect first, and one verdict."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,27 @@ from pipeline.evaluation.intervals import Array, proportion_interval
 Verdict = Literal["ok", "drift", "too few"]
 PERMUTATIONS = 1999
 SHIFT, POWER = 0.5, 0.8  # the effect that must be seen, in standard deviations of a trait, and how often
-TRAITS: Mapping[str, tuple[str, str, str]] = {  # title, and the words for a lower and for a higher value
-    "brightness": ("Brightness", "darker", "brighter"),
-    "sharpness": ("Sharpness", "blurrier", "sharper"),
-    "aspect": ("Width by height", "narrower", "wider"),
-    "size": ("Pixels", "smaller", "larger"),
-}
 _FEWEST = 10  # groups of either sample, below which nothing is tested
+LEAST_DEVIATION = 1e-9  # below it, all values are equal, up to rounding
 _SHOWN = 0.05  # of a p-value of one finding, which explains the verdict and does not make it
+
+
+class Trait(NamedTuple):
+    """A trait of a picture. `lower`, `higher`: the words for it; `scaled`: the scale on which it is compared; `shown`: back to its unit."""
+
+    title: str
+    lower: str
+    higher: str
+    scaled: Callable[[Any], Any] = np.log
+    shown: Callable[[float], float] = math.exp
+
+
+TRAITS = {
+    "brightness": Trait("Brightness", "darker", "brighter", float, float),
+    "sharpness": Trait("Sharpness", "blurrier", "sharper", np.log1p, math.expm1),
+    "aspect": Trait("Width by height", "narrower", "wider"),
+    "size": Trait("Pixels", "smaller", "larger"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,19 +68,12 @@ class Findings:
 
 
 def traits_of(sample: Sample) -> dict[str, Array]:
-    """The values of TRAITS, the ones that span magnitudes as logarithms: each float (N,)."""
-    width, height = sample.width.astype(float), sample.height.astype(float)
-    return {
-        "brightness": sample.brightness.astype(float),
-        "sharpness": np.log1p(sample.sharpness.astype(float)),
-        "aspect": np.log(width / height),
-        "size": np.log(width * height),
-    }
-
-
-def shown_trait(name: str, value: float) -> float:
-    """A value of `traits_of` in its own unit."""
-    return {"brightness": float, "sharpness": math.expm1}.get(name, math.exp)(value)
+    """The values of TRAITS on their scales: each float (N,)."""
+    brightness, sharpness, width, height = (
+        values.astype(float) for values in (sample.brightness, sample.sharpness, sample.width, sample.height)
+    )
+    values = {"brightness": brightness, "sharpness": sharpness, "aspect": width / height, "size": width * height}
+    return {name: values[name] if trait.scaled is float else trait.scaled(values[name]) for name, trait in TRAITS.items()}
 
 
 def compare(
@@ -151,15 +157,15 @@ def _compare_traits(old: Sample, new: Sample, tests: _Tests | None) -> list[dict
     p_values = [permuting.tail_p(tests.statistics[name]) for name in TRAITS] if tests else []
     adjusted: list[float] | list[None] = holm(p_values) if tests else [None] * len(TRAITS)
     rows = []
-    for (name, (title, lower, higher)), p in zip(TRAITS.items(), adjusted, strict=True):
+    for (name, trait), p in zip(TRAITS.items(), adjusted, strict=True):
         first, second = traits_of(old)[name], traits_of(new)[name]
         deviation = math.sqrt((first.var() + second.var()) / 2)
         difference = float(second.mean() - first.mean())
-        medians = {side: shown_trait(name, float(np.median(values))) for side, values in (("reference", first), ("new", second))}
+        medians = {side: trait.shown(float(np.median(values))) for side, values in (("reference", first), ("new", second))}
         rows.append({
-            "name": name, "title": title, **medians, "difference": difference / deviation if deviation > 0 else None,
+            "name": name, "title": trait.title, **medians, "difference": difference / deviation if deviation > LEAST_DEVIATION else None,
             "ks": float(permuting.ks_distances(np.arange(len(first) + len(second))[None] >= len(first), np.append(first, second))[0]),
-            "p": p, "word": higher if difference > 0 else lower,
+            "p": p, "word": trait.higher if difference > 0 else trait.lower,
         })  # fmt: skip
     return rows
 
@@ -189,10 +195,10 @@ def _sentence(
     assert tests  # noqa: S101 - it has a p-value
     words = [row["word"] for row in traits if row["p"] <= _SHOWN]
     shares, within = permuting.tail_p(tests.statistics["labels"]) <= _SHOWN, tests.within.p <= _SHOWN
-    if words:
-        cause = f"The pictures are {' and '.join(words)}. Most drift is a camera: look at it first."
-    elif shares and not within:
+    if shares and not within:
         cause = "The shares of the classes differ; the pictures of a predicted class look as before."
+    elif words:
+        cause = f"The pictures are {' and '.join(words)}. Most drift is a camera: look at it first."
     elif within:
         cause = "The pictures differ in content, not in brightness, sharpness or size."
     else:

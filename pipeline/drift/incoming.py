@@ -37,27 +37,26 @@ def is_log(folder: Path) -> bool:
     return any(folder.glob(LOG_FILES))
 
 
-def read_incoming(folder: Path, group: str | None, reference: Reference, predictor: Predictor, threads: int) -> Incoming:
-    """Read a folder of pictures or a log. Raises PipelineError if there is no picture to compare.
+def read_incoming(name: str, here: Path, group: str | None, reference: Reference, predictor: Predictor, threads: int) -> Incoming:
+    """Read a folder of pictures or a log, whose name is relative to `here`. Raises PipelineError if there is no picture to compare.
 
     `group`: a regular expression with one pair of parentheses, searched in the path: what they enclose is the group. None: a picture of
     a folder is a group, and so are the pictures of one request of a log. NO_GROUPS: each picture is a group.
     """
+    folder = here / name
     if not folder.is_dir():
-        raise PipelineError(f"{folder}: is not a folder; name a folder of pictures, or of a log of predictions")
-    if is_log(folder):
-        return _read_log(folder, group, reference)
-    return _read_folder(folder, group, predictor, threads)
+        raise PipelineError(f"{name}: is not a folder; name a folder of pictures, or of a log of predictions")
+    return _read_log(folder, group, reference) if is_log(folder) else _read_folder(name, here, group, predictor, threads)
 
 
-def _read_folder(folder: Path, group: str | None, predictor: Predictor, threads: int) -> Incoming:
-    start, paths, faults = f"{str(folder).rstrip('/')}/", list[str](), list[str]()
+def _read_folder(name: str, here: Path, group: str | None, predictor: Predictor, threads: int) -> Incoming:
+    start, paths, faults = f"{name.rstrip('/')}/", list[str](), list[str]()
 
     def read(file: PictureFile) -> tuple[str, Seen | BrokenFile]:
-        return file.path.removeprefix(start), read_file(file, Path(), lambda path: look_at(path, predictor))
+        return file.path.removeprefix(start), read_file(file, here, lambda path: look_at(path, predictor))
 
     def readable() -> Iterator[list[Seen]]:
-        files = list(find_pictures([str(folder)], Path()))
+        files = list(find_pictures([name], here))
         for batch in read_ahead(files, read, _BATCH, threads, "drift"):
             faults.extend(f"{item.path}: {item.fault}" for _, item in batch if isinstance(item, BrokenFile))
             kept = [(path, item) for path, item in batch if not isinstance(item, BrokenFile)]

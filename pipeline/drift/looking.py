@@ -55,7 +55,7 @@ def look(options: Options) -> Looked:
     reference = read_reference(reference_path(name, model), sha256)
     predictor = open_model(model, options.threads)
     folder = options.here / options.folder
-    incoming = read_incoming(folder, options.group, reference, predictor, options.threads)
+    incoming = read_incoming(options.folder, options.here, options.group, reference, predictor, options.threads)
     sample = incoming.sample
     reference_sha256, pictures_sha256 = _digest(reference.sample), _digest(sample)
     planned = plan_look(reference_sha256, pictures_sha256, options.alpha, options.looks)

@@ -1,6 +1,6 @@
 """The page of a look: the verdict, what differs, by how much, and the pictures that are furthest from what the model knows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from pipeline.core.files import atomic_file
-from pipeline.drift.findings import TRAITS, Findings, traits_of
+from pipeline.drift.findings import LEAST_DEVIATION, TRAITS, Findings, traits_of
 from pipeline.drift.reference import Sample
 from pipeline.evaluation.intervals import Array
 from pipeline.report import charts
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _BINS = 24
 _OUTSIDE = 0.005  # share of the values at each end that a chart may leave out
 _MOST_ROWS = 100
+_TINY = 64  # pixels of a width, below which pictures are shown with their pixels
+_TICK_WIDTH = 34
+_LONG = 10_000  # from here on a tick is in thousands
 _UNITS = {
     "brightness": "mean level of grey, 0 to 255",
     "sharpness": "deviation of the Laplacian, logarithmic",
@@ -47,9 +50,12 @@ def write_page(
     `samples`: the reference and the new pictures; `about`: `model`, `sha256`, `source`, `alpha`, `looks`, `number`, `is_known`, `faults`
     and `notes` (lines), and `to_label` (a number of pictures).
     """
+    values = {name: [traits_of(sample)[name] for sample in samples] for name in TRAITS}
     html = _environment().get_template("drift.html").render(
         findings=findings, furthest=furthest, about=about, title=TITLES[findings.verdict], charts=charts, along=charts.percent_along,
-        drawings=[_histograms(name, *(traits_of(sample)[name] for sample in samples)) for name in TRAITS],
+        drawings=[_histograms(name, *each) for name, each in values.items() if np.ptp(np.concatenate(each)) > LEAST_DEVIATION],
+        constant=[TRAITS[name].title for name, each in values.items() if np.ptp(np.concatenate(each)) <= LEAST_DEVIATION],
+        tiny=np.median(samples[1].width) < _TINY,
         domain_start=min(0.4, findings.domain["low"]) if findings.domain else 0.4,
         accuracy_start=charts.whisker_scale([findings.accuracy["low"], findings.accuracy["reference"] - 0.02]),
         rows=_rows(findings), most_rows=_MOST_ROWS,
@@ -77,11 +83,11 @@ def _rows(findings: Findings) -> list[dict[str, Any]]:
 
 
 def _histograms(name: str, old: Array, new: Array) -> charts.Chart:
-    """The shares of the pictures of both samples by a trait."""
+    """The shares of the pictures of both samples by a trait, whose values vary."""
     both = np.concatenate([old, new])
     low, high = (float(end) for end in np.quantile(both, [_OUTSIDE, 1 - _OUTSIDE]))
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
+    if high - low < LEAST_DEVIATION:
+        low, high = float(both.min()), float(both.max())
     edges = np.linspace(low, high, _BINS + 1)
     heights = [np.histogram(np.clip(values, low, high), edges)[0] / len(values) for values in (old, new)]
     top = max(float(each.max()) for each in heights) * 1.05
@@ -97,17 +103,20 @@ def _histograms(name: str, old: Array, new: Array) -> charts.Chart:
         steps = [(x(edge), y(height)) for left, right, height in zip(edges[:-1], edges[1:], each, strict=True) for edge in (left, right)]
         lines.append(charts.Line(label, style, steps, marked=False))
     return charts.Chart(
-        TRAITS[name][0],
+        TRAITS[name].title,
         _UNITS[name],
-        [(x(value), _tick(name, value)) for value in charts.nice_ticks(low, high) if low <= value <= high],
+        _ticks(name, low, high, x),
         [(y(value), f"{value:g}") for value in charts.nice_ticks(0, top) if value <= top],
         lines,
     )
 
 
-def _tick(name: str, value: float) -> str:
-    """A tick in the trait's own unit."""
-    from pipeline.drift.findings import shown_trait
-
-    shown = shown_trait(name, value)
-    return f"{shown / 1000:.3g}k" if shown >= 1e4 else f"{shown:.3g}"
+def _ticks(name: str, low: float, high: float, x: Callable[[float], float]) -> list[charts.Tick]:
+    """Round values in the trait's own unit, whose scale may be logarithmic, as far as their labels do not overlap."""
+    trait = TRAITS[name]
+    ticks: list[charts.Tick] = []
+    for value in charts.nice_ticks(trait.shown(low), trait.shown(high)):
+        place = x(float(trait.scaled(value))) if value > 0 or trait.scaled is float else charts.LEFT - 1.0
+        if charts.LEFT <= place <= charts.RIGHT and (not ticks or place - ticks[-1][0] >= _TICK_WIDTH):
+            ticks.append((place, f"{value / 1000:g}k" if value >= _LONG else f"{value:g}"))
+    return ticks

@@ -18,7 +18,7 @@ _MOST_LOOKS = 1000  # that are kept of one reference
 
 @dataclass(frozen=True)
 class Look:
-    """One look. `level`: of its test; `number`: from 1, in its period; `spent`: of the rate; `is_known`: these pictures were seen before."""
+    """One look. `level`: of its test; `number`: from 1, in its period; `spent`: of the rate; `is_known`: they were seen before."""
 
     level: float
     number: int
