@@ -66,9 +66,8 @@ def _read_folder(name: str, here: Path, group: str | None, predictor: Predictor,
 
     sample = measure(predictor, readable())
     if sample is None:
-        raise PipelineError(
-            faults[0] if len(faults) == 1 else f"{folder}: none of its {len(faults)} pictures can be read; name another folder"
-        )
+        fault = faults[0] if len(faults) == 1 else f"{name}: none of its {len(faults)} pictures can be read"
+        raise PipelineError(f"{fault}; name another folder")
     return Incoming(replace(sample, groups=_numbers(paths, group)), paths, faults)
 
 

@@ -22,6 +22,7 @@ _OUTSIDE = 0.005  # share of the values at each end that a chart may leave out
 _MOST_ROWS = 100
 _TINY = 64  # pixels of a width, below which pictures are shown with their pixels
 _TICK_WIDTH = 34
+_SMALL_P = 0.001
 _LONG = 10_000  # from here on a tick is in thousands
 _UNITS = {
     "brightness": "mean level of grey, 0 to 255",
@@ -71,8 +72,18 @@ def _environment() -> "Environment":
     shared = templates()
     assert shared.loader  # noqa: S101 - the folder of the report
     environment = shared.overlay(loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), shared.loader]))
-    environment.filters |= {"p": lambda value: "–" if value is None else "< 0.001" if value < 1e-3 else f"{value:.2g}"}
+    environment.filters |= {"p": _p, "percents": _percents}
     return environment
+
+
+def _p(value: float | None) -> str:
+    return "–" if value is None else "< 0.001" if value < _SMALL_P else f"{value:.2g}"
+
+
+def _percents(figure: Mapping[str, float | None]) -> str:
+    """The interval of a share: `18.6 to 27.3 %`; a dash if it is undefined."""
+    low, high = figure["low"], figure["high"]
+    return "–" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
 def _rows(findings: Findings) -> list[dict[str, Any]]:
