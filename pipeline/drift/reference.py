@@ -3,10 +3,12 @@
 New pictures are compared with it, so both are measured by the same functions.
 """
 
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -143,11 +145,11 @@ def read_reference(path: Path, sha256: str) -> Reference:
     if not path.is_file():
         raise PipelineError(f"{path}: is not there, so that nothing can be compared with the model's test pictures; {cure}")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
         names, of_model, labels = arrays.pop("class_names").tolist(), str(arrays.pop("model_sha256")), arrays.pop("labels")
         reference = Reference(Sample(**arrays), labels, names, of_model)
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error):
         raise PipelineError(f"{path}: is damaged; {cure}") from None
     if of_model != sha256:
         raise PipelineError(f"{path}: is of the model {of_model[:12]}, not of {sha256[:12]}; {cure}")

@@ -16,7 +16,7 @@ ASSUMPTIONS = {
 }
 _DRAWS = 400
 _MOST_CLASSES = 100  # of which shares of true classes are estimated
-_MOST_CONDITION = 50.0  # of a confusion matrix: beyond it, an error of the shares is multiplied by more
+_MOST_CONDITION = 20.0  # of a confusion matrix: beyond it, an error of the shares is multiplied by more
 
 
 def class_shares(reference: Reference, sample: Sample, confidence: float) -> list[dict[str, Any]]:
@@ -114,9 +114,9 @@ METHODS: Mapping[str, Callable[[Array, Array, Array, Array, Array], float]] = {
 
 
 def estimate_accuracy(reference: Reference, sample: Sample, confidence: float, method: str = METHOD, seed: int = 0) -> dict[str, Any]:
-    """The accuracy on the new pictures by one of METHODS, and that on the reference.
+    """The accuracy of these new pictures by one of METHODS, and that on the reference.
 
-    Keys: `value`, `low`, `high` (by a bootstrap of the groups of both), `reference`, `method`, `assumption`.
+    Keys: `value`, `low`, `high` (by a bootstrap of the groups of both, and the chance of each answer), `reference`, `method`, `assumption`.
     """
     old, new = reference.sample.confidence, sample.confidence
     correct = (reference.sample.predicted == reference.labels).astype(float)
@@ -124,5 +124,8 @@ def estimate_accuracy(reference: Reference, sample: Sample, confidence: float, m
     value = estimate(new, np.ones(len(new)), old, correct, np.ones(len(old)))
     samples = Bootstrap(reference.sample.groups, seed), Bootstrap(sample.groups, seed + 1)
     draws = np.array([estimate(new, weights, old, correct, old_weights) for old_weights, weights in _both(*samples)])
+    # What is estimated is the accuracy of these pictures, which differs from that of all such pictures by chance.
+    chance = np.sqrt((new * (1 - new)).mean() / samples[1].drawn)
+    draws += np.random.default_rng(seed + 2).normal(0, chance, len(draws))
     ends = percentile_interval(draws, confidence, max(each.widening(confidence) for each in samples))
     return {**_share(value, ends), "reference": float(correct.mean()), "method": method, "assumption": ASSUMPTIONS[method]}
