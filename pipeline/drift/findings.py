@@ -16,6 +16,7 @@ from pipeline.evaluation.intervals import Array, proportion_interval
 Verdict = Literal["ok", "drift", "too few"]
 PERMUTATIONS = 1999
 SHIFT, POWER = 0.5, 0.8  # the effect that must be seen, in standard deviations of a trait, and how often
+_FAR = 0.95  # of all pictures: beyond that quantile of the distance from their centre, a picture is far
 _FEWEST = 10  # groups of either sample, below which nothing is tested
 LEAST_DEVIATION = 1e-9  # below it, all values are equal, up to rounding
 _SHOWN = 0.05  # of a p-value of one finding, which explains the verdict and does not make it
@@ -88,7 +89,7 @@ def compare(
     pictures = {"reference": len(old), "reference_groups": drawn[0], "new": len(sample), "new_groups": drawn[1], "tested": len(new)}
     tests = _test(old, new, confidence, count) if min(drawn) >= _FEWEST else None
     p = tests.p if tests else None
-    needed = groups_needed(drawn[0], level, 2 + len(TRAITS) + (old.unfamiliarity is not None))
+    needed = groups_needed(drawn[0], level, 3 + len(TRAITS) + (old.unfamiliarity is not None))
     verdict: Verdict = "too few" if needed is None or drawn[1] < needed else "ok"
     if p is not None and p <= level:
         verdict = "drift"
@@ -123,6 +124,8 @@ def _test(old: Sample, new: Sample, confidence: float, count: int) -> _Tests:
     predicted = np.concatenate([old.predicted, new.predicted])[pool.order]
     domain = permuting.classify_domain(pool, labels, confidence=confidence)
     statistics = {"domain": domain.aucs, "labels": permuting.share_distances(labels, predicted)}
+    # A few foreign pictures are far from all others, and change neither the means nor the shares by much.
+    statistics["far"] = permuting.share_gaps(labels, pool.axes[:, -1] > np.quantile(pool.axes[:, -1], _FAR))
     values = {name: np.concatenate([each, traits_of(new)[name]])[pool.order] for name, each in traits_of(old).items()}
     statistics |= {name: permuting.ks_distances(labels, each) for name, each in values.items()}
     if old.unfamiliarity is not None and new.unfamiliarity is not None:
@@ -199,6 +202,8 @@ def _sentence(
         cause = "The shares of the classes differ; the pictures of a predicted class look as before."
     elif words:
         cause = f"The pictures are {' and '.join(words)}. Most drift is a camera: look at it first."
+    elif permuting.tail_p(tests.statistics["far"]) <= _SHOWN:
+        cause = "Some pictures are far from all others: look at the furthest."
     elif within:
         cause = "The pictures differ in content, not in brightness, sharpness or size."
     else:

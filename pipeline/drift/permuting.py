@@ -16,6 +16,8 @@ _MOST_AXES = 64
 _GROUPS_PER_AXIS = 10
 _SHRINKAGE = 0.05  # of the variances by which axes are scaled: those of little variance are mostly noise
 _RIDGE = 0.01  # per training picture
+_TAIL = 0.99  # the quantile of a statistic that is its unit
+_TIED = 1e-9  # statistics that are closer are equal, up to rounding
 _BLOCK = 4_000_000  # numbers of a block of permutations
 
 
@@ -207,12 +209,13 @@ def share_gaps(labels: Array, is_counted: Array) -> Array:
 
 def tail_p(statistics: Array) -> float:
     """The share of the permutations whose statistic is at least that of the first one, which is what was observed."""
-    return float((statistics >= statistics[0] - 1e-12).mean())
+    return float((statistics >= statistics[0] - _TIED).mean())
 
 
 def global_p(statistics: Sequence[Array]) -> float:
-    """The p-value of the largest of several statistics, each in units of its spread over the permutations (Westfall and Young, 1993)."""
+    """The p-value of the largest of several statistics (Westfall and Young, 1993), each in units of its own upper tail."""
     table = np.stack(statistics)
-    spreads = table.std(axis=1, keepdims=True)
-    standard = (table - table.mean(axis=1, keepdims=True)) / np.where(spreads > 0, spreads, 1)
-    return tail_p(standard.max(axis=0))
+    # By the standard deviation, a skewed statistic would be the largest more often than the others, and hide what they show.
+    middle, upper = (np.quantile(table, share, axis=1, keepdims=True) for share in (0.5, _TAIL))
+    spread = upper - middle
+    return tail_p(np.where(spread > _TIED, (table - middle) / np.maximum(spread, _TIED), 0).max(axis=0))

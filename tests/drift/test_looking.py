@@ -108,7 +108,7 @@ def test_too_few_pictures_get_a_number_and_broken_ones_a_line(project):
     code, printed, errors = drift("few", "--output", "out")
     assert code == 11
     assert "15 new pictures are too few (p " in printed
-    assert f"needs {groups_needed(200, 0.05 / 30, 6)}." in printed
+    assert f"needs {groups_needed(200, 0.05 / 30, 7)}." in printed
     assert errors.startswith("few/broken.png: not a picture\n")
 
 
