@@ -1,9 +1,8 @@
 """The page of a look: the verdict, what differs, by how much, and the pictures that are furthest from what the model knows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from pipeline.drift.reference import Sample
 from pipeline.evaluation.intervals import Array
 from pipeline.report import charts
 from pipeline.report.page import templates
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _BINS = 24
 _OUTSIDE = 0.005  # share of the values at each end that a chart may leave out
@@ -52,7 +48,9 @@ def write_page(
     and `notes` (lines), and `to_label` (a number of pictures).
     """
     values = {name: [traits_of(sample)[name] for sample in samples] for name in TRAITS}
-    html = _environment().get_template("drift.html").render(
+    environment = templates()
+    environment.filters |= {"p": _p, "percents": _percents}
+    html = environment.get_template("drift.html").render(
         findings=findings, furthest=furthest, about=about, title=TITLES[findings.verdict], charts=charts, along=charts.percent_along,
         drawings=[_histograms(name, *each) for name, each in values.items() if np.ptp(np.concatenate(each)) > LEAST_DEVIATION],
         constant=[TRAITS[name].title for name, each in values.items() if np.ptp(np.concatenate(each)) <= LEAST_DEVIATION],
@@ -63,17 +61,6 @@ def write_page(
     )  # fmt: skip
     with atomic_file(path) as partial:
         partial.write_text(html, encoding="utf-8", errors="replace")
-
-
-@cache
-def _environment() -> "Environment":
-    from jinja2 import ChoiceLoader, FileSystemLoader
-
-    shared = templates()
-    assert shared.loader  # noqa: S101 - the folder of the report
-    environment = shared.overlay(loader=ChoiceLoader([FileSystemLoader(Path(__file__).parent), shared.loader]))
-    environment.filters |= {"p": _p, "percents": _percents}
-    return environment
 
 
 def _p(value: float | None) -> str:

@@ -34,7 +34,7 @@ def table_of_manifest(path):
 
 
 def add_new(folder):
-    """Add three pictures per class below the source, and their label_next.csv, of which the first row has no label. Returns their labels."""
+    """Add three pictures per class below the source, and label_next.csv, whose first row has no label. Returns their labels."""
     (folder / "new").mkdir()
     labels = {}
     for path in sorted(make_pictures(Path("made"), 3, start=50).rglob("*.png")):
@@ -59,4 +59,4 @@ def test_labelled_pictures_join_train_and_those_without_a_label_are_named(tmp_pa
     added = {name: (picture.label, picture.split) for name, picture in after.items() if name not in before}
     assert added == {f"new/{name}": (label, "train") for name, label in labelled}
     reasons = {row["image_id"]: row["reason"] for row in read_table(Path("data/quarantine.csv"))}
-    assert reasons == {f"new/{first}": "unlabelled: without a label in label_next.csv, labels.csv"}
+    assert reasons == {f"new/{first}": "without a label in label_next.csv, labels.csv"}
