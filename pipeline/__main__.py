@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import export, predict, promotion, schedule, search, show, stock, storage, upkeep
+from pipeline.commands import drift, export, predict, promotion, schedule, search, show, stock, storage, upkeep
 from pipeline.core.errors import PipelineError
 
 
@@ -23,6 +23,7 @@ _GROUPS = {
                  lambda _: print(show.show_results(Path("metrics/comparison.json")))),
         predict.add_predict,
         predict.add_explain,
+        drift.add_drift,
         show.add_audit,
         _command("verify", "check that each model file is the one that was scored and described, and the champion is the same everywhere",
                  lambda _: print("\n".join(promotion.verify_lines()))),

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.show import METRICS, align, interval
@@ -33,15 +34,20 @@ exit codes:
 def add_retrain(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
     parser = _add(commands, "retrain", "run the stages that changed, publish, judge, promote what is better; prints one line of JSON")
-    parser.set_defaults(run=print_retrain)
+    parser.add_argument("--drift", metavar="FOLDER|LOG", help="ask `pipeline drift` first; what it says is in the line")
+    parser.set_defaults(run=print_retrain, here=Path.cwd())
 
 
 def print_retrain(parsed: argparse.Namespace) -> None:
-    """Retrain, print the line, and exit with the outcome's code."""
+    """Ask for drift if wanted, retrain, print the line, and exit with the outcome's code."""
+    from pipeline.commands.drift import drift_facts
     from pipeline.commands.upkeep import publish_all, refresh
     from pipeline.promotion.retraining import retrain
 
+    drift = drift_facts(parsed.drift, parsed.here) if parsed.drift else None
     facts, outcome = retrain(refresh, publish_all, _options(parsed, None))
+    if drift:
+        facts |= {"drift": drift, "summary": f"{facts['summary']}; {drift['sentence']}"}
     if facts["decision"] is None:
         print("\n".join(facts["reasons"]), file=sys.stderr)
     _print_undone(facts["undone"])

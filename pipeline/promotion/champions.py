@@ -20,6 +20,7 @@ MODELS, RESULTS, MANIFEST = Path("models"), Path("results"), Path("data/manifest
 TEST = "test.csv"  # of which pictures the rows of predictions.npy are
 _COLUMNS = ("image_id", "sha256", "label", "group")
 _KEPT = ("predictions.csv", "predictions.npy", "scores.json")
+_OPTIONAL = ("reference.npz",)  # of `pipeline drift`; champions of older versions lack it
 
 
 def store(model: str) -> Path:
@@ -119,7 +120,7 @@ def _copy(model: str, folder: Path) -> None:
         shutil.copytree(MODELS / model, partial_folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
         results = partial_folder / RESULTS
         results.mkdir()
-        for name in _KEPT:
+        for name in (*_KEPT, *(name for name in _OPTIONAL if (RESULTS / model / name).is_file())):
             shutil.copyfile(RESULTS / model / name, results / name)
         write_test(results, pictures)
 

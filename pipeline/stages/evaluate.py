@@ -14,6 +14,7 @@ from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import Slice, atomic_dir, cache_dir, sha256_of_file, write_json, write_table
 from pipeline.core.sections import Section
+from pipeline.drift.reference import write_reference
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.answers import Answers, prediction_row, read_answers, write_predictions, write_probs
 from pipeline.evaluation.calibration import coverage, reliability
@@ -114,6 +115,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         }
         write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, answers, names)
+        write_reference(partial, predictor, scores["model_sha256"], paths, labels, groups, params.threads)
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
         chosen = galleries.choose(answers, probs, params.seed)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}

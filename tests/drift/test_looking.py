@@ -1,0 +1,207 @@
+"""`pipeline drift` from a folder or a log to its exit code, its page and its table."""
+
+import io
+import json
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.commands.drift import drift_facts
+from pipeline.core.errors import PipelineError
+from pipeline.core.files import read_json, read_table, sha256_of, sha256_of_file
+from pipeline.drift.findings import groups_needed
+from pipeline.drift.incoming import read_incoming
+from pipeline.drift.reference import REFERENCE, read_reference, write_reference
+from pipeline.pictures.images import decode
+from pipeline.pictures.inspection import brightness_and_sharpness
+from pipeline.serving.log import Record, log_line
+from pipeline.serving.predictor import open_model
+from tests.drift.conftest import NAMES, label_by_model, write_pictures
+
+
+def drift(*arguments):
+    """Run the command. Returns its exit code, what it printed, and its errors."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(errors):
+        try:
+            main(["drift", *arguments])
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    return code, printed.getvalue(), errors.getvalue()
+
+
+def test_the_reference_has_the_same_bytes_each_time_and_no_time(project):
+    paths = sorted((project / "tested").glob("*.png"))[:40]
+    predictor = open_model(project / "models/own", 1)
+    for name in ("one", "two"):
+        (project / name).mkdir()
+        write_reference(project / name, predictor, "a" * 64, paths, np.arange(40) % 3, np.arange(40), 1)
+    assert sha256_of_file(project / "one" / REFERENCE) == sha256_of_file(project / "two" / REFERENCE)
+    with zipfile.ZipFile(project / "one" / REFERENCE) as file:
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+    found = read_reference(project / "one" / REFERENCE, "a" * 64)
+    pixels = predictor.read(paths[7])
+    assert found.sample.features[7] == pytest.approx(pixels.reshape(-1))
+    assert found.sample.brightness[7] == pytest.approx(brightness_and_sharpness(decode(paths[7]))[0])
+    assert found.class_names == list(NAMES)
+
+
+def test_a_reference_of_another_model_or_none_is_refused_with_the_cure(project):
+    path = project / "results/own" / REFERENCE
+    with pytest.raises(PipelineError, match=r"is of the model .*, not of bbbb"):
+        read_reference(path, "b" * 64)
+    with pytest.raises(PipelineError, match="run `dvc repro`"):
+        read_reference(path.with_name("none.npz"), "b" * 64)
+    damaged = project / "damaged.npz"
+    damaged.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(PipelineError, match="is damaged"):
+        read_reference(damaged, "b" * 64)
+
+
+def test_pictures_of_the_same_kind_are_no_drift(project):
+    code, printed, errors = drift("same", "--output", "out")
+    assert code == 0
+    assert printed.startswith("No drift is shown (p ")
+    assert "not in MLflow" in errors
+    facts = read_json(project / "out/drift.json")
+    assert facts["verdict"] == "ok"
+    assert facts["pictures"] == {"reference": 200, "reference_groups": 200, "new": 150, "new_groups": 150, "tested": 150}
+
+
+def test_darker_pictures_are_drift_and_the_sentence_says_so(project):
+    code, printed, _ = drift("darker", "--output", "out", "--json", "facts.json", "--label-next", "7")
+    assert code == 10
+    assert "The pictures are darker" in printed
+    facts = read_json(project / "facts.json")
+    assert facts | {"notes": []} == read_json(project / "out/drift.json")  # that MLflow is away is known later
+    brightness = next(row for row in facts["traits"] if row["name"] == "brightness")
+    assert brightness["difference"] < -2
+    assert brightness["p"] <= 0.01
+    assert facts["domain"]["low"] > 0.9
+    rows = read_table(project / "out/label_next.csv")
+    assert len({row["path"] for row in rows}) == 7
+    assert {(row["label"], row["split"]) for row in rows} == {("", "train")}
+    assert all((project / "darker" / row["path"]).is_file() for row in rows)
+    page = (project / "out/index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 24
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_same_look_twice_gives_the_same_bytes_and_counts_once(project):
+    files = ("out/drift.json", "out/label_next.csv", "out/index.html")
+    drift("darker", "--output", "out")
+    first = [(project / name).read_bytes() for name in files]
+    drift("darker", "--output", "out")
+    second = [(project / name).read_bytes() for name in files]
+    assert first[1] == second[1]
+    assert json.loads(second[0]) == json.loads(first[0]) | {"is_known": True}
+    assert sum(map(len, read_json(project / ".cache/drift/looks.json").values())) == 1
+
+
+def test_too_few_pictures_get_a_number_and_broken_ones_a_line(project):
+    (project / "few/broken.png").write_bytes(b"nothing")
+    code, printed, errors = drift("few", "--output", "out")
+    assert code == 11
+    assert "15 new pictures are too few (p " in printed
+    assert f"needs {groups_needed(200, 0.05 / 30, 7)}." in printed
+    assert errors.startswith("few/broken.png: not a picture\n")
+
+
+def test_the_number_that_would_do_grows_as_the_reference_shrinks():
+    # (0.5 / (z(1 - 0.05 / 2) + z(0.8)))**2 is 0.03185; less 1 / 100, and its inverse, rounded up.
+    assert groups_needed(100, 0.05, 1) == 46
+    assert groups_needed(40, 0.05, 1) == 146
+    assert groups_needed(31, 0.05, 1) is None
+
+
+def test_one_look_may_have_the_whole_rate(project):
+    drift("same", "--output", "out", "--looks", "1", "--alpha", "0.1")
+    assert read_json(project / "out/drift.json")["level"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("nowhere", "nowhere: is not a folder; name a folder of"), ("models", "models: contains no pictures")]
+)
+def test_a_folder_without_pictures_is_a_fault(project, folder, message):
+    code, _, errors = drift(folder)
+    assert code == 1
+    assert errors.startswith(message)
+
+
+def test_groups_are_read_from_the_path(project):
+    reference = read_reference(project / "results/own" / REFERENCE, sha256_of_file(project / "models/own/model.onnx"))
+    predictor = open_model(project / "models/own", 1)
+    write_pictures(project / "videos", range(12))
+    found = read_incoming("videos", project, r"00(\d)", reference, predictor, 1)
+    assert len(found.paths) == 12
+    assert len(np.unique(found.sample.groups)) == 2
+    alone = read_incoming("videos", project, "none", reference, predictor, 1)
+    assert len(np.unique(alone.sample.groups)) == 12
+
+
+def write_log(folder, paths, predictor, model_sha256, kept):
+    folder.mkdir()
+    lines = []
+    for number, path in enumerate(paths):
+        outputs = predictor.run(predictor.read(path)[None], "features")
+        image = decode(path)
+        picture = f"pictures/{number}.png" if number in kept else None
+        if picture:
+            (folder / picture).parent.mkdir(exist_ok=True)
+            (folder / picture).write_bytes(path.read_bytes())
+        facts = (
+            outputs.probs[0],
+            None,
+            outputs.features[0].astype(np.float16),
+            image.width,
+            image.height,
+            *brightness_and_sharpness(image),
+        )
+        sha256 = sha256_of(path.read_bytes())
+        lines.append(log_line(Record("2026-11-27T03:00:00.000Z", f"request {number // 2}", sha256, model_sha256, *facts, picture)))
+    (folder / "predictions.jsonl").write_text("".join(lines))
+
+
+def test_a_log_says_the_same_as_its_folder_and_only_kept_pictures_can_be_labelled(project):
+    predictor, sha256 = open_model(project / "models/own", 1), sha256_of_file(project / "models/own/model.onnx")
+    paths = sorted((project / "darker").glob("*.png"))
+    write_log(project / "log", paths, predictor, sha256, kept={3, 5})
+    other = (project / "log/predictions.jsonl").read_text().splitlines()[0].replace(sha256, "f" * 64)
+    with (project / "log/predictions.jsonl").open("a") as file:
+        file.write(f"{other}\n")
+    code, _, errors = drift("log", "--output", "from_log", "--group", "none")
+    assert code == 10
+    assert "1 of 151 predictions are of other models, and are left out" in errors
+    drift("darker", "--output", "from_folder", "--group", "none")
+    logged, direct = (read_json(project / name / "drift.json") for name in ("from_log", "from_folder"))
+    for key in ("p", "domain", "within", "labels"):
+        assert logged[key] == direct[key]
+    assert {row["path"] for row in read_table(project / "from_log/label_next.csv")} == {"pictures/3.png", "pictures/5.png"}
+    drift("log", "--output", "from_log")
+    assert read_json(project / "from_log/drift.json")["pictures"]["new_groups"] == 75  # a request is a group
+
+
+def test_a_log_of_other_models_is_refused(project):
+    predictor = open_model(project / "models/own", 1)
+    write_log(project / "foreign", sorted((project / "few").glob("0*.png")), predictor, "f" * 64, kept=())
+    code, _, errors = drift("foreign")
+    assert code == 1
+    assert "has no prediction of the model" in errors
+
+
+def test_retraining_asks_and_gets_the_verdict_or_the_fault(project):
+    found = drift_facts("darker", Path.cwd())
+    assert found["verdict"] == "drift"
+    assert found["sentence"].startswith("Drift (p ")
+    assert drift_facts("nowhere", Path.cwd())["verdict"] == "failure"
+
+
+def test_the_labels_of_the_fixture_differ_from_the_predictions_in_one_picture_of_ten(project):
+    reference = read_reference(project / "results/own" / REFERENCE, sha256_of_file(project / "models/own/model.onnx"))
+    assert (reference.sample.predicted == reference.labels).mean() == pytest.approx(0.9)
+    assert np.array_equal(label_by_model(project / "models/own", sorted((project / "tested").glob("*.png"))), reference.labels)
