@@ -13,6 +13,7 @@ from pipeline.sources.formats import encode_png
 
 PICTURES = 60  # of each set
 _SIDE = 128  # of the pictures that are generated, in pixels
+_EDGE = 1e-9  # of an area
 _CROP = (0.2, 0.6)  # the side of a crop, as a share of the photograph's shorter side
 
 
@@ -142,6 +143,7 @@ def area_interval(area: float, known: float, foreign: float, confidence: float) 
         variance = theta * (1 - theta) * (1 + other * (1 - theta) / (2 - theta) + other * theta / (1 + theta)) / (known * foreign)
         return float((theta - area) ** 2 - z**2 * variance)
 
-    low = brentq(beyond, 0, area) if area > 0 and beyond(0) > 0 else 0.0
-    high = brentq(beyond, area, 1) if area < 1 and beyond(1) > 0 else 1.0
+    inner = min(max(area, _EDGE), 1 - _EDGE)  # at 0 and 1 the variance is 0, which solves the equation but is no end
+    low = brentq(beyond, 0, inner) if beyond(0) > 0 else 0.0
+    high = brentq(beyond, inner, 1) if beyond(1) > 0 else 1.0
     return float(low), float(high)

@@ -157,7 +157,7 @@ def grad_cam(classifier: "Classifier", feature_map: Mapping[str, Any], pixels: A
     return _scaled((gradient.mean(dim=(1, 2))[:, None, None] * maps).sum(dim=0).detach().numpy())
 
 
-def choose(answers: Answers, probs: Array, unfamiliarity: Array | None, seed: int) -> dict[str, Array]:
+def choose(answers: Answers, probs: Array, seed: int, unfamiliarity: Array | None = None) -> dict[str, Array]:
     """The row numbers of the pictures of each gallery, at most twelve: int (pictures,). `seed`: of the random gallery.
 
     `unfamiliarity`: float (pictures,), or None if the model does not have this output; then no picture is unfamiliar.

@@ -142,7 +142,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, answers, names, unfamiliarity)
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
-        chosen = galleries.choose(answers, probs, unfamiliarity, params.seed)
+        chosen = galleries.choose(answers, probs, params.seed, unfamiliarity)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}
         shown = {number: paths[number] for number in rows}
         overlays = explain(predictor, model, shown, answers.predicted)

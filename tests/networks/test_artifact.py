@@ -14,7 +14,7 @@ from pipeline.networks import onnx_file
 from pipeline.networks.artifact import append_head, describe_model, identity, kept_row, read_facts, verify_model, write_facts
 from pipeline.networks.onnx_file import METADATA_KEY, open_session, read_onnx, write_onnx
 from pipeline.pictures.images import Preprocessing
-from pipeline.stages.train_baseline import Params
+from pipeline.training.head import HeadParams
 
 FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
 HARDWARE = {"device": "cpu", "precision": "fp32", "threads": 2}
@@ -99,7 +99,7 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
 
 def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
-    params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
+    params, preprocessing = HeadParams(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe_model(
         "baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE, "AAAA"
     )
