@@ -7,7 +7,7 @@ from pipeline.networks.artifact import write_facts
 from pipeline.networks.unfamiliar import append_unfamiliarity, fit_references
 
 SIZE = 8
-THRESHOLD = 0.05  # of 1 - cosine: random pixels are further apart
+THRESHOLD = 0.005  # of 1 - cosine: random pixels are further apart
 
 
 def linear_graph(size, num_classes, seed=0, bias=None):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
 MOST_REFERENCES = 1000  # train pictures that a model is compared with; each takes 4 D bytes of model.onnx
-_NEIGHBOUR_SHARE = 0.01  # of the references: k
+_NEIGHBOUR_SHARE, _LEAST_NEIGHBOURS = 0.01, 5  # k, as a share of the references, and at least
 _LEAST_NORM = 1e-12
 _LEAST_THRESHOLD = 1e-6  # of float32: pictures that are all alike
 _ROUNDING = 1e-9
@@ -61,8 +61,9 @@ def choose_references(labels: Sequence[int] | Array, most: int = MOST_REFERENCES
 
 
 def fit_references(features: Array) -> References:
-    """The references with these features, float (M, D): k is a hundredth of their number."""
-    return References(normalise(features), max(1, round(_NEIGHBOUR_SHARE * len(features))))
+    """The references with these features, float (M, D). k is a hundredth of their number, at least five, or all of fewer."""
+    neighbours = max(_LEAST_NEIGHBOURS, round(_NEIGHBOUR_SHARE * len(features)))
+    return References(normalise(features), min(neighbours, len(features)))
 
 
 def normalise(features: Array) -> Array:

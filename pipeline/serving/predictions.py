@@ -224,13 +224,13 @@ def row_line(prediction: Prediction, form: Format, top: int | None) -> str:
     if form == "jsonl":
         facts = {"path": prediction.path, "predicted": prediction.predicted, "probability": prediction.probability, "probs": probs}
         if prediction.unfamiliarity is not None:
-            facts |= {"unfamiliar": prediction.unfamiliar, "unfamiliarity": round(prediction.unfamiliarity, 6)}
+            facts |= {"unfamiliar": prediction.unfamiliar, "unfamiliarity": round(prediction.unfamiliarity, 4)}
         return json.dumps(facts, allow_nan=False) + "\n"
     cells: list[object] = [prediction.path, prediction.predicted, f"{prediction.probability:.6f}"]
     for name, prob in probs.items():
         cells += [name, f"{prob:.6f}"] if top else [f"{prob:.6f}"]
     if prediction.unfamiliarity is not None:
-        cells += [str(prediction.unfamiliar).lower(), f"{prediction.unfamiliarity:.6f}"]
+        cells += [str(prediction.unfamiliar).lower(), f"{prediction.unfamiliarity:.4f}"]
     columns = _columns(list(prediction.probs), top, prediction.unfamiliarity is not None)
     return csv_line(columns, dict(zip(columns, cells, strict=True)))
 

@@ -59,8 +59,8 @@ def test_the_output_follows_the_probabilities_and_the_bytes_are_equal_each_time(
     assert graphs[0].SerializeToString(deterministic=True) == graphs[1].SerializeToString(deterministic=True)
 
 
-def test_k_is_a_hundredth_of_the_references_and_at_least_1():
-    assert [fit_references(np.ones((count, 2))).neighbours for count in (1, 99, 1000)] == [1, 1, 10]
+def test_k_is_a_hundredth_of_the_references_and_at_least_5_or_all_of_fewer():
+    assert [fit_references(np.ones((count, 2))).neighbours for count in (1, 99, 1000)] == [1, 5, 10]
 
 
 # The threshold
@@ -108,7 +108,7 @@ def test_too_few_groups_are_reported_however_many_pictures_they_have(capsys):
 def test_the_facts_say_how_the_threshold_was_made():
     facts = add_unfamiliarity(build_graph(), fit_references(np.eye(3)), np.arange(1.0, 20.0), EACH_ALONE[:19], 0.05)
     assert facts["unfamiliar"] == {
-        "method": "nearest neighbours", "neighbours": 1, "references": 3, "threshold": 19.0, "false_alarm_rate": 0.05,
+        "method": "nearest neighbours", "neighbours": 3, "references": 3, "threshold": 19.0, "false_alarm_rate": 0.05,
         "val_pictures": 19, "val_groups": 19,
     }  # fmt: skip
 

@@ -27,7 +27,7 @@ def test_a_row_ends_with_what_the_model_tells_of_unfamiliarity(top):
     text = rows_header("csv", NAMES, top, tells_unfamiliar=True) + row_line(UNFAMILIAR, "csv", top)
     [row] = csv.DictReader(io.StringIO(text))
     assert list(row)[-2:] == ["unfamiliar", "unfamiliarity"]
-    assert (row["predicted"], row["unfamiliar"], row["unfamiliarity"]) == ("", "true", "1.250000")
+    assert (row["predicted"], row["unfamiliar"], row["unfamiliarity"]) == ("", "true", "1.2500")
 
 
 def test_a_json_line_has_the_keys_of_unfamiliarity_only_if_the_model_tells():
