@@ -1,5 +1,6 @@
 """Foreign pictures, which need no network, and how well a model tells them from the test pictures."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,6 @@ from PIL import Image, ImageDraw
 from pipeline.core.files import sha256_of
 from pipeline.evaluation.intervals import Array, Interval, design_effect, proportion_interval
 from pipeline.pictures.manifest import Picture, recorded
-from pipeline.sources.formats import encode_png
 
 PICTURES = 60  # of each set
 _SIDE = 128  # of the pictures that are generated, in pixels
@@ -23,9 +23,16 @@ def foreign_sets(learned: str) -> Iterator[tuple[str, list[bytes]]]:
     `learned`: see `record_of`; a set of which the model learned a picture is left out.
     """
     for name, draw in _SETS.items():
-        pictures = [encode_png(pixels) for pixels in draw(np.random.default_rng(0))]
+        pictures = [_png(pixels) for pixels in draw(np.random.default_rng(0))]
         if not any(_is_recorded(picture, learned) for picture in pictures):
             yield name, pictures
+
+
+def _png(pixels: Array) -> bytes:
+    """The same bytes as the source `digits` writes, by which its pictures are known again."""
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        return file.getvalue()
 
 
 def _is_recorded(picture: bytes, learned: str) -> bool:

@@ -124,7 +124,9 @@ def append_unfamiliarity(graph: "onnx.ModelProto", references: References, thres
 
     def append(kind: str, inputs: Sequence[str], outputs: Sequence[str], axis: int | None = None) -> None:
         names = [f"familiarity.{name}" if name in constants else name for name in inputs]
-        body.node.append(helper.make_node(kind, names, outputs, f"familiarity.{outputs[0]}", **({} if axis is None else {"axis": axis})))
+        node = helper.make_node(kind, names, outputs, f"familiarity.{outputs[0]}")
+        node.attribute.extend([] if axis is None else [helper.make_attribute("axis", axis)])
+        body.node.append(node)
 
     append("Mul", ["features", "features"], ["squares"])
     append("MatMul", ["squares", "ones"], ["squared_norm"])  # a sum whose form is the same in every version of ONNX
