@@ -11,12 +11,27 @@ from onnx import TensorProto, helper
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file
 from pipeline.networks import onnx_file
-from pipeline.networks.artifact import append_head, describe_model, identity, kept_row, read_facts, verify_model, write_facts
+from pipeline.networks.artifact import (
+    append_head,
+    describe_model,
+    golden_fault,
+    identity,
+    kept_row,
+    read_facts,
+    verify_model,
+    write_facts,
+    write_golden,
+)
 from pipeline.networks.onnx_file import METADATA_KEY, open_session, read_onnx, write_onnx
 from pipeline.pictures.images import Preprocessing
 from pipeline.training.head import HeadParams
 
-FACTS = {"model": "baseline", "class_names": ["Ameise", "Bär"], "inputs_sha256": {"data": "a", "code": "b"}}
+FACTS = {
+    "model": "baseline",
+    "class_names": ["Ameise", "Bär"],
+    "inputs_sha256": {"data": "a", "code": "b"},
+    "preprocessing": {"image_size": 4},
+}
 HARDWARE = {"device": "cpu", "precision": "fp32", "threads": 2}
 HISTORY = [{"step": 0, "l2": 0.1, "val_loss": 0.5}, {"step": 1, "l2": 0.2, "val_loss": 0.25}]
 
@@ -62,6 +77,21 @@ def test_the_head_is_the_softmax_of_a_linear_map(num_classes, count, tmp_path):
     logits = pixels.mean(axis=(1, 2)) @ weight.T + bias
     wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probs, wanted, atol=1e-5)
+
+
+def test_golden_answers_agree_with_the_model_that_wrote_them_and_with_no_other(folder):
+    write_golden(folder, 1)
+    predictor = open_session(folder / "model.onnx", 1)
+
+    def predict(pixels):
+        return predictor.run(["probs"], {"pixels": pixels})[0]
+
+    assert golden_fault(folder, predict) is None
+    assert "golden answers differ by" in golden_fault(folder, lambda pixels: 1 - predict(pixels))
+
+
+def test_a_model_that_was_stored_without_golden_answers_has_no_fault(folder):
+    assert golden_fault(folder, lambda pixels: pixels) is None
 
 
 def test_probabilities_are_the_first_output_and_the_features_remain():

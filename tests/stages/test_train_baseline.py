@@ -85,8 +85,14 @@ def test_the_folder_agrees_with_itself(trained):
     assert len(verify_model(trained.folder)) == 64
 
 
-def test_the_folder_holds_weights_graph_facts_and_history(trained):
-    assert sorted(path.name for path in trained.folder.iterdir()) == ["history.csv", "model.json", "model.onnx", "model.safetensors"]
+def test_the_folder_holds_weights_graph_facts_golden_answers_and_history(trained):
+    assert sorted(path.name for path in trained.folder.iterdir()) == [
+        "golden.json",
+        "history.csv",
+        "model.json",
+        "model.onnx",
+        "model.safetensors",
+    ]
 
 
 def test_the_graph_answers_as_the_stored_head_does(trained):
