@@ -5,9 +5,9 @@
 In a fresh clone per data set (digits, and an archive of ants and bees) the baseline and the fine-tuned model are trained as usual. On the
 features of each stored model three distances are fitted to the same train pictures: to the k-th nearest neighbour on normalised features
 (Sun et al., 2022), which the pipeline uses; Mahalanobis (Lee et al., 2018); relative Mahalanobis (Ren et al., 2021). The covariance is
-shared by the classes and shrunk (Ledoit and Wolf, 2004). Foreign are 60 pictures of the other data set and those of `foreign_sets`.
-The threshold comes from val, the rate of false alarms from test; `resplit`: its mean over 1,000 random splits of both. Prints tables and
-writes the key `unfamiliar` of bench/results.json.
+shared by the classes and shrunk (Ledoit and Wolf, 2004), the relative distance's both by the same amount. Foreign are 60 pictures of the
+other data set and those of `foreign_sets`. The threshold comes from val, the rate of false alarms from test; `resplit`: its mean over
+1,000 random splits of both. Prints tables and writes the key `unfamiliar` of bench/results.json.
 """
 
 import argparse
@@ -48,9 +48,13 @@ def nearest(features: Array, labels: Array, neighbours: int) -> Distance:
 
 def mahalanobis(features: Array, labels: Array, *, relative: bool = False) -> Distance:
     """The squared distance from the nearest class mean; `relative`: less that from the mean of all under the covariance of all."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
     means = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
-    whiten = _whitening(features - means[np.unique(labels, return_inverse=True)[1]])
-    whiten_all, mean = _whitening(features - features.mean(axis=0)), features.mean(axis=0)
+    residuals, mean = (features - means[np.unique(labels, return_inverse=True)[1]]).astype(np.float64), features.mean(axis=0)
+    amount = ledoit_wolf_shrinkage(residuals, assume_centered=True)
+    ridge = amount * (residuals**2).mean()
+    whiten, whiten_all = (_whitening(each, amount, ridge) for each in (residuals, (features - mean).astype(np.float64)))
 
     def distances(others: Array) -> Array:
         own = np.min([((others - each) @ whiten) ** 2 @ np.ones(whiten.shape[1]) for each in means], axis=0)
@@ -59,11 +63,9 @@ def mahalanobis(features: Array, labels: Array, *, relative: bool = False) -> Di
     return distances
 
 
-def _whitening(residuals: Array) -> Array:
-    """The matrix W with W Wᵀ the inverse of the shrunk covariance."""
-    from sklearn.covariance import ledoit_wolf
-
-    values, vectors = np.linalg.eigh(ledoit_wolf(residuals.astype(np.float64), assume_centered=True)[0])
+def _whitening(residuals: Array, amount: float, ridge: float) -> Array:
+    """The matrix W with W Wᵀ the inverse of (1 - amount) covariance + ridge."""
+    values, vectors = np.linalg.eigh((1 - amount) * residuals.T @ residuals / len(residuals) + ridge * np.eye(residuals.shape[1]))
     return np.asarray(vectors / np.sqrt(np.maximum(values, 1e-12 * values.max())))
 
 
@@ -76,14 +78,14 @@ def methods(features: Array, labels: Array, neighbours: int) -> dict[str, Distan
     }
 
 
-def train(source: str, folder: Path) -> None:
-    """Make a project of a data set, with both models."""
+def train(source: str, folder: Path, models: Sequence[str]) -> None:
+    """Make a project of a data set, with these models."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     digest = measure_digest(find_source(source), (), read_section("download.limits", Limits, ROOT / "params.yaml"))
     params["download"] |= {"source": source, "digest": digest}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    call(dvc("repro", "train"), folder)
+    call(dvc("repro", "train" if "finetuned" in models else "train_baseline"), folder)
 
 
 def outputs_of(predictor: Predictor, sources: Sequence[Source]) -> tuple[Array, Array]:
@@ -175,17 +177,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--archive", type=Path, default=ARCHIVE, help="of labelled pictures (default: %(default)s)")
     parser.add_argument("--projects", type=Path, help="a folder with projects that an earlier run made, and where they are made otherwise")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parsed = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = parsed.projects or Path(temporary)
         projects = {"digits": folder / "digits", "hymenoptera": folder / "hymenoptera"}
         for name, source in zip(projects, ("digits", str(parsed.archive.resolve())), strict=True):
-            if not (projects[name] / "models/finetuned/model.onnx").is_file():
-                train(source, projects[name])
+            if not projects[name].is_dir():
+                train(source, projects[name], parsed.models)
         rows = {}
         for name, project in projects.items():
             others = {other: _pictures(projects[other]) for other in projects if other not in (name, "digits")}
-            rows |= {f"{name}, {model}": measure(project, model, others) for model in MODELS}
+            rows |= {f"{name}, {model}": measure(project, model, others) for model in parsed.models}
     facts = {"date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": versions()}
     write_json(RESULTS, {**json.loads(RESULTS.read_text(encoding="utf-8")), "unfamiliar": {**facts, "rows": rows}})
     print(area_table(rows), rate_table(rows), sep="\n\n")

@@ -38,7 +38,7 @@ class References:
         parts = [np.empty(0, np.float32)]
         for start in range(0, len(features), _BLOCK):
             similarities = normalise(features[start : start + _BLOCK]) @ self.features.T
-            parts.append(1 - np.partition(similarities, -self.neighbours, axis=1)[:, -self.neighbours])
+            parts.append(np.maximum(0, 1 - np.partition(similarities, -self.neighbours, axis=1)[:, -self.neighbours]))
             release(features)
         return np.concatenate(parts)
 
@@ -117,6 +117,7 @@ def append_unfamiliarity(graph: "onnx.ModelProto", references: References, thres
         "neighbours": np.array([references.neighbours]),
         "last": np.array(references.neighbours - 1),
         "one": np.array(1, np.float32),
+        "zero": np.array(0, np.float32),
         "threshold": np.array(threshold, np.float32),
     }
     body = graph.graph
@@ -136,7 +137,8 @@ def append_unfamiliarity(graph: "onnx.ModelProto", references: References, thres
     append("MatMul", ["directions", "references"], ["similarities"])
     append("TopK", ["similarities", "neighbours"], ["nearest", "nearest_numbers"], axis=1)
     append("Gather", ["nearest", "last"], ["similarity"], axis=1)
-    append("Sub", ["one", "similarity"], ["distance"])
+    append("Sub", ["one", "similarity"], ["rounded_distance"])
+    append("Max", ["rounded_distance", "zero"], ["distance"])  # of a reference itself, rounding makes it negative
     append("Div", ["distance", "threshold"], ["unfamiliarity"])
     others = list(body.output)[1:]
     del body.output[1:]
