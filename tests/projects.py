@@ -16,6 +16,7 @@ PARAMS = {
     "seed": 3,
     "threads": 1,
     "processes": 1,
+    "false_alarm_rate": 0.2,  # four val pictures are enough
     "download": {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},

@@ -69,7 +69,7 @@ def make_gallery(class_names, image_id="a.png", shown=1, with_maps=True):
     """Galleries with one mistake and one correct answer; the other two are empty."""
     wrong = {"image_id": image_id, "label": class_names[0], "predicted": class_names[1], "label_probability": 0.1, "probability": 0.9}
     correct = {**wrong, "predicted": class_names[0], "label_probability": 0.8, "probability": 0.8}
-    galleries = {"mistakes": [wrong] * shown, "least_sure": [], "mislabelled": [], "random": [correct]}
+    galleries = {"mistakes": [wrong] * shown, "least_sure": [], "mislabelled": [], "unfamiliar": [], "random": [correct]}
     return {"pictures": {image_id: {"picture": PICTURE, "map": PICTURE if with_maps else None}}, "galleries": galleries}
 
 
@@ -81,8 +81,8 @@ def make_rows(answers):
     ]
 
 
-def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, **changes):
-    """A model with 30 correct answers per class and one mistake, the next class."""
+def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, tells=True, **changes):
+    """A model with 30 correct answers per class and one mistake, the next class. `tells`: unfamiliar pictures."""
     ends = ("log_loss_unscaled", "brier_unscaled", "ece_unscaled")
     figures = {key: make_figure() for key in (*FIGURES, *ends) if key != "top5_accuracy"}
     classes = {
@@ -94,6 +94,10 @@ def make_model(name="baseline", class_names=("ants", "bees"), comparison=None, *
         "confidence": 0.95, "temperature": 0.9,
         "size": {"megabytes": 13.5, "parameters": 3383818, "gmacs": 0.03}, "figures": figures, "classes": classes,
     }  # fmt: skip
+    if tells:
+        foreign = {"pictures": 60, "detected": make_figure(0.9), "auroc": make_figure(0.987)}
+        rate = {"value": 0.041, "low": 0.02, "high": 0.07}
+        scores["unfamiliar"] = {"false_alarm_rate": 0.05, "on_test": rate, "sets": {"digits": foreign}}
     facts = {
         "params": {"seed": 0},
         "preprocessing": {"image_size": 64},

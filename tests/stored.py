@@ -4,8 +4,10 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.networks.artifact import write_facts
+from pipeline.networks.unfamiliar import append_unfamiliarity, fit_references
 
 SIZE = 8
+THRESHOLD = 0.005  # of 1 - cosine: random pixels are further apart
 
 
 def linear_graph(size, num_classes, seed=0, bias=None):
@@ -29,13 +31,22 @@ def linear_graph(size, num_classes, seed=0, bias=None):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None, learned=""):
-    """Write a model folder, made without torch; its probabilities depend on every pixel and its place. `learned`: see `record_of`."""
+def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None, learned="", familiar=None):
+    """Write a model folder, made without torch; its probabilities depend on every pixel and its place. `learned`: see `record_of`.
+
+    `familiar`: pixels, uint8 (N, 8, 8, 3), whose neighbours are familiar to the model; without them it does not tell.
+    """
     folder.mkdir(parents=True)
     preprocessing = {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}
     facts = {"model": folder.name, "class_names": list(class_names), "preprocessing": preprocessing, "learned": learned}
     history = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)]
-    write_facts(folder, linear_graph(SIZE, len(class_names), seed, bias), facts, history)
+    graph = linear_graph(SIZE, len(class_names), seed, bias)
+    if familiar is not None:
+        graph.graph.node.append(helper.make_node("Identity", ["row"], ["features"]))
+        graph.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", SIZE * SIZE * 3]))
+        append_unfamiliarity(graph, fit_references(familiar.reshape(len(familiar), -1).astype(np.float32)), THRESHOLD)
+        facts["unfamiliar"] = {"threshold": THRESHOLD, "false_alarm_rate": 0.05}
+    write_facts(folder, graph, facts, history)
     return folder
 
 

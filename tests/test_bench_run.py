@@ -148,6 +148,13 @@ def test_the_readme_quotes_the_stored_ratios(modules):
     assert list(quoted.groups()) == [f"{ratios[name]:.1f}" for name in ("finetuning", "evaluation", "frozen", "predict")]
 
 
+def test_the_docs_have_the_tables_of_unfamiliar_pictures(modules):
+    unfamiliar = importlib.import_module("unfamiliar")
+    rows = json.loads((ROOT / "bench/results.json").read_text())["unfamiliar"]["rows"]
+    text = (ROOT / "docs/unfamiliar.md").read_text()
+    assert [table for table in (unfamiliar.area_table(rows), unfamiliar.rate_table(rows)) if table not in text] == []
+
+
 def test_the_docs_quote_the_accuracies_and_none_is_shown_to_be_below_the_plain_loop(modules):
     accuracy = importlib.import_module("accuracy")
     rows = json.loads((ROOT / "bench/results.json").read_text())["accuracy"]["rows"]

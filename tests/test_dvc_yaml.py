@@ -96,7 +96,7 @@ def test_the_one_init_file_contains_a_docstring_alone_and_so_need_not_be_a_depen
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_lists_its_own_section_and_the_shared_params_that_it_takes(stage):
     fields = importlib.import_module(f"pipeline.stages.{stage}").Params.model_fields
-    wanted = [name for name in ("seed", "threads", "processes") if name in fields]
+    wanted = [name for name in ("seed", "threads", "processes", "false_alarm_rate") if name in fields]
     assert STAGES[stage]["params"] == [*wanted, *SECTIONS.get(stage, [stage])]
 
 

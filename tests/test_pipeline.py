@@ -31,6 +31,7 @@ PARAMS = {
     "seed": 3,
     "threads": 1,
     "processes": 1,
+    "false_alarm_rate": 0.2,  # four val pictures are enough
     "download": {
         "source": "pictures", "digest": None, "url_mirrors": [], "encoding": None,
         "limits": {"fetch_gigabytes": 1, "fetch_hours": 1, "files": 100, "gigabytes": 1, "ratio": 100},
@@ -151,10 +152,14 @@ def test_torch_onnx_pyfunc_and_predict_answer_alike_from_the_bytes_of_a_file_onw
     served.load_context(SimpleNamespace(artifacts={"model": str(model / "model.onnx")}))
     answers = served.predict(None, pd.DataFrame({"picture": contents}))
     np.testing.assert_allclose(np.array(answers["probabilities"].tolist()), wanted, atol=1e-4)
+    unfamiliarity = predictor.answer(pixels)[1]
+    assert answers["unfamiliar"].tolist() == (unfamiliarity > 1).tolist()
 
     main(["predict", "--model", name, "--format", "jsonl", *map(str, sources)])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_allclose([list(line["probs"].values()) for line in lines], wanted, atol=1e-4)
+    np.testing.assert_allclose([line["unfamiliarity"] for line in lines], unfamiliarity, atol=1e-3, rtol=1e-3)
+    assert [line["unfamiliar"] for line in lines] == answers["unfamiliar"].tolist()
 
 
 @pytest.mark.parametrize("name", ["baseline", "finetuned"])
@@ -163,7 +168,9 @@ def test_the_stored_model_repeats_the_scored_predictions(two_runs, name):
     rows = read_table(folder / f"results/{name}/predictions.csv")
     paths = {row["image_id"]: row["path"] for row in read_table(folder / "data/manifest.csv")}
     contents = [(folder / "data/splits/test" / paths[row["image_id"]]).read_bytes() for row in rows]
-    probs = Predictor.load(folder / "models" / name / "model.onnx", 1).predict(contents)
+    predictor = Predictor.load(folder / "models" / name / "model.onnx", 1)
+    probs, unfamiliarity = predictor.answer(np.stack([predictor.read(content) for content in contents]))
+    np.testing.assert_allclose([float(row["unfamiliarity"]) for row in rows], unfamiliarity, atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(np.load(folder / f"results/{name}/predictions.npy", allow_pickle=False), probs, atol=1e-6)
 
 

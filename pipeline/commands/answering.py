@@ -104,7 +104,7 @@ def answer(
     files = picture_files(parsed)
     first, outcomes = list["Prediction | BrokenFile"](), Counter[str]()
     with row_stream(output) as stream:
-        stream.write(rows_header(parsed.format, model.class_names, parsed.top))
+        stream.write(rows_header(parsed.format, model.class_names, parsed.top, model.tells_unfamiliar))
         bar = _bar_title(title, output)
         for batch in (run or predict_all)(model, files, here, parsed.abstain_below, parsed.batch_size, threads, bar):
             _write_rows(batch, stream, parsed.format, parsed.top)
@@ -114,7 +114,8 @@ def answer(
         count = outcomes.total()
         shown = f" (the first {_SHEET_SIZE} are shown)" if count > _SHEET_SIZE else ""
         total = f"{count} picture{'s' * (count != 1)}{shown}"
-        _draw_sheet(sheet, first, here, f"{name}: {total}, {outcomes['abstained']} abstained, {outcomes['broken']} broken")
+        refused = f", {outcomes['refused']} refused as unfamiliar" if outcomes["refused"] else ""
+        _draw_sheet(sheet, first, here, f"{name}: {total}, {outcomes['abstained']} abstained{refused}, {outcomes['broken']} broken")
     if outcomes["broken"]:
         raise SystemExit(SOME_BROKEN)
 

@@ -19,7 +19,10 @@ Predict the classes of pictures with a stored model: one row per picture, in the
 
 Probabilities are calibrated and have six places. CSV has the columns path, predicted, probability (of the most probable
 class) and prob_<class> per class; with --top K it has top_1, top_1_prob and so on instead. A JSON line has the keys path,
-predicted, probability and probs. If the model abstains, predicted is empty (JSON: null)."""
+predicted, probability and probs. If the model abstains, predicted is empty (JSON: null).
+
+A model that tells which pictures are unlike those that it learned from adds unfamiliar (true or false) and unfamiliarity
+(above 1 is unfamiliar)."""
 _EXAMPLES = """\
   pipeline predict pictures/ --sheet sheet.png > predictions.csv
   find /photos -name '*.jpg' -print0 | pipeline predict -0 - --format jsonl --abstain-below 0.9
@@ -33,6 +36,8 @@ def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = add_command(commands, "predict", "predict the classes of pictures with a stored model", _ABOUT, _EXAMPLES)
     parser.add_argument("--model", metavar="NAME|FOLDER", help=_MODEL_HELP)
     add_row_arguments(parser, top=None)
+    unfamiliar = "what becomes of an unfamiliar picture: say predicts its class and says so, refuse predicts none (default: %(default)s)"
+    parser.add_argument("--unfamiliar", choices=("say", "refuse"), default="say", help=unfamiliar)
     parser.add_argument("--on", choices=("ray",), help="compute on the Ray cluster at RAY_ADDRESS, or on a Ray that is started here")
     parser.set_defaults(run=predict)
 
@@ -40,19 +45,24 @@ def add_predict(commands: "argparse._SubParsersAction[Any]") -> None:
 def predict(parsed: argparse.Namespace) -> None:
     """Write a row per picture; the exit code reports whether all could be read. Raises PipelineError."""
     from pipeline.promotion.champions import find_served
+    from pipeline.serving.predictions import predict_all
     from pipeline.serving.predictor import open_model
 
     name, folder = find_served(parsed.model, parsed.here)
+    refuses = parsed.unfamiliar == "refuse"
 
     def open_stored(threads: int) -> tuple[str, "Predictor"]:
-        return name, open_model(folder, threads)
+        predictor = open_model(folder, threads)
+        if refuses and not predictor.tells_unfamiliar:
+            raise PipelineError(f"--unfamiliar refuse: {name} does not tell unfamiliar pictures; set false_alarm_rate and train it again")
+        return name, predictor
 
     if parsed.on == "ray":
         from pipeline.serving.remote import predict_on_ray
 
-        answer(parsed, "predict", open_stored, partial(predict_on_ray, folder))
+        answer(parsed, "predict", open_stored, partial(predict_on_ray, folder, refuse_unfamiliar=refuses))
     else:
-        answer(parsed, "predict", open_stored)
+        answer(parsed, "predict", open_stored, partial(predict_all, refuse_unfamiliar=refuses))
 
 
 def add_explain(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -119,7 +129,7 @@ def _draw_pair(path: Path, predictor: "Predictor", draw_map: "Callable[[Array, i
     except BrokenPicture as error:
         return [Cell(None, printable(path.name), printable(f"broken: {error}"), "broken")]
     names = predictor.class_names
-    prediction = make_prediction(path.name, predictor.predict_pixels(square[None])[0], names, 0.0)
+    prediction = make_prediction(path.name, predictor.predict_pixels(square[None])[0], None, names, 0.0)
     explained = class_name or str(prediction.predicted)
     pixels = Image.fromarray(square).resize((SIDE, SIDE))
     return [

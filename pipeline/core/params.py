@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import yaml
 
 PARAMS = Path("params.yaml")
-SHARED = ("seed", "threads", "processes")
+SHARED = ("seed", "threads", "processes", "false_alarm_rate")
 BASELINE = "baseline"  # the model that is always there; every entry of `models` is compared with it
 SECTIONS = ("download", "split", "backbone", "embed", "train_baseline", "recipe", "models", "tune", "evaluate", "gate")
 

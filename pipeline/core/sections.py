@@ -3,18 +3,20 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.params import PARAMS, SHARED, nearest, read_params
 
 _DEFAULTS = {"models": "recipe"}  # the section with the keys that an entry of another section leaves out
 
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
 
 class Section(BaseModel):
-    """A stage's section of params.yaml. A field `seed`, `threads` or `processes` takes the value of that name at the top level."""
+    """A stage's section of params.yaml. A field with the name of a key in `SHARED` takes the value of that key, at the top level."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, extra="forbid")
     overridable: ClassVar[tuple[str, ...]] = ()  # the shared keys that the section may set itself; null is the top-level value

@@ -75,9 +75,14 @@ def write_probs(path: Path, batches: Iterable[Array], shape: tuple[int, int]) ->
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def prediction_row(picture: Picture, answers: Answers, number: int, class_names: Sequence[str]) -> dict[str, str]:
-    """The row of predictions.csv with that number: the predicted class and the true one, and their probabilities to six decimal places."""
-    return {
+def prediction_row(
+    picture: Picture, answers: Answers, number: int, class_names: Sequence[str], unfamiliarity: Array | None = None
+) -> dict[str, str]:
+    """The row of predictions.csv with that number: the predicted class and the true one, and their probabilities to six decimal places.
+
+    `unfamiliarity`: float (pictures,), a column more.
+    """
+    row = {
         "image_id": picture.image_id,
         "group": picture.group,
         "label": picture.label,
@@ -85,11 +90,14 @@ def prediction_row(picture: Picture, answers: Answers, number: int, class_names:
         "probability": f"{answers.top_probs[number]:.6f}",
         "label_probability": f"{answers.true_probs[number]:.6f}",
     }
+    return row if unfamiliarity is None else {**row, "unfamiliarity": f"{unfamiliarity[number]:.6f}"}
 
 
-def write_predictions(path: Path, pictures: Sequence[Picture], answers: Answers, class_names: Sequence[str]) -> None:
+def write_predictions(
+    path: Path, pictures: Sequence[Picture], answers: Answers, class_names: Sequence[str], unfamiliarity: Array | None = None
+) -> None:
     """Write predictions.csv, a row per picture; of one picture or more."""
-    rows = (prediction_row(picture, answers, number, class_names) for number, picture in enumerate(pictures))
+    rows = (prediction_row(picture, answers, number, class_names, unfamiliarity) for number, picture in enumerate(pictures))
     first = next(rows)
     write_table(path, list(first), chain([first], rows))
 

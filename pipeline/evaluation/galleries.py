@@ -23,7 +23,7 @@ SIDE, _GAP, _TEXT, _TITLE = 176, 12, 40, 44  # of a picture, between two, of the
 _COLUMNS, _FEWEST_COLUMNS = 6, 3  # the title needs some width
 _LETTERS = 14
 _TINY = SIDE // 2  # a smaller picture is enlarged without smoothing
-_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
+_COLOURS = {"answered": "#222222", "abstained": "#b35c00", "refused": "#b35c00", "wrong": "#b00020", "broken": "#b00020"}
 _OPACITY = 0.55  # of an activation map over its picture
 
 # The galleries
@@ -31,6 +31,7 @@ TITLES = {
     "mistakes": "Most confident mistakes",
     "least_sure": "Least confident answers",
     "mislabelled": "Likely mislabelled",
+    "unfamiliar": "Most unfamiliar test pictures",
     "random": "Random test pictures",
 }
 _SHOWN = 12  # pictures per gallery
@@ -69,7 +70,7 @@ class Cell:
     picture: Image.Image | None
     name: str
     words: str
-    outcome: Literal["answered", "abstained", "wrong", "broken"]
+    outcome: Literal["answered", "abstained", "refused", "wrong", "broken"]
 
 
 def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
@@ -156,14 +157,18 @@ def grad_cam(classifier: "Classifier", feature_map: Mapping[str, Any], pixels: A
     return _scaled((gradient.mean(dim=(1, 2))[:, None, None] * maps).sum(dim=0).detach().numpy())
 
 
-def choose(answers: Answers, probs: Array, seed: int) -> dict[str, Array]:
-    """The row numbers of the pictures of each gallery, at most twelve: int (pictures,). `seed`: of the random gallery."""
+def choose(answers: Answers, probs: Array, seed: int, unfamiliarity: Array | None = None) -> dict[str, Array]:
+    """The row numbers of the pictures of each gallery, at most twelve: int (pictures,). `seed`: of the random gallery.
+
+    `unfamiliarity`: float (pictures,), or None if the model does not have this output; then no picture is unfamiliar.
+    """
     top_probs, wrong = answers.top_probs, np.flatnonzero(~answers.correct)
     drawn = np.random.default_rng(seed).permutation(len(top_probs))[:_SHOWN]
     chosen = {
         "mistakes": wrong[np.argsort(-top_probs[wrong], kind="stable")],
         "least_sure": np.argsort(top_probs, kind="stable"),
         "mislabelled": likely_mislabelled(answers, probs),
+        "unfamiliar": np.argsort(-unfamiliarity, kind="stable") if unfamiliarity is not None else wrong[:0],
         "random": np.sort(drawn),
     }
     return {kind: numbers[:_SHOWN] for kind, numbers in chosen.items()}

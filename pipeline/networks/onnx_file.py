@@ -138,13 +138,16 @@ def export_onnx(module: "nn.Module", image_size: int, outputs: Sequence[str]) ->
     return model
 
 
-def check_parity(path: Path, module: "nn.Module", pixels: Array, threads: int) -> None:
-    """Raise PipelineError if the outputs of the ONNX file at `path` differ from the module's on these pixels by more than rounding."""
+def check_parity(path: Path, module: "nn.Module", pixels: Array, threads: int, names: Sequence[str] | None = None) -> None:
+    """Raise PipelineError if the outputs of the ONNX file at `path` differ from the module's on these pixels by more than rounding.
+
+    `names`: of the outputs that the module has, if the file has more.
+    """
     import torch
 
     expected = _run_torch(module, pixels)
     try:
-        outputs = open_session(path, threads).run(None, {"pixels": pixels})
+        outputs = open_session(path, threads).run(names, {"pixels": pixels})
     except ORT_FAULTS as error:
         reason = str(error).rpartition("failed:")[2].strip().rstrip(".")
         raise PipelineError(f"the exported network: ONNX Runtime refuses it: {reason}; choose another") from None

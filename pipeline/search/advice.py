@@ -17,6 +17,7 @@ from pipeline.core.dvc import run_dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json
 from pipeline.core.hardware import Hardware, choose_hardware
+from pipeline.core.params import read_params
 from pipeline.core.sections import read_section
 from pipeline.evaluation.intervals import Bootstrap, Interval, mean_interval
 from pipeline.networks.artifact import BACKBONE, read_backbone
@@ -211,6 +212,7 @@ def sample_data(network: ProbedNetwork, sample: Sample) -> TrainingData:
         [picture.source(_SPLITS / "val") for picture in sample.val],
         table.labels(sample.val),
         halves(sample.val),
+        [picture.group for picture in sample.val],
         table.class_names,
         network.preprocessing,
         network.is_tiny,
@@ -242,7 +244,7 @@ def measure_overhead(network: ProbedNetwork, sample: Sample, recipe: AnyRegime) 
     run_dvc("status", "train_baseline", stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, "-W", "ignore", "-c", _START], capture_output=True, check=False)  # MLflow may be away
     classifier = with_head(load_backbone(network.folder)[0], network.probe.head)
-    facts = {"hardware": {"threads": recipe.threads}}
+    facts, rate = {"hardware": {"threads": recipe.threads}}, read_params().get("false_alarm_rate")
     with tempfile.TemporaryDirectory() as folder:
-        store_model(classifier, network.val_pixels, sample_data(network, sample), facts, [{"epoch": 0.0}], Path(folder, "model"))
+        store_model(classifier, network.val_pixels, sample_data(network, sample), facts, [{"epoch": 0.0}], rate, Path(folder, "model"))
     return time.monotonic() - begun

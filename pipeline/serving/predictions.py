@@ -14,7 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import csv_line
 from pipeline.pictures.images import PICTURE_SUFFIXES, Array, BrokenPicture, Item, read_ahead
 
-Outcome = Literal["answered", "abstained", "broken"]
+Outcome = Literal["answered", "abstained", "refused", "broken"]
 Format = Literal["csv", "jsonl"]
 
 
@@ -30,24 +30,35 @@ class PictureFile:
 class Prediction:
     """A prediction for one picture. Probabilities are rounded to six places; `probs` is in the order of the classes.
 
-    `predicted` is the most probable class, or None if the model abstains; `probability` is that of the most probable class.
+    `predicted` is the most probable class, or None if the model abstains or the picture is refused; `probability` is that of the most
+    probable class; `unfamiliarity` is None if the model does not have this output; `refused`: as unfamiliar.
     """
 
     path: str
     predicted: str | None
     probability: float
     probs: dict[str, float]
+    unfamiliarity: float | None = None
+    refused: bool = False
+
+    @property
+    def unfamiliar(self) -> bool | None:
+        """Whether the picture is unlike those that the model learned from; None if the model does not tell."""
+        return None if self.unfamiliarity is None else self.unfamiliarity > 1
 
     @property
     def outcome(self) -> Outcome:
-        """Whether the model predicts a class or abstains."""
-        return "abstained" if self.predicted is None else "answered"
+        """Whether the model predicts a class, the picture is refused as unfamiliar, or the model abstains."""
+        return "refused" if self.refused else "abstained" if self.predicted is None else "answered"
 
     @property
     def caption(self) -> str:
         """The prediction in a few words."""
         best = f"{max(self.probs, key=lambda name: self.probs[name])} ({self.probability:.2f})"
-        return f"abstained: {best}" if self.predicted is None else best
+        if self.refused:
+            return f"unfamiliar: {best}"
+        note = ", unfamiliar" * bool(self.unfamiliar)
+        return f"{'abstained: ' * (self.predicted is None)}{best}{note}"
 
 
 @dataclass(frozen=True)
@@ -68,14 +79,21 @@ class PredictorLike(Protocol):
     """A model that predicts in two steps. The first, `read`, may run in several threads."""
 
     @property
+    def tells_unfamiliar(self) -> bool:
+        """Whether the model says how unfamiliar a picture is."""
+
+    @property
     def class_names(self) -> list[str]:
         """The classes in the order of the probabilities."""
 
     def read(self, source: Path) -> Array:
         """The prepared pixels of a picture. Raises BrokenPicture."""
 
-    def predict_pixels(self, pixels: Array) -> Array:
-        """Probabilities, float32 (pictures, classes), of prepared pixels stacked in one array."""
+    def answer(self, pixels: Array) -> tuple[Array, Array | None]:
+        """Probabilities, float32 (pictures, classes), and unfamiliarity, float32 (pictures,), of prepared pixels stacked in one array.
+
+        The latter is None if the model does not tell.
+        """
 
 
 def read_list(content: bytes, separator: bytes) -> list[str]:
@@ -131,11 +149,19 @@ def file_fault(path: Path) -> str:
 
 
 def predict_all(
-    model: PredictorLike, files: Iterable[PictureFile], here: Path, abstain_below: float, batch_size: int, threads: int, title: str | None
+    model: PredictorLike,
+    files: Iterable[PictureFile],
+    here: Path,
+    abstain_below: float,
+    batch_size: int,
+    threads: int,
+    title: str | None,
+    refuse_unfamiliar: bool = False,
 ) -> Iterator[list[Prediction | BrokenFile]]:
     """Batches of predictions, one per file in the order of the files. Relative paths start at `here`.
 
-    The model abstains if the highest probability, after rounding, is less than `abstain_below`. A title shows a progress bar.
+    The model abstains if the highest probability, after rounding, is less than `abstain_below`. With `refuse_unfamiliar`, no class is
+    predicted for a picture that is unfamiliar to the model. A title shows a progress bar.
     """
 
     def read(file: PictureFile) -> Array | BrokenFile:
@@ -145,11 +171,18 @@ def predict_all(
     paths = iter(file.path for file in files)
     for batch in read_ahead(files, read, batch_size, threads, title):
         pixels = [item for item in batch if not isinstance(item, BrokenFile)]
-        probs = iter(model.predict_pixels(np.stack(pixels)) if pixels else ())
+        answers = _answers(*model.answer(np.stack(pixels))) if pixels else iter(())
         yield [
-            item if isinstance(item, BrokenFile) else make_prediction(path, next(probs), model.class_names, abstain_below)
+            item
+            if isinstance(item, BrokenFile)
+            else make_prediction(path, *next(answers), model.class_names, abstain_below, refuse_unfamiliar)
             for item, path in zip(batch, paths, strict=False)  # zip asks the batch first, so it takes no path too many
         ]
+
+
+def _answers(probs: Array, unfamiliarity: Array | None) -> Iterator[tuple[Array, float | None]]:
+    """The probabilities and the unfamiliarity of each picture."""
+    return zip(probs, [None] * len(probs) if unfamiliarity is None else unfamiliarity.tolist(), strict=True)
 
 
 def read_file(file: PictureFile, here: Path, read: Callable[[Path], Item]) -> Item | BrokenFile:
@@ -162,11 +195,15 @@ def read_file(file: PictureFile, here: Path, read: Callable[[Path], Item]) -> It
         return BrokenFile(file.path, str(error))
 
 
-def make_prediction(path: str, probs: Array, class_names: Sequence[str], abstain_below: float) -> Prediction:
+def make_prediction(
+    path: str, probs: Array, unfamiliarity: float | None, class_names: Sequence[str], abstain_below: float, refuse_unfamiliar: bool = False
+) -> Prediction:
     """The prediction from probabilities, float (classes,). Of equally probable classes the first is predicted."""
     rounded = {name: round(float(prob), 6) for name, prob in zip(class_names, probs, strict=True)}
     best = class_names[int(probs.argmax())]
-    return Prediction(path, None if rounded[best] < abstain_below else best, rounded[best], rounded)
+    refused = refuse_unfamiliar and unfamiliarity is not None and unfamiliarity > 1
+    predicted = None if refused or rounded[best] < abstain_below else best
+    return Prediction(path, predicted, rounded[best], rounded, unfamiliarity, refused)
 
 
 def printable(text: str) -> str:
@@ -174,9 +211,9 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def rows_header(form: Format, class_names: Sequence[str], top: int | None) -> str:
+def rows_header(form: Format, class_names: Sequence[str], top: int | None, tells_unfamiliar: bool = False) -> str:
     """The line above the rows: the column names of CSV; nothing for JSON lines."""
-    columns = _columns(class_names, top)
+    columns = _columns(class_names, top, tells_unfamiliar)
     return csv_line(columns, {name: name for name in columns}) if form == "csv" else ""
 
 
@@ -186,16 +223,25 @@ def row_line(prediction: Prediction, form: Format, top: int | None) -> str:
     probs = dict(sorted(prediction.probs.items(), key=lambda pair: -pair[1])[:top]) if top else prediction.probs
     if form == "jsonl":
         facts = {"path": prediction.path, "predicted": prediction.predicted, "probability": prediction.probability, "probs": probs}
+        if prediction.unfamiliarity is not None:
+            facts |= {"unfamiliar": prediction.unfamiliar, "unfamiliarity": round(prediction.unfamiliarity, 4)}
         return json.dumps(facts, allow_nan=False) + "\n"
     cells: list[object] = [prediction.path, prediction.predicted, f"{prediction.probability:.6f}"]
     for name, prob in probs.items():
         cells += [name, f"{prob:.6f}"] if top else [f"{prob:.6f}"]
-    return csv_line(columns := _columns(list(prediction.probs), top), dict(zip(columns, cells, strict=True)))
+    if prediction.unfamiliarity is not None:
+        cells += [str(prediction.unfamiliar).lower(), f"{prediction.unfamiliarity:.4f}"]
+    columns = _columns(list(prediction.probs), top, prediction.unfamiliarity is not None)
+    return csv_line(columns, dict(zip(columns, cells, strict=True)))
 
 
-def _columns(class_names: Sequence[str], top: int | None) -> list[str]:
-    """The columns of CSV: `prob_<class>` per class, or `top_1`, `top_1_prob` and so on for the most probable classes."""
+def _columns(class_names: Sequence[str], top: int | None, tells_unfamiliar: bool) -> list[str]:
+    """The columns of CSV: `prob_<class>` per class, or `top_1`, `top_1_prob` and so on for the most probable classes.
+
+    The last two are `unfamiliar` and `unfamiliarity`, if the model tells.
+    """
+    last = ["unfamiliar", "unfamiliarity"] if tells_unfamiliar else []
     if not top:
-        return ["path", "predicted", "probability", *(f"prob_{name}" for name in class_names)]
+        return ["path", "predicted", "probability", *(f"prob_{name}" for name in class_names), *last]
     places = range(1, min(top, len(class_names)) + 1)
-    return ["path", "predicted", "probability", *(column for place in places for column in (f"top_{place}", f"top_{place}_prob"))]
+    return ["path", "predicted", "probability", *(column for place in places for column in (f"top_{place}", f"top_{place}_prob")), *last]

@@ -55,6 +55,11 @@ class Predictor:
         """How pictures are prepared for the network."""
         return Preprocessing(**self.facts["preprocessing"])
 
+    @property
+    def tells_unfamiliar(self) -> bool:
+        """Whether the model has the output `unfamiliarity`."""
+        return "unfamiliar" in self.facts
+
     def read(self, source: bytes | Path) -> Array:
         """The prepared pixels of a picture: uint8 (S, S, 3). Raises BrokenPicture."""
         return read_square(source, self.preprocessing)
@@ -67,6 +72,11 @@ class Predictor:
     def predict_pixels(self, pixels: Array) -> Array:
         """Probabilities, float32 (pictures, classes), of prepared pixels, uint8 (pictures, S, S, 3)."""
         return self.run(pixels).probs
+
+    def answer(self, pixels: Array) -> tuple[Array, Array | None]:
+        """Probabilities, float32 (pictures, classes), and unfamiliarity, float32 (pictures,), or None, of prepared pixels."""
+        outputs = self.run(pixels, "unfamiliarity")
+        return outputs.probs, outputs.unfamiliarity
 
     def run(self, pixels: Array, *others: str) -> Outputs:
         """The probabilities of prepared pixels, uint8 (pictures, S, S, 3), and those of the named other outputs that the model has."""

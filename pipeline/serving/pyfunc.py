@@ -16,7 +16,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pipeline.pictures.images import Array, BrokenPicture
 from pipeline.serving.predictor import Predictor
 
-_COLUMNS = ("predicted", "probability", "probabilities", "fault")
+_COLUMNS = ("predicted", "probability", "probabilities", "unfamiliar", "fault")
 _BATCH_SIZE = 32
 
 
@@ -31,7 +31,8 @@ class PictureModel(PythonModel):
         self.predictor = Predictor.load(Path(context.artifacts["model"]), os.cpu_count() or 1)
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """The columns `predicted` (a class), `probability` (of that class), `probabilities` (of all classes, in their order) and `fault`.
+        """The columns `predicted` (a class), `probability` (of that class), `probabilities` (of all classes, in their order),
+        `unfamiliar` (whether the picture is unlike those that the model learned from; None if the model does not tell) and `fault`.
 
         A picture that cannot be read has a fault and nothing else; the others have no fault.
         """
@@ -52,11 +53,16 @@ class PictureModel(PythonModel):
     def _answer(self, items: Sequence[Array | str]) -> list[tuple[Any, ...]]:
         """A row per item."""
         pixels = [item for item in items if not isinstance(item, str)]
-        probs = iter(self.predictor.predict_pixels(np.stack(pixels)) if pixels else ())
-        return [(None, None, None, item) if isinstance(item, str) else self._row(next(probs)) for item in items]
+        rows = iter(self._rows(np.stack(pixels)) if pixels else ())
+        return [(None, None, None, None, item) if isinstance(item, str) else next(rows) for item in items]
 
-    def _row(self, probs: Array) -> tuple[Any, ...]:
-        return self.predictor.class_names[int(probs.argmax())], float(probs.max()), probs.astype(float).tolist(), None
+    def _rows(self, pixels: Array) -> list[tuple[Any, ...]]:
+        names, (probs, unfamiliarity) = self.predictor.class_names, self.predictor.answer(pixels)
+        unfamiliar = [None] * len(pixels) if unfamiliarity is None else (unfamiliarity > 1).tolist()
+        return [
+            (names[int(row.argmax())], float(row.max()), row.astype(float).tolist(), is_unfamiliar, None)
+            for row, is_unfamiliar in zip(probs, unfamiliar, strict=True)
+        ]
 
 
 set_model(PictureModel())

@@ -1,7 +1,7 @@
 """Evaluate a stored model on the test pictures: the only stage that reads the test split."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from pipeline.drift.reference import write_reference
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.answers import Answers, prediction_row, read_answers, write_predictions, write_probs
 from pipeline.evaluation.calibration import coverage, reliability
+from pipeline.evaluation.foreign import foreign_sets, score_unfamiliarity
 from pipeline.evaluation.galleries import SIDE, class_activation, overlay
 from pipeline.evaluation.intervals import Array
 from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix
@@ -35,11 +36,36 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
-def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> Array:
-    """Probabilities of the pictures by the stored model, float32 (pictures, classes): the content of the .npy file that is written."""
+def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> tuple[Array, Array | None]:
+    """Probabilities of the pictures by the stored model, float32 (pictures, classes): the content of the .npy file that is written.
+
+    And their unfamiliarity, float32 (pictures,), if the model has this output.
+    """
     batches = square_batches(paths, predictor.preprocessing, _BATCH, threads, "evaluate")
     shape = len(paths), len(predictor.class_names)
-    return write_probs(predictions, (predictor.predict_pixels(pixels) for pixels in batches), shape)
+    found: list[Array] = []
+
+    def answers() -> Iterator[Array]:
+        for pixels in batches:
+            probs, unfamiliarity = predictor.answer(pixels)
+            found.extend([] if unfamiliarity is None else [unfamiliarity])
+            yield probs
+
+    probs = write_probs(predictions, answers(), shape)
+    return probs, np.concatenate(found) if found else None
+
+
+def judge_unfamiliarity(predictor: Predictor, known: Array | None, groups: Array, confidence: float) -> dict[str, Any]:
+    """What scores.json contains as `unfamiliar`: how well test pictures are told from foreign ones; nothing if the model does not tell.
+
+    `known`: the unfamiliarity of the test pictures.
+    """
+    if known is None:
+        return {}
+    foreign = {}
+    for name, pictures in foreign_sets(predictor.facts["learned"]):
+        foreign[name] = np.asarray(predictor.answer(np.stack([predictor.read(picture) for picture in pictures]))[1])
+    return {"unfamiliar": score_unfamiliarity(known, groups, foreign, predictor.facts["unfamiliar"], confidence)}
 
 
 def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice], predicted: Array) -> dict[int, Image.Image]:
@@ -105,19 +131,20 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
     with atomic_dir(results) as partial:
         start = time.perf_counter()
-        probs = predict(predictor, paths, params.threads, partial / "predictions.npy")
+        probs, unfamiliarity = predict(predictor, paths, params.threads, partial / "predictions.npy")
         seconds = time.perf_counter() - start
         answers, unscaled = read_answers(labels, probs), read_answers(labels, probs, predictor.facts["temperature"])
         scores = {
             **about(model, pictures, predictor),
             "confidence": params.confidence,
             **score(answers, unscaled, probs, groups, names, params.confidence, params.seed),
+            **judge_unfamiliarity(predictor, unfamiliarity, groups, params.confidence),
         }
         write_json(partial / "scores.json", scores)
-        write_predictions(partial / "predictions.csv", pictures, answers, names)
+        write_predictions(partial / "predictions.csv", pictures, answers, names, unfamiliarity)
         write_reference(partial, predictor, scores["model_sha256"], paths, labels, groups, params.threads)
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
-        chosen = galleries.choose(answers, probs, params.seed)
+        chosen = galleries.choose(answers, probs, params.seed, unfamiliarity)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}
         shown = {number: paths[number] for number in rows}
         overlays = explain(predictor, model, shown, answers.predicted)

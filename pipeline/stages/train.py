@@ -6,6 +6,7 @@ from pydantic import PositiveInt
 
 from pipeline.core import processes, stage
 from pipeline.core.hardware import choose_hardware, keep_freed_memory
+from pipeline.core.sections import Rate
 from pipeline.networks.artifact import identity
 from pipeline.tracking.runs import live_run
 from pipeline.training.batches import decode_val, read_training_data
@@ -20,6 +21,7 @@ class Params(Recipe):
     """An entry of section `models` of params.yaml; section `recipe` has the values that the entry leaves out."""
 
     processes: PositiveInt
+    false_alarm_rate: Rate | None
 
 
 def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, embeddings: Path, baseline: Path, model: Path) -> None:
@@ -38,7 +40,7 @@ def run(params: Params, train: Path, val: Path, manifest: Path, backbone: Path, 
         return
     with live_run(facts, model) as log:
         history = train_model(trainer, log, checkpoint)
-        store_model(trainer.classifier.cpu(), val_pixels, data, facts, history, model)
+        store_model(trainer.classifier.cpu(), val_pixels, data, facts, history, params.false_alarm_rate, model)
     checkpoint.remove()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -10,9 +11,11 @@ from scipy.special import softmax
 from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, read_json
+from pipeline.core.sections import Rate
 from pipeline.evaluation.answers import read_answers, write_predictions
 from pipeline.networks.artifact import append_head, describe_model, write_facts, write_golden
 from pipeline.networks.onnx_file import open_session, read_onnx
+from pipeline.networks.unfamiliar import add_unfamiliarity, choose_references, fit_references
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import read_manifest, record_of
 from pipeline.training.head import Head, HeadParams, deal_folds, fit_baseline, read_examples
@@ -23,6 +26,8 @@ _CHECKED, _TOLERANCE = 8, 1e-4  # pictures of noise; of a probability
 
 class Params(HeadParams):
     """Section `train_baseline` of params.yaml."""
+
+    false_alarm_rate: Rate | None
 
 
 def with_head(backbone: Path, weight: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
@@ -69,8 +74,12 @@ def run(params: Params, embeddings: Path, manifest: Path, backbone: Path, model:
     learned = record_of(pictures, read_json(backbone / "backbone.json")["learned"])
     facts = describe_model(model.name, names, preprocessing, params, "pipeline.stages.train_baseline", inputs, hardware, learned)
     temperature = fit_temperature(head.logits(examples.features[count:]), examples.labels[count:])
-    measured = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
+    measured: dict[str, Any] = {"temperature": temperature, "size": size_with_head(embedding["size"], head)}
     graph = append_head(read_onnx(embeddings / "backbone.onnx"), head.weight, head.bias, temperature)
+    if params.false_alarm_rate:
+        references = fit_references(examples.features[choose_references(examples.labels[:count])])
+        groups, distances = [picture.group for picture in table.val], references.distances(examples.features[count:])
+        measured |= add_unfamiliarity(graph, references, distances, groups, params.false_alarm_rate)
     with atomic_dir(model) as partial:
         save_file(with_head(backbone, head.weight, head.bias), partial / "model.safetensors")
         (partial / "model.safetensors").chmod(0o644)  # safetensors makes a file that only its owner reads

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from PIL import Image
@@ -67,6 +67,11 @@ class ImageClassifier:
     transform: Callable[["Image.Image"], "Tensor"]
     class_names: list[str]
     device: "torch.device"
+    tells_unfamiliar: ClassVar[bool] = False
+
+    def answer(self, pixels: Array) -> tuple[Array, None]:
+        """Probabilities as `predict_pixels` returns them, and None: the network does not tell which pictures are unfamiliar."""
+        return self.predict_pixels(pixels), None
 
     def read(self, source: bytes | Path) -> Array:
         """A picture prepared as its publisher does: float32 (3, S, S), normalised. Raises BrokenPicture.

@@ -241,6 +241,7 @@ def _log_pyfunc(run_id: str, model_dir: Path, facts: Mapping[str, Any]) -> None:
             ColSpec(text, "predicted", required=False),
             ColSpec(number, "probability", required=False),
             ColSpec(Array(number), "probabilities", required=False),
+            ColSpec(DataType.boolean, "unfamiliar", required=False),
             ColSpec(text, "fault", required=False),
         ]
     )

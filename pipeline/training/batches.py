@@ -47,6 +47,7 @@ class TrainingData:
     val_paths: Sequence[Path | Slice]
     val_labels: Sequence[int]
     val_halves: Array
+    val_groups: Sequence[str]
     class_names: Sequence[str]
     preprocessing: Preprocessing
     tiny: bool
@@ -71,6 +72,7 @@ def read_training_data(train: Path, val: Path, manifest: Path, backbone: Path, e
         [picture.source(val) for picture in table.val],
         table.labels(table.val),
         halves(table.val),
+        [picture.group for picture in table.val],
         table.class_names,
         Preprocessing(**embedding["preprocessing"]),
         embedding["tiny"],

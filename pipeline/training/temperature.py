@@ -1,6 +1,6 @@
 """Temperature scaling (Guo et al., 2017), and the trained model stored with its temperature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,8 @@ from scipy.special import log_softmax
 
 from pipeline.core.files import atomic_dir, read_json
 from pipeline.networks.artifact import append_head, write_facts, write_golden
-from pipeline.pictures.images import Array
+from pipeline.networks.unfamiliar import References, add_unfamiliarity, choose_references, fit_references
+from pipeline.pictures.images import Array, square_batches
 from pipeline.pictures.manifest import Picture
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _BOUNDS = (-5.0, 5.0)  # of log T
 _CHECKED = 32  # val pictures on which the export is compared with torch
+_BATCH = 32  # train pictures whose features are computed at once
 
 
 def fit_temperature(logits: Array, labels: Array) -> float:
@@ -72,32 +74,56 @@ def store_model(
     data: "TrainingData",
     facts: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
+    false_alarm_rate: float | None,
     model: Path,
 ) -> None:
-    """Fit the temperature on val, export, compare the export with torch, and write the model folder."""
+    """Fit the temperature and the threshold of unfamiliar pictures on val, export, compare with torch, and write the model folder."""
     from pipeline.networks.classifier import WithProbs, save_classifier, with_feature_map
     from pipeline.networks.onnx_file import check_parity, count_work, export_onnx, spread
 
-    size = data.preprocessing.image_size
-    temperature = fit_temperature(logits_of(classifier, val_pixels), np.array(data.val_labels))
+    size, threads = data.preprocessing.image_size, facts["hardware"]["threads"]
+    references = read_references(classifier, data, threads) if false_alarm_rate else None
+    logits, distances = answer_val(classifier, val_pixels, references)
+    temperature = fit_temperature(logits, np.array(data.val_labels))
     feature_map = read_json(data.backbone / "backbone.json")["feature_map"]
     body = with_feature_map(classifier.backbone, classifier.backbone, feature_map)
     weight, bias = (tensor.detach().numpy() for tensor in (classifier.head.weight, classifier.head.bias))
-    graph = append_head(export_onnx(body, size, ["features", "feature_map"][: 2 if feature_map else 1]), weight, bias, temperature)
+    outputs = ["probs", "features", *(["feature_map"] if feature_map else [])]
+    graph = append_head(export_onnx(body, size, outputs[1:]), weight, bias, temperature)
+    measured: dict[str, Any] = {"temperature": temperature, "size": count_work(classifier, size)}
+    if references and false_alarm_rate:
+        measured |= add_unfamiliarity(graph, references, distances, data.val_groups, false_alarm_rate)
     network = with_feature_map(WithProbs(classifier, temperature), classifier.backbone, feature_map)
-    measured = {"temperature": temperature, "size": count_work(classifier, size)}
     with atomic_dir(model) as partial:
         save_classifier(classifier, partial / "model.safetensors")
         write_facts(partial, graph, {**facts, **measured}, history)
         batches, places = np.divmod(spread(len(data.val_labels), _CHECKED), len(val_pixels[0]))
         checked = np.stack([val_pixels[batch][place] for batch, place in zip(batches, places, strict=True)])
-        check_parity(partial / "model.onnx", network, checked, facts["hardware"]["threads"])
-        write_golden(partial, facts["hardware"]["threads"])
+        check_parity(partial / "model.onnx", network, checked, threads, outputs)
+        write_golden(partial, threads)
 
 
-def logits_of(classifier: "Classifier", pixels: Sequence[Array]) -> Array:
-    """The classifier's logits in fp32 for batches of pixels: float32 (pictures, classes)."""
+def answer_val(classifier: "Classifier", pixels: Iterable[Array], references: References | None) -> tuple[Array, Array]:
+    """In fp32, for batches of pixels: logits, float32 (pictures, classes), and distances from the references, float32 (pictures,).
+
+    Without references there are no distances.
+    """
     import torch
 
+    logits, distances = [], [np.empty(0, np.float32)]
     with torch.inference_mode():
-        return np.concatenate([classifier.eval()(torch.from_numpy(batch)).numpy() for batch in pixels])
+        for batch in pixels:
+            features = classifier.eval().backbone(torch.from_numpy(batch))
+            logits.append(classifier.answer(features).numpy())
+            distances += [references.distances(features.numpy())] if references else []
+    return np.concatenate(logits), np.concatenate(distances)
+
+
+def read_references(classifier: "Classifier", data: "TrainingData", threads: int) -> References:
+    """The references of a trained classifier: train pictures, see `choose_references`, as it sees them in fp32."""
+    import torch
+
+    paths = [data.train_paths[row] for row in choose_references(data.train_labels)]
+    batches = square_batches(paths, data.preprocessing, _BATCH, threads, "references")
+    with torch.inference_mode():
+        return fit_references(np.concatenate([classifier.eval().backbone(torch.from_numpy(batch)).numpy() for batch in batches]))

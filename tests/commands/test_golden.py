@@ -17,12 +17,13 @@ from pipeline.core import dvc
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of, sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
+from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.sources.shards import read_index
 from tests import promotions
 from tests.archives import ZipMember, make_shards, zip_bytes
 from tests.checkout import ROOT
-from tests.stored import write_classifier, write_model
+from tests.stored import SIZE, write_classifier, write_model
 
 GOLDEN = ROOT / "tests" / "golden"
 LIMITS = "limits: {fetch_gigabytes: 1, fetch_hours: 1, files: 10, gigabytes: 1, ratio: 10}"
@@ -134,6 +135,12 @@ def predict(root, monkeypatch):
     yield "predict in --top 0"
     yield "predict in --sheet a.jpg"
     yield "predict"
+    yield "predict in --unfamiliar refuse"
+    pixels = read_square(root / "below/in/a.png", Preprocessing(SIZE, 1.0, "bicubic"))
+    write_model(root / "models/telling", val_losses=(0.3,), bias=LOGITS, familiar=pixels[None])
+    yield "predict in/a.png in/b.png --model telling"
+    yield "predict in/a.png in/b.png --model telling --unfamiliar refuse --format jsonl"
+    yield "predict in/a.png in/b.png --model telling --unfamiliar refuse --top 1 --sheet refused.png"
 
 
 def explain(root, monkeypatch):

@@ -13,7 +13,9 @@ from pipeline.core.sections import Section, read_section
 from pipeline.stages.download import Params as Download
 from pipeline.stages.split import Params as Split
 
-TOP_LEVEL = "seed, threads, processes, download, split, backbone, embed, train_baseline, recipe, models, tune, evaluate, gate"
+TOP_LEVEL = (
+    "seed, threads, processes, false_alarm_rate, download, split, backbone, embed, train_baseline, recipe, models, tune, evaluate, gate"
+)
 
 SCALARS = (
     "1e-3 1E5 1.e3 3.0e-4 1.5e+3 1.5e3 12e03 -1e3 .5 -.5 +.5 .5e3 .5e+3 1. 1e 0e0 09.5 1_0.5 1.5_0 1_0e3 1e3_0 .e3 +.e1 1.2.3 1,000 "

@@ -50,6 +50,7 @@ def test_no_gallery_has_more_than_twelve_pictures():
         12,
         12,
         0,
+        0,
         12,
     ]  # no picture is labelled 1
 
@@ -66,6 +67,7 @@ def written(tmp_path):
         for number, name in enumerate(names)
     }
     chosen = {"mistakes": np.array([1, 0]), "least_sure": np.array([2]), "mislabelled": np.array([], int), "random": np.array([0, 2])}
+    chosen["unfamiliar"] = np.array([2, 1])
     write_galleries(tmp_path, chosen, rows, 3, dict(enumerate(paths)), {1: Image.new("RGB", (176, 176), "red")})
     return tmp_path
 

@@ -24,7 +24,7 @@ from pipeline.networks.artifact import (
 )
 from pipeline.networks.onnx_file import METADATA_KEY, open_session, read_onnx, write_onnx
 from pipeline.pictures.images import Preprocessing
-from pipeline.stages.train_baseline import Params
+from pipeline.training.head import HeadParams
 
 FACTS = {
     "model": "baseline",
@@ -129,7 +129,7 @@ def test_the_start_has_no_train_figure_in_the_history(tmp_path):
 
 def test_a_description_contains_the_sums_of_all_that_the_model_was_made_from(tmp_path):
     (tmp_path / "data.csv").write_bytes(b"")
-    params, preprocessing = Params(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
+    params, preprocessing = HeadParams(seed=0, threads=2, l2_grid=[0.1]), Preprocessing(64, 0.875, "bicubic")
     found = describe_model(
         "baseline", ("b", "a"), preprocessing, params, "pipeline.training.head", {"data": tmp_path / "data.csv"}, HARDWARE, "AAAA"
     )

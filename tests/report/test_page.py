@@ -202,6 +202,17 @@ def test_the_page_of_a_thousand_classes_is_bounded(write):
     assert html.count('class="pixels"') == 2
 
 
+def test_a_model_that_tells_unfamiliar_pictures_is_shown_with_its_rate_beside_the_stated_one_and_with_what_it_detects(write):
+    text = text_of(write())
+    assert "calls 4.1 % unfamiliar (interval 2.0 % to 7.0 %; stated: 5.0 % of familiar pictures)" in text
+    assert_in_order(text, "Foreign pictures", "digits", "0.900", "0.987", "60")
+
+
+def test_a_model_that_does_not_tell_unfamiliar_pictures_says_so(write):
+    assert "The model does not tell unfamiliar pictures" in text_of(write(models=[make_model(tells=False)]))
+    assert "The model does not tell unfamiliar pictures" not in text_of(write())
+
+
 def test_the_most_frequent_mistakes_are_listed(write):
     assert '<tr><th scope="row">ants</th><td>bees</td><td>1</td><td>3.2 %</td></tr>' in write()
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.serving.predictions import BrokenFile, PictureFile, Prediction, make_prediction, predict_all, printable
 from pipeline.serving.predictor import Predictor
-from tests.stored import write_model
+from tests.stored import SIZE, write_model
 
 NAMES = ["ants", "bees", "Käfer"]
 
@@ -123,18 +124,57 @@ def test_an_absolute_path_is_not_relative_to_here(predictor, here, tmp_path_fact
 
 @pytest.mark.parametrize(("abstain_below", "predicted"), [(0.0, "bees"), (0.7, "bees"), (0.700001, None), (1.0, None)])
 def test_below_the_threshold_no_class_is_predicted(abstain_below, predicted):
-    prediction = make_prediction("a.png", np.array([0.1, 0.7, 0.2], np.float32), NAMES, abstain_below)  # 0.7 as float32 is a little less
+    prediction = make_prediction("a.png", np.array([0.1, 0.7, 0.2], np.float32), None, NAMES, abstain_below)  # 0.7 in float32 is less
     assert prediction == Prediction("a.png", predicted, 0.7, {"ants": 0.1, "bees": 0.7, "Käfer": 0.2})
 
 
 def test_of_equals_the_first_class_is_predicted():
-    assert make_prediction("a.png", np.array([0.2, 0.4, 0.4], np.float32), NAMES, 0).predicted == "bees"
+    assert make_prediction("a.png", np.array([0.2, 0.4, 0.4], np.float32), None, NAMES, 0).predicted == "bees"
 
 
 def test_a_prediction_and_a_fault_have_captions():
     assert Prediction("a.png", "bees", 0.7, {"ants": 0.3, "bees": 0.7}).caption == "bees (0.70)"
     assert Prediction("a.png", None, 0.7, {"ants": 0.3, "bees": 0.7}).caption == "abstained: bees (0.70)"
     assert BrokenFile("a.png", "not a picture").caption == "broken: not a picture"
+
+
+# Unfamiliar pictures
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory):
+    """A model to which plain.png is familiar, and nothing else."""
+    pixels = read_square(PICTURES["plain.png"], Preprocessing(SIZE, 1.0, "bicubic"))
+    return Predictor.load(write_model(tmp_path_factory.mktemp("telling") / "model", familiar=pixels[None]) / "model.onnx", 1)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_unfamiliar_picture_is_said_to_be_so_or_refused_and_a_familiar_one_is_answered(telling, here, refuses):
+    files = [PictureFile(name) for name in ("plain.png", "nothing.png", "deep.png")]
+    [familiar, broken, unfamiliar] = next(predict_all(telling, files, here, 0.0, 32, 1, None, refuse_unfamiliar=refuses))
+    assert (familiar.unfamiliar, familiar.outcome, broken.outcome) == (False, "answered", "broken")
+    assert familiar.unfamiliarity == pytest.approx(0, abs=1e-4)
+    assert (unfamiliar.unfamiliar, unfamiliar.outcome) == (True, "refused" if refuses else "answered")
+    assert (unfamiliar.predicted is None) == refuses
+
+
+def test_a_model_that_does_not_tell_refuses_nothing(predictor, here):
+    [[found]] = predict_all(predictor, [PictureFile("plain.png")], here, 0.0, 32, 1, None, refuse_unfamiliar=True)
+    assert (found.unfamiliar, found.unfamiliarity, found.outcome) == (None, None, "answered")
+
+
+@pytest.mark.parametrize(("unfamiliarity", "unfamiliar"), [(0.2, False), (1.0, False), (1.0001, True)])
+def test_above_1_a_picture_is_unfamiliar(unfamiliarity, unfamiliar):
+    found = make_prediction("a.png", np.array([0.25, 0.75]), unfamiliarity, NAMES[:2], 0.0, refuse_unfamiliar=True)
+    assert (found.unfamiliar, found.refused, found.predicted) == (unfamiliar, unfamiliar, None if unfamiliar else "bees")
+
+
+def test_the_caption_says_that_a_picture_is_unfamiliar():
+    probs = {"ants": 0.3, "bees": 0.7}
+    assert Prediction("a.png", "bees", 0.7, probs, 1.5).caption == "bees (0.70), unfamiliar"
+    assert Prediction("a.png", "bees", 0.7, probs, 0.5).caption == "bees (0.70)"
+    assert Prediction("a.png", None, 0.7, probs, 1.5).caption == "abstained: bees (0.70), unfamiliar"
+    assert Prediction("a.png", None, 0.7, probs, 1.5, refused=True).caption == "unfamiliar: bees (0.70)"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from mlflow.pyfunc.scoring_server import parse_csv_input, predictions_to_json
 from PIL import Image
 
+from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.serving.pyfunc import PictureModel
-from tests.stored import write_model
+from tests.stored import SIZE, write_model
 
 
 @pytest.fixture
@@ -40,9 +41,21 @@ def test_a_broken_picture_is_a_row_with_its_fault_and_the_others_have_answers(mo
     assert [mixed[0], mixed[-1]] == alone
     assert [row["predicted"] is not None and row["fault"] is None for row in alone] == [True, True]
     assert [set(row.items()) - {("fault", row["fault"])} for row in mixed[1:4]] == [
-        {("predicted", None), ("probability", None), ("probabilities", None)}
+        {("predicted", None), ("probability", None), ("probabilities", None), ("unfamiliar", None)}
     ] * 3
     assert mixed[1]["fault"] == "not a picture"
+
+
+def test_a_model_that_tells_marks_what_is_unfamiliar(tmp_path):
+    red = read_square(picture("red"), Preprocessing(SIZE, 1.0, "bicubic"))
+    folder, telling = write_model(tmp_path / "telling", familiar=red[None]), PictureModel()
+    telling.load_context(SimpleNamespace(artifacts={"model": str(folder / "model.onnx")}))
+    rows = answers(telling, [picture("red"), picture("blue"), b"no picture"])
+    assert [row["unfamiliar"] for row in rows] == [False, True, None]
+
+
+def test_a_model_that_does_not_tell_marks_nothing(model):
+    assert [row["unfamiliar"] for row in answers(model, [picture("red")])] == [None]
 
 
 def test_a_path_in_a_request_is_not_opened(model, tmp_path):
@@ -64,4 +77,10 @@ def test_the_answer_is_json(model):
     predictions_to_json(model.predict(None, pd.DataFrame({"picture": [picture("red"), "x"]})), written)
     first, second = json.loads(written.getvalue(), parse_constant=pytest.fail)["predictions"]
     assert sum(first["probabilities"]) == pytest.approx(1)
-    assert second == {"predicted": None, "probability": None, "probabilities": None, "fault": "is not the bytes of a picture"}
+    assert second == {
+        "predicted": None,
+        "probability": None,
+        "probabilities": None,
+        "unfamiliar": None,
+        "fault": "is not the bytes of a picture",
+    }

@@ -12,6 +12,7 @@ from pipeline.serving.predictions import Prediction, row_line, rows_header
 
 NAMES = ["ants", "bees", "wasps"]
 PREDICTION = Prediction("in/a.png", "bees", 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2})
+UNFAMILIAR = Prediction("in/a.png", None, 0.7, {"ants": 0.1, "bees": 0.7, "wasps": 0.2}, 1.25, refused=True)
 HARD = ["a,b.png", 'a "b".png', "a\nb.png", "a\rb.png", "-a.png", "🐝 Käfer.png", " a ", "\u2028.png", "\udcff.png"]
 
 
@@ -19,6 +20,20 @@ def test_there_are_no_more_of_the_most_probable_classes_than_classes():
     text = rows_header("csv", NAMES, 9) + row_line(PREDICTION, "csv", 9)
     rows = list(csv.reader(io.StringIO(text)))
     assert (rows[0][-1], rows[1][-2:]) == ("top_3_prob", ["ants", "0.100000"])
+
+
+@pytest.mark.parametrize("top", [None, 2])
+def test_a_row_ends_with_what_the_model_tells_of_unfamiliarity(top):
+    text = rows_header("csv", NAMES, top, tells_unfamiliar=True) + row_line(UNFAMILIAR, "csv", top)
+    [row] = csv.DictReader(io.StringIO(text))
+    assert list(row)[-2:] == ["unfamiliar", "unfamiliarity"]
+    assert (row["predicted"], row["unfamiliar"], row["unfamiliarity"]) == ("", "true", "1.2500")
+
+
+def test_a_json_line_has_the_keys_of_unfamiliarity_only_if_the_model_tells():
+    told, untold = (json.loads(row_line(each, "jsonl", None)) for each in (UNFAMILIAR, PREDICTION))
+    assert (told["predicted"], told["unfamiliar"], told["unfamiliarity"]) == (None, True, 1.25)
+    assert told.keys() - untold.keys() == {"unfamiliar", "unfamiliarity"}
 
 
 def test_equally_probable_classes_keep_their_order():

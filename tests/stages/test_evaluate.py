@@ -55,7 +55,7 @@ def evaluate(root, names, labels, probs, maps=True, learned=""):
         class_names=names,
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
         facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}, "learned": learned},
-        predict_pixels=lambda pixels: np.stack([next(answers) for _ in pixels]),
+        answer=lambda pixels: (np.stack([next(answers) for _ in pixels]), None),
         run=lambda pixels, *others: SimpleNamespace(feature_map=features if maps else None),
     )
     with pytest.MonkeyPatch.context() as monkeypatch:

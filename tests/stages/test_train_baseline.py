@@ -64,7 +64,7 @@ def trained(tmp_path_factory):
     write_onnx(mean_colours(), root / "embeddings" / "backbone.onnx")
     write_manifest(root / "manifest.csv", pictures)
     write_backbone(root / "backbone")
-    params = Params(seed=0, threads=1, l2_grid=[0.01, 1.0])
+    params = Params(seed=0, threads=1, false_alarm_rate=0.25, l2_grid=[0.01, 1.0])
     run(params, root / "embeddings", root / "manifest.csv", root / "backbone", root / "baseline", root / "out_of_fold.csv")
     return SimpleNamespace(folder=root / "baseline", pixels=pixels, out_of_fold=read_table(root / "out_of_fold.csv"))
 
@@ -141,7 +141,7 @@ def test_answers_out_of_fold_have_the_probabilities_of_the_predicted_class_and_o
 @pytest.mark.parametrize("penalty", ["0", "-1.0"])
 def test_a_penalty_must_be_above_zero(penalty, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\ntrain_baseline: {{l2_grid: [0.1, {penalty}]}}\n")
+    (tmp_path / "params.yaml").write_text(f"seed: 0\nthreads: 1\nfalse_alarm_rate: 0.05\ntrain_baseline: {{l2_grid: [0.1, {penalty}]}}\n")
     with pytest.raises(PipelineError, match=rf"train_baseline\.l2_grid\.1: {penalty} "):
         read_section("train_baseline", Params)
 

@@ -28,7 +28,19 @@ def data(tmp_path, monkeypatch):
         Image.new("RGB", (SIZE, SIZE), (number,) * 3).save(paths[-1])
     preprocessing = Preprocessing(SIZE, 1.0, "bilinear")
     return TrainingData(
-        paths, LABELS, paths[:3], LABELS[:3], np.array([True, False, True]), ["a", "b"], preprocessing, True, tmp_path, tmp_path, {}, ""
+        paths,
+        LABELS,
+        paths[:3],
+        LABELS[:3],
+        np.array([True, False, True]),
+        ["0", "1", "2"],
+        ["a", "b"],
+        preprocessing,
+        True,
+        tmp_path,
+        tmp_path,
+        {},
+        "",
     )
 
 
