@@ -75,7 +75,7 @@ def export(parsed: argparse.Namespace) -> None:
             points = f"{100 * loss:.1f} points of accuracy, more than {100 * parsed.max_loss:.3g}"
             raise PipelineError(f"{name} as {kind}: loses {points}; choose another form, or see --max-loss and --force")
         write_json(partial / _REPORT, report)
-    print(f"{shown}: {report['file']} {report['sha256']}")
+    print(f"{shown}: written")
 
 
 def describe_form(name: str, report: Mapping[str, Any]) -> list[str]:

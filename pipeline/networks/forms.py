@@ -104,12 +104,34 @@ def _write_reduced(kind: str, model: Path, facts: Mapping[str, Any], calibration
 
 def to_fp16(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Store weights in fp16 and compute in it up to the features. Inputs and outputs keep their types."""
+    from onnx.utils import Extractor
     from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    converted = convert_float_to_float16(model, keep_io_types=True, node_block_list=_after_features(model))
-    OnnxModel.graph_topological_sort(converted.graph)  # the converter appends its casts at the end
-    return cast("onnx.ModelProto", converted)
+    outputs = [output.name for output in model.graph.output]
+    if "features" not in outputs:
+        return cast("onnx.ModelProto", convert_float_to_float16(model, keep_io_types=True))
+    # What follows the features stays as it is. The converter's own list of exceptions would round whatever they hand on to each other.
+    after = {name for node in model.graph.node if node.name in _after_features(model) for name in node.output}
+    extractor = Extractor(model)
+    body = extractor.extract_model(["pixels"], [name for name in outputs if name not in after])
+    rest = extractor.extract_model(["features"], [name for name in outputs if name in after])
+    converted = cast("onnx.ModelProto", convert_float_to_float16(body, keep_io_types=True))
+    _append(rest, converted)
+    ends = {output.name: output for output in [*converted.graph.output, *rest.graph.output]}
+    del converted.graph.output[:]
+    converted.graph.output.extend([ends[name] for name in outputs])
+    return converted
+
+
+def _append(rest: "onnx.ModelProto", model: "onnx.ModelProto") -> None:
+    """Append the nodes of a graph and its constants, whose names become others."""
+    constants = {tensor.name: f"after_features.{tensor.name}" for tensor in rest.graph.initializer}
+    for tensor in rest.graph.initializer:
+        tensor.name = constants[tensor.name]
+    for node in rest.graph.node:
+        node.input[:] = [constants.get(name, name) for name in node.input]
+    model.graph.node.extend(rest.graph.node)
+    model.graph.initializer.extend(rest.graph.initializer)
 
 
 def to_int8(model: "onnx.ModelProto", pixels: Array, folder: Path) -> "onnx.ModelProto":
@@ -142,11 +164,11 @@ def to_int8(model: "onnx.ModelProto", pixels: Array, folder: Path) -> "onnx.Mode
 def _after_features(model: "onnx.ModelProto") -> list[str]:
     """The nodes that compute with the features: head, softmax, distances. They cost nothing, and rounding would change them most.
 
-    Without features: the softmax.
+    None if the graph does not name its features.
     """
     known, names = {"features"}, []
     for node in model.graph.node:
-        if known & set(node.input) or node.op_type == "Softmax":
+        if known & set(node.input):
             known |= set(node.output)
             names.append(node.name)
     return names
