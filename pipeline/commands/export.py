@@ -91,7 +91,8 @@ def describe_form(name: str, report: Mapping[str, Any]) -> list[str]:
     rows = [(title, report[key], places) for title, (key, places) in table.items() if key in report]
     accuracy = report["top1_accuracy"]
     difference, low, high = (100 * accuracy[key] for key in ("difference", "low", "high"))
-    changes = f"{report['changed_answers']} answers changed; the largest difference of a probability is"
+    changed = report["changed_answers"]
+    changes = f"{changed} answer{'s' * (changed != 1)} changed; the largest difference of a probability is"
     missing = ", ".join(report["missing_outputs"])
     return [
         f"{name} as {report['form']}, on {report['test_pictures']} test pictures ({report['test_groups']} groups)",

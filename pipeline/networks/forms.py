@@ -30,7 +30,7 @@ FORMS = {
 REFUSED = {
     "torchscript": "torch deprecates TorchScript; `--to pt2` writes what takes its place",
     "tflite": "litert-torch, which makes it, cannot be installed beside this project: the two need different versions of typing-extensions;"
-    " `--to int8` writes a model as small, or run litert-torch in an environment of its own",
+    " choose `--to int8`, or run litert-torch in an environment of its own",
 }
 _SUMS = ("model_sha256", "data_sha256", "weights_sha256")  # of the files of the model that a form comes from
 _BATCH = 4

@@ -1,4 +1,4 @@
-"""Other forms of a model: the same outputs, nearly the same numbers, the facts of the model, and nothing that reports home or is a pickle."""
+"""Other forms of a model: the same outputs, nearly the same numbers, the facts of the model; nothing reports home, nothing is a pickle."""
 
 import json
 import sys
@@ -68,7 +68,9 @@ def test_weights_are_16_or_8_bits_before_the_features_and_32_after_them(model, t
     for kind in ("fp16", "int8"):
         make(kind, model, tmp_path / kind)
         stored = onnx.load(tmp_path / kind / "model.onnx").graph.initializer
-        types[kind] = {len(tensor.dims): onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in stored if len(tensor.dims) in (2, 4)}
+        types[kind] = {
+            len(tensor.dims): onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in stored if len(tensor.dims) in (2, 4)
+        }
     assert types == {"fp16": {4: "FLOAT16", 2: "FLOAT"}, "int8": {4: "INT8", 2: "FLOAT"}}
 
 
@@ -91,7 +93,9 @@ def test_fp16_of_a_graph_without_features_is_made_from_all_of_it(tmp_path):
 def test_a_model_of_two_gigabytes_is_refused_where_the_converter_cannot_take_it(tmp_path):
     model = write_model(tmp_path / "large")
     (model / "model.onnx.data").touch()
-    with pytest.raises(PipelineError, match=r"large: has 2 GB of weights or more, which ONNX Runtime cannot convert to int8; export openvino"):
+    with pytest.raises(
+        PipelineError, match=r"large: has 2 GB of weights or more, which ONNX Runtime cannot convert to int8; export openvino"
+    ):
         make("int8", model, tmp_path / "form")
 
 
