@@ -14,8 +14,8 @@ _REPORT = "form.json"
 _ABOUT = """\
 Write a model in another form, for another runtime or in fewer bytes, into a folder of its own.
 
-  int8      ONNX in 8 bits, calibrated on train pictures: the fastest on a CPU, about a quarter of the size
-  fp16      ONNX in 16 bits: half of the size; faster on a GPU, slower on a CPU
+  int8      ONNX in 8 bits, calibrated on train pictures: less time on a CPU, about a quarter of the size
+  fp16      ONNX in 16 bits: half of the size; for GPUs
   openvino  OpenVINO's model.xml and model.bin, for Intel's CPUs and GPUs (extra `openvino`)
   pt2       torch's exported program, for `torch.export.load`
 
@@ -58,13 +58,15 @@ def export(parsed: argparse.Namespace) -> None:
         raise PipelineError(f"--to {kind}: {REFUSED[kind]}")
     name, model = find_served(parsed.model, parsed.here)
     verify_model(model)
+    facts, predictor = read_facts(model), open_model(model, threads)
+    if "form" in facts:
+        raise PipelineError(f"{name}: is the form {facts['form']} of a model; name the model")
     if kind == "pt2":
         check_backbone(model)
     target = parsed.here / parsed.output if parsed.output else Path("exports") / f"{name}-{kind}"
     shown = parsed.output or str(target)
     if target.exists() and not (target / _REPORT).is_file() and not (target.is_dir() and not any(target.iterdir())):
         raise PipelineError(f"{shown}: is neither empty nor an earlier export; name a new folder")
-    facts, predictor = read_facts(model), open_model(model, threads)
     with writing(shown), atomic_dir(target) as partial:
         make_form(kind, model, BACKBONE, facts, lambda: calibration_pixels(predictor), partial)
         report = score_form(kind, open_form(kind, partial, facts, threads), partial, model, predictor)

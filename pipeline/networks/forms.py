@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_table, sha256_of_file, write_json
-from pipeline.networks.onnx_file import METADATA_KEY, data_path, open_session, read_onnx, run_in_parts
+from pipeline.networks.onnx_file import METADATA_KEY, ORT_FAULTS, data_path, open_session, read_onnx, run_in_parts
 from pipeline.pictures.images import Array, Preprocessing
 
 if TYPE_CHECKING:
@@ -72,13 +72,16 @@ def make_form(kind: str, model: Path, backbone: Path, facts: Mapping[str, Any], 
 
 
 def open_form(kind: str, folder: Path, facts: Mapping[str, Any], threads: int) -> Form:
-    """Open a form that `make_form` wrote, in fp32 where it leaves a choice. `facts`: of its model."""
+    """Open a form that `make_form` wrote, in fp32 where it leaves a choice. `facts`: of its model. Raises PipelineError."""
     preprocessing, path = Preprocessing(**facts["preprocessing"]), folder / FORMS[kind][0]
     if kind == "openvino":
         return Form(preprocessing, *_open_openvino(path, threads))
     if kind == "pt2":
         return Form(preprocessing, *_open_program(path, threads))
-    session = open_session(path, threads)
+    try:
+        session = open_session(path, threads)
+    except ORT_FAULTS as error:  # the converter to fp16 does not know every operator
+        raise PipelineError(f"the form {kind}: ONNX Runtime refuses it: {_first_line(error)}; choose another form") from None
     names = [output.name for output in session.get_outputs()]
     return Form(preprocessing, names, lambda pixels: dict(zip(names, run_in_parts(session, names, pixels, threads), strict=True)))
 
@@ -98,7 +101,10 @@ def _write_reduced(kind: str, model: Path, facts: Mapping[str, Any], calibration
     graph = read_onnx(model / "model.onnx")
     for number, node in enumerate(graph.graph.node):
         node.name = node.name or f"node_{number}"
-    reduced = to_int8(graph, calibration(), folder) if kind == "int8" else to_fp16(graph)
+    try:
+        reduced = to_int8(graph, calibration(), folder) if kind == "int8" else to_fp16(graph)
+    except (*ORT_FAULTS, ValueError, RuntimeError) as error:
+        raise PipelineError(f"{model}: ONNX Runtime cannot convert it to {kind}: {_first_line(error)}; choose another form") from None
     write_facts(folder, reduced, facts, read_table(model / "history.csv"))
 
 

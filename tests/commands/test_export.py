@@ -18,7 +18,7 @@ from pipeline.promotion.exporting import calibration_pixels
 from pipeline.serving.predictor import Predictor
 from pipeline.stages import split
 from tests import projects, scored
-from tests.stored import SIZE, conv_graph
+from tests.stored import SIZE, conv_graph, linear_graph
 
 OUTS = ("data/splits", "data/manifest.csv", "data/quarantine.csv", "data/audit.json")
 
@@ -156,6 +156,23 @@ def test_the_original_is_not_run_again_where_its_answers_are_stored(scored_proje
         write_json(Path("results/own/scores.json"), scores)
 
 
+def test_test_pictures_that_the_model_learned_from_are_left_out(scored_project):
+    test = read_manifest(scored.MANIFEST).split("test")
+    scored.write_scored("learned", graph=conv_graph(SIZE, 3), learned=test[:3])
+    shutil.move("models/learned", "small/learned")
+    main(["export", "--to", "fp16", "--model", "small/learned"])
+    assert read_json(Path("exports/learned-fp16/form.json"))["test_pictures"] == 9
+
+
+def test_outputs_that_the_form_lacks_are_named(scored_project, monkeypatch, capsys):
+    monkeypatch.setattr(forms, "to_fp16", lambda _: linear_graph(SIZE, 3))
+    export("--force")
+    report = read_json(Path("exports/own-fp16/form.json"))
+    assert (report["outputs"], report["missing_outputs"]) == (["probs"], ["unfamiliarity", "features", "feature_map"])
+    assert "unfamiliar" not in report
+    assert "the form does not have the outputs unfamiliarity, features, feature_map\n" in capsys.readouterr().out
+
+
 def test_int8_is_calibrated_on_train_pictures_alone(scored_project):
     shutil.rmtree("data/splits/test")
     assert calibration_pixels(Predictor.load(Path("small/own/model.onnx"), 1)).shape == (6, SIZE, SIZE, 3)
@@ -168,9 +185,12 @@ def test_predict_runs_an_exported_onnx_file_and_explain_says_what_it_lacks(score
     main(["predict", "--model", "phone", picture, "--format", "jsonl"])
     probs = Predictor.load(Path("phone/model.onnx"), 1).predict([Path(picture)])[0]
     assert list(json.loads(capsys.readouterr().out)["probs"].values()) == pytest.approx(probs, abs=1e-6)
-    with pytest.raises(SystemExit):
-        main(["explain", "--model", "phone", picture])
-    assert "phone: has no weights for Grad-CAM, as an exported form has none; name the model that it" in capsys.readouterr().err
+    for command in (["export", "--to", "fp16"], ["explain", picture]):
+        with pytest.raises(SystemExit):
+            main([*command, "--model", "phone"])
+    refused, explained = capsys.readouterr().err.splitlines()
+    assert refused == "phone: is the form int8 of a model; name the model"
+    assert explained.endswith("phone: has no weights for Grad-CAM, as an exported form has none; name the model that it comes from")
 
 
 def test_a_folder_of_something_else_is_kept_and_an_earlier_export_is_replaced(scored_project):
