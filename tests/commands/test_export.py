@@ -52,30 +52,39 @@ def test_nothing_is_left_where_a_picture_is_missing(in_small_project):
     assert not Path("exported").exists()
 
 
-@pytest.fixture
-def scored_project(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def stored_project(tmp_path_factory):
     """A project with 12 test pictures in four groups, 6 train pictures, and the model small/own, which is right on each test picture."""
+    folder, graph = tmp_path_factory.mktemp("stored") / "project", conv_graph(SIZE, 3)
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        scored.make_scored(folder, patch)
+        shutil.rmtree("models/own")
+        shutil.rmtree("results/own")
+        pictures = scored.write_test_pictures(range(12))
+        scored.write_scored("first", graph=graph)
+        answers = np.load("results/first/predictions.npy").argmax(axis=1)
+        shutil.rmtree("data/splits/test")
+        labels = {int(Path(picture.path).stem): scored.NAMES[answer] for picture, answer in zip(pictures, answers, strict=True)}
+        test = scored.write_test_pictures(range(12), labels)
+        scored.write_scored("own", graph=graph)
+        shutil.move("models/own", "small/own")  # a model of the project would have to be trained on this manifest
+        train = []
+        for number in range(6):
+            path = Path(f"data/splits/train/ants/{number:02d}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy("data/splits/test/" + test[number].path, path)
+            train.append(Picture(f"train{number}", f"ants/{path.name}", f"{number:064}", "ants", "train", f"train{number}", 8, 8))
+        write_manifest(scored.MANIFEST, [*test, *train])
+    return folder
+
+
+@pytest.fixture
+def scored_project(stored_project, tmp_path, monkeypatch):
+    """A copy of that project, which is the current one; latency is measured in no time."""
     monkeypatch.setattr(judging, "_ROUND_SECONDS", 1e-3)
-    scored.make_scored(tmp_path, monkeypatch)
-    graph = conv_graph(SIZE, 3)
-    shutil.rmtree("models/own")
-    shutil.rmtree("results/own")
-    pictures = scored.write_test_pictures(range(12))
-    scored.write_scored("first", graph=graph)
-    answers = np.load("results/first/predictions.npy").argmax(axis=1)
-    shutil.rmtree("data/splits/test")
-    labels = {int(Path(picture.path).stem): scored.NAMES[answer] for picture, answer in zip(pictures, answers, strict=True)}
-    test = scored.write_test_pictures(range(12), labels)
-    scored.write_scored("own", graph=graph)
-    shutil.move("models/own", "small/own")  # a model of the project would have to be trained on this manifest
-    train = []
-    for number in range(6):
-        path = Path(f"data/splits/train/ants/{number:02d}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy("data/splits/test/" + test[number].path, path)
-        train.append(Picture(f"train{number}", f"ants/{path.name}", f"{number:064}", "ants", "train", f"train{number}", 8, 8))
-    write_manifest(scored.MANIFEST, [*test, *train])
-    return tmp_path
+    shutil.copytree(stored_project, tmp_path / "project")
+    projects.enter(tmp_path / "project", monkeypatch)
 
 
 def export(*arguments, kind="fp16", code=None):
