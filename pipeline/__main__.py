@@ -28,6 +28,7 @@ _GROUPS = {
         _command("verify", "check that each model file is the one that was scored and described, and the champion is the same everywhere",
                  lambda _: print("\n".join(promotion.verify_lines()))),
         export.add_export,
+        export.add_export_folders,
         upkeep.add_data,
         promotion.add_retrain,
         promotion.add_champion,

@@ -29,11 +29,11 @@ def write_test_pictures(numbers, labels=None):
     return read_manifest(MANIFEST).pictures
 
 
-def write_scored(name, seed=0, names=NAMES, learned=()):
+def write_scored(name, seed=0, names=NAMES, learned=(), graph=None):
     """Write models/<name> and results/<name>: its answers on the test pictures. Returns the sha256 of model.onnx."""
     pictures = read_manifest(MANIFEST).pictures
     folder, results = Path("models") / name, Path("results") / name
-    write_model(folder, names, seed=seed, learned=record_of(learned))
+    write_model(folder, names, seed=seed, learned=record_of(learned), graph=graph)
     results.mkdir(parents=True)
     probs = Predictor.load(folder / "model.onnx", 1).predict([picture.source(Path("data/splits/test")) for picture in pictures])
     write_probs(results / "predictions.npy", [probs], probs.shape)

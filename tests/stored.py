@@ -31,7 +31,49 @@ def linear_graph(size, num_classes, seed=0, bias=None):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None, learned="", familiar=None):
+def conv_graph(size, num_classes, seed=0):
+    """A graph with the outputs of a network: a convolution, its averages as features, a linear head, and what stands for distances.
+
+    `unfamiliarity` is the squared length of the features, multiplied and divided by a million: more than fp16 can hold on the way.
+    """
+    generator = np.random.default_rng(seed)
+    constants = {
+        "filters": generator.normal(0, 0.1, (6, 3, 3, 3)),
+        "scale": np.array(1 / 16),
+        "head": generator.normal(0, 2, (6, num_classes)),
+        "bias": np.zeros(num_classes),
+        "factor": np.array(1e6),
+    }
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["numbers"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "filters"], ["responses"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["responses"], ["feature_map"]),
+        helper.make_node("GlobalAveragePool", ["feature_map"], ["averages"]),
+        helper.make_node("Flatten", ["averages"], ["features"]),
+        helper.make_node("Gemm", ["features", "head", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probs"], axis=1),
+        helper.make_node("Mul", ["features", "factor"], ["large"]),
+        helper.make_node("Mul", ["large", "features"], ["squares"]),
+        helper.make_node("Div", ["squares", "factor"], ["small"]),
+        helper.make_node("ReduceSum", ["small", "axis"], ["unfamiliarity"], keepdims=0),
+    ]
+    shapes = {"probs": [num_classes], "unfamiliarity": [], "features": [6], "feature_map": [6, size, size]}
+    graph = helper.make_graph(
+        nodes,
+        "convolution",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", size, size, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in shapes.items()],
+        [
+            *(numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()),
+            numpy_helper.from_array(np.array([1]), "axis"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,), seed=0, bias=None, learned="", familiar=None, graph=None):
     """Write a model folder, made without torch; its probabilities depend on every pixel and its place. `learned`: see `record_of`.
 
     `familiar`: pixels, uint8 (N, 8, 8, 3), whose neighbours are familiar to the model; without them it does not tell.
@@ -40,7 +82,7 @@ def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,
     preprocessing = {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}
     facts = {"model": folder.name, "class_names": list(class_names), "preprocessing": preprocessing, "learned": learned}
     history = [{"epoch": number, "val_loss": loss} for number, loss in enumerate(val_losses)]
-    graph = linear_graph(SIZE, len(class_names), seed, bias)
+    graph = graph or linear_graph(SIZE, len(class_names), seed, bias)
     if familiar is not None:
         graph.graph.node.append(helper.make_node("Identity", ["row"], ["features"]))
         graph.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", SIZE * SIZE * 3]))

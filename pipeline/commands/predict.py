@@ -104,6 +104,8 @@ def _load_grad_cam(folder: Path, predictor: "Predictor") -> "Callable[[Array, in
     from pipeline.networks.artifact import BACKBONE, check_backbone
     from pipeline.networks.classifier import last_map, load_classifier
 
+    if not (folder / "model.safetensors").is_file():
+        raise PipelineError(f"{folder}: has no weights for Grad-CAM, as an exported form has none; name the model that it comes from")
     check_backbone(folder)
     facts = read_json(BACKBONE / "backbone.json")
     classifier = load_classifier(BACKBONE, folder, len(predictor.class_names))

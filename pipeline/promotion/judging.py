@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, cache_dir, read_json, read_table, sha256_of_json, table_rows
@@ -15,8 +15,8 @@ from pipeline.promotion.journal import SHORT, Entry
 
 if TYPE_CHECKING:
     from pipeline.core.files import Slice
+    from pipeline.pictures.images import Preprocessing
     from pipeline.pictures.manifest import Picture
-    from pipeline.serving.predictor import Predictor
 
 Row = Mapping[str, str]  # of predictions.csv
 _TREE = Path("data/splits/test")
@@ -75,22 +75,34 @@ def judgement_key(challenger_sha256: str, champion_sha256: str | None, test_sha2
     return sha256_of_json([challenger_sha256, champion_sha256, test_sha256, bounds, is_stale])
 
 
-def measure_latency(predictors: Sequence["Predictor"], picture: "Path | Slice") -> list[float]:
+class Timed(Protocol):
+    """What is measured: a `Predictor`, or a `Form` of one."""
+
+    @property
+    def preprocessing(self) -> "Preprocessing": ...
+
+    def predict_pixels(self, pixels: Any) -> Any: ...
+
+
+def measure_latency(predictors: Sequence[Timed], picture: "Path | Slice", at_once: int = 1) -> list[float]:
     """Return the milliseconds that each model takes for one prepared picture: the median of seven rounds, all models in turn in each.
 
-    A round lasts 0.1 s or more; a first one, not counted, warms up. Raises PipelineError if the picture cannot be read.
+    `at_once`: so many copies of it are run together, and the time is that of all. A round lasts 0.1 s or more; a first one, not counted,
+    warms up. Raises PipelineError if the picture cannot be read.
     """
+    import numpy as np
+
     from pipeline.pictures.images import BrokenPicture, read_square
 
     try:
-        pixels = [read_square(picture, predictor.preprocessing)[None] for predictor in predictors]
+        pixels = [np.stack([read_square(picture, predictor.preprocessing)] * at_once) for predictor in predictors]
     except (BrokenPicture, FileNotFoundError) as error:
         raise _unreadable(error) from None
     rounds = [[_per_run(predictor, each) for predictor, each in zip(predictors, pixels, strict=True)] for _ in range(1 + _ROUNDS)]
     return [median(times) for times in zip(*rounds[1:], strict=True)]
 
 
-def _per_run(predictor: "Predictor", pixels: Any) -> float:
+def _per_run(predictor: Timed, pixels: Any) -> float:
     """The mean milliseconds of a run, of as many as a round has."""
     start, count, seconds = time.perf_counter(), 0, 0.0
     while seconds < _ROUND_SECONDS:

@@ -20,7 +20,7 @@ from pipeline.networks.artifact import write_facts
 from pipeline.pictures.images import Preprocessing, read_square
 from pipeline.pictures.manifest import Picture, write_manifest
 from pipeline.sources.shards import read_index
-from tests import promotions
+from tests import promotions, scored
 from tests.archives import ZipMember, make_shards, zip_bytes
 from tests.checkout import ROOT
 from tests.stored import SIZE, write_classifier, write_model
@@ -159,6 +159,21 @@ def summary(root, monkeypatch):
     (root / "params.yaml").write_text("threads: 1\nbackbone: {name: test_resnet}\n")
     yield "summary"
     yield "summary --model other"
+
+
+def export(root, monkeypatch):
+    yield "export --to int8"
+    with monkeypatch.context() as patch:
+        scored.make_scored(root, patch)
+    shutil.move(root / "models/own", root / "own")
+    monkeypatch.setattr("pipeline.promotion.exporting.measure_latency", lambda models, picture, count: [3.0 * count, 2.0 * count])
+    yield "export --to fp16 --model ../own --output form"
+    yield "export --to int8 --model ../own"
+    yield "export --to fp16 --model ../own --output in"
+    yield "export --to tflite"
+    yield "export --to torchscript"
+    yield "export --to onnx"
+    yield "export --to int8 --max-loss 2"
 
 
 def export_folders(root, monkeypatch):
@@ -331,7 +346,7 @@ def ui(root, monkeypatch):
 def usage(root, monkeypatch):
     for command in (
         "",
-        *"results predict explain audit verify export-folders data retrain champion history promote approve rollback".split(),
+        *"results predict explain audit verify export export-folders data retrain champion history promote approve rollback".split(),
         *"publish mend store deps ui models summary".split(),
     ):
         yield f"{command} --help".strip()
@@ -348,6 +363,7 @@ COMMANDS = [
     predict,
     explain,
     summary,
+    export,
     export_folders,
     data,
     mend,

@@ -167,6 +167,14 @@ def test_the_latency_is_that_of_one_picture_of_each_model(champion, monkeypatch)
     assert 20 <= half < 40
 
 
+def test_several_pictures_are_run_together(champion, monkeypatch):
+    monkeypatch.setattr(judging, "_ROUND_SECONDS", 1e-4)
+    shapes = set()
+    model = SimpleNamespace(preprocessing=Preprocessing(8, 1.0, "bicubic"), predict_pixels=lambda pixels: shapes.add(pixels.shape))
+    measure_latency([model], Path("data/splits/test") / write_test_pictures([0])[0].path, 5)
+    assert shapes == {(5, 8, 8, 3)}
+
+
 def test_auto_is_the_lowest_val_loss_and_a_name_is_itself(champion):
     write_test_pictures(range(12))
     Path("data/manifest.csv").rename("elsewhere.csv")  # these models were trained on no manifest
