@@ -48,19 +48,19 @@ class Model:
     `name`: in models/, `champion`, or the address in MLflow; `path`: of its model.onnx; `sha256`: of that file.
 
     `predict`, `features` and `explain` take the same pictures: a path (str or Path), a folder (all pictures in it, sorted), the bytes of
-    a file, a Pillow image of any mode, a NumPy array, or an iterable of any of these, which may be endless in all but its number. An array
-    is uint8: (height, width) grey, (height, width, 3) RGB, (height, width, 4) RGBA, or a stack of these. Floats are refused, since
-    nothing says whether white is 1 or 255. Relative paths start at the working directory.
+    a file, a Pillow image of any mode, a NumPy array, or an iterable of any of these, of which two batches are in memory at a time. An
+    array is uint8: (height, width) grey, (height, width, 3) RGB, (height, width, 4) RGBA, or a stack (pictures, height, width, channels).
+    Floats are refused, since nothing says whether white is 1 or 255. Relative paths start at the working directory.
 
     >>> from pipeline import load_model
     >>> model = load_model()
     >>> model
-    Model(champion, 2 classes: ants, bees, sha256 4c1b2a...)
+    Model(champion, 2 classes: ants, bees, sha256 ...)
     >>> model.predict("pictures")[["path", "predicted", "fault"]]
-                      path predicted         fault
-    0    pictures/ants.png      ants          None
-    1    pictures/bees.png      bees          None
-    2  pictures/broken.png       NaN not a picture
+                      path predicted          fault
+    0    pictures/ants.png      ants            NaN
+    1    pictures/bees.png      bees            NaN
+    2  pictures/broken.png       NaN  not a picture
     >>> model.features("pictures/ants.png").shape
     (1, 3)
     >>> model.explain("pictures/ants.png").size
@@ -80,10 +80,10 @@ class Model:
     def predict(self, pictures: Pictures) -> "pd.DataFrame":
         """Return a row per picture, in the order of the pictures.
 
-        Columns: `path` (None if the picture was in memory), `predicted`, `probability` (of the predicted class), `prob_<class>` per class,
-        `unfamiliar` (if the model says so: unlike the pictures that it learned from), and `fault`. Probabilities have six places, as those
-        of `pipeline predict`. A picture that cannot be read is a row with a `fault` (None for all others) and no prediction. Raises
-        TypeError or ValueError for what is no picture in Python: an int, an array of floats.
+        Columns: `path` (missing if the picture was in memory), `predicted`, `probability` (of the predicted class), `prob_<class>` per
+        class, `unfamiliar` (unlike the pictures that the model learned from; no such column if the model was stored without that output),
+        and `fault`. Probabilities have six places, as those of `pipeline predict`. A picture that cannot be read is a row with a `fault`,
+        which is missing in all others, and without a prediction. Raises TypeError or ValueError if an object is no picture.
         """
         import pandas as pd
 
@@ -178,9 +178,8 @@ class Model:
 
         from pipeline.networks.onnx_file import read_onnx
 
-        return np.asarray(
-            next(numpy_helper.to_array(each) for each in read_onnx(self.path).graph.initializer if each.name == "head.weight")
-        )
+        tensors = {tensor.name: tensor for tensor in read_onnx(self.path).graph.initializer}
+        return np.asarray(numpy_helper.to_array(tensors["head.weight"]))
 
     def _run(self, pictures: Pictures, output: str) -> Iterator[tuple[list[_Square], Outputs | None]]:
         """Batches of pictures and what the model computes for those that could be read; None if none could.
@@ -265,7 +264,7 @@ def _flatten(pictures: Pictures, here: Path) -> Iterator[PictureFile | bytes | I
             yield from _flatten(picture, here)
     else:
         expected = "a path, the bytes of a file, a Pillow image, a NumPy array (height, width, 3) of uint8, or an iterable of these"
-        raise TypeError(f"a {type(pictures).__name__} is not a picture; expected {expected}")
+        raise TypeError(f"{type(pictures).__name__}: is not a picture; expected {expected}")
 
 
 def _images_in(array: Array) -> Iterator[Image.Image]:
