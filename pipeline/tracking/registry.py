@@ -284,10 +284,11 @@ def _download(version: str, sha256: str, folder: Path) -> None:
 
     from pipeline.networks.onnx_file import METADATA_KEY
 
-    with atomic_dir(folder) as partial:
+    # MLflow writes a file below the folders of its address: into a scratch folder, which is removed before `folder` gets its name.
+    with atomic_dir(folder) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
 
         def fetch(name: str, wanted: str) -> Path:
-            path = Path(download_artifacts(f"{version}/artifacts/{name}", dst_path=str(partial)))
+            path = Path(download_artifacts(f"{version}/artifacts/{name}", dst_path=scratch))
             if not _is_file(path, wanted):
                 raise PipelineError(f"{version}: its {name} in MLflow is damaged: the sha256 is not {wanted}; run `pipeline retrain`")
             return path.replace(partial / name)
