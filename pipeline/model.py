@@ -278,7 +278,8 @@ def _images_in(array: Array) -> Iterator[Image.Image]:
     elif array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         yield Image.fromarray(array)
     else:
-        hint = "; pass array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (3, 4) else ""
+        cures = "pass array.transpose(1, 2, 0) if the channels come first, list(array) if it is a stack of grey pictures"
+        hint = f"; {cures}" if array.ndim == 3 else ""
         raise ValueError(f"an array of shape {array.shape}: expected (height, width), (height, width, 3) or (height, width, 4){hint}")
 
 

@@ -139,7 +139,8 @@ def _read(source: bytes | Path, at_least: int | None) -> tuple[Image.Image, Trai
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
-            return to_rgb(image), _traits(image, _orientation(image))
+            orientation = _orientation(image)  # only the first call fails if the EXIF data cannot be read
+            return to_rgb(image), _traits(image, orientation)
     except UnidentifiedImageError:
         raise BrokenPicture(_unidentified(source)) from None
     except Image.DecompressionBombError:
