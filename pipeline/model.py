@@ -223,7 +223,8 @@ def load_model(model: str | os.PathLike[str] | None = None, threads: int | None 
 
     `model`: by default the champion, or before there is one the model with the lowest val loss; a name in models/; a model folder; or
     `models:/NAME@ALIAS` or `models:/NAME/VERSION` of MLflow's registry at MLFLOW_TRACKING_URI. `threads`: by default those of
-    params.yaml, outside of a project one per CPU. Raises PipelineError if there is no such model or if it is damaged.
+    params.yaml, outside of a project one per CPU. The project's root is the process's working directory until the model is open. Raises
+    PipelineError if there is no such model or if it is damaged.
     """
     named, here = None if model is None else os.fspath(model), Path.cwd()
     with chdir(project_root()):

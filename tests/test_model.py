@@ -265,6 +265,16 @@ def test_a_long_iterator_is_taken_two_batches_at_a_time_and_may_reuse_its_array(
     np.testing.assert_allclose(np.concatenate(rest)[:, 0] * 255, range(32, 200), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("is_terminal", "bars"), [(True, 1), (False, 0)])
+def test_a_long_call_shows_a_progress_bar_on_a_terminal(model, monkeypatch, is_terminal, bars):
+    stderr = io.StringIO()
+    stderr.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr("pipeline.model._BAR_SECONDS", 0)
+    model.features([plain(RED)] * 40)
+    assert stderr.getvalue().count("100%") == bars
+
+
 # Explanations
 
 
