@@ -21,4 +21,22 @@ What they share is in rooms, one folder per subject. A room imports only from th
     drift       new pictures compared with those that the champion knows
     search      advise, tune, find-lr, seeds
     stock       pretrained networks as they are
+
+`model.py` is the stored model in Python: `from pipeline import load_model`.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.model import load_model
+
+__all__ = ["load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load_model` when it is used, so that `import pipeline` imports nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pipeline.model import load_model
+
+    return load_model

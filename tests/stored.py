@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.networks.artifact import write_facts
+from pipeline.networks.artifact import append_head, write_facts
 from pipeline.networks.unfamiliar import append_unfamiliarity, fit_references
 
 SIZE = 8
@@ -89,6 +89,37 @@ def write_model(folder, class_names=("ants", "bees", "Käfer"), val_losses=(0.5,
         append_unfamiliarity(graph, fit_references(familiar.reshape(len(familiar), -1).astype(np.float32)), THRESHOLD)
         facts["unfamiliar"] = {"threshold": THRESHOLD, "false_alarm_rate": 0.05}
     write_facts(folder, graph, facts, history)
+    return folder
+
+
+def write_colours(folder):
+    """Write a model folder whose network is worked by hand: its feature map is the pixels from 0 to 1, its features are their means.
+
+    Red speaks for ants, green for bees; a picture whose blue is above one half on average is unfamiliar. Returns the folder.
+    """
+    folder.mkdir(parents=True)
+    constants = {"white": np.array(255, np.float32), "blue": np.array(2), "twice": np.array(2, np.float32)}
+    nodes = [
+        helper.make_node("Cast", ["pixels"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["numbers"], ["channels"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["channels", "white"], ["feature_map"]),
+        helper.make_node("GlobalAveragePool", ["feature_map"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["features"]),
+        helper.make_node("Gather", ["features", "blue"], ["blueness"], axis=1),
+        helper.make_node("Mul", ["blueness", "twice"], ["unfamiliarity"]),
+    ]
+    shapes = {"features": [3], "feature_map": [3, SIZE, SIZE], "unfamiliarity": []}
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in shapes.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    weight = np.array([[4, 0, 0], [0, 4, 0]], np.float32)
+    facts = {"class_names": ["ants", "bees"], "preprocessing": {"image_size": SIZE, "crop": 1.0, "interpolation": "bicubic"}}
+    write_facts(folder, append_head(model, weight, np.zeros(2, np.float32), 1.0), facts, [{"epoch": 0, "val_loss": 0.5}])
     return folder
 
 

@@ -18,7 +18,7 @@ PARAMS: dict[str, Any] = parse_yaml((ROOT / "params.yaml").read_text(encoding="u
 PARAMS["download"] |= Table().model_dump()  # optional keys, of which params.yaml has a comment
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`([^`\n]+)`")
-COMMAND = re.compile(r"(?<![\w/-])(?:\.venv/bin/)?pipeline +(data \w+|[a-z][a-z-]*)([^|;&>`\n]*)")
+COMMAND = re.compile(r"(?<![\w/-])(?<!from )(?:\.venv/bin/)?pipeline +(data \w+|[a-z][a-z-]*)([^|;&>`\n]*)")
 LINK = re.compile(r'\]\(([^)\s]+)\)|<img src="([^"]+)"')
 
 

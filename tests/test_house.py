@@ -10,7 +10,7 @@ import pipeline
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "pipeline").rglob("*.py"))
 ROOMS = re.findall(r"^    (\w+)  +\S", pipeline.__doc__, re.MULTILINE)  # a room imports from those before it in this list
-ORDER = [*ROOMS, "stages", "commands", "__main__", "__init__"]
+ORDER = [*ROOMS, "stages", "model", "commands", "__main__", "__init__"]  # model is a file
 WORKBENCH = {"search", "stock"}
 
 

@@ -52,7 +52,7 @@ _TURNS = {  # by EXIF orientation; 1 is upright, and some cameras write 0
 _SUBFILE_TYPE, _DNG_VERSION = 254, 50706  # tags of a TIFF
 _METADATA_DROPPED = "stripped of metadata that cannot be read"
 _THUMBNAIL_SIDE = 96
-_DAMAGE = (  # what Pillow's readers raise on a damaged file
+DAMAGE = (  # what Pillow's readers raise on a damaged file
     *(OSError, SyntaxError, ValueError, TypeError, ArithmeticError, AssertionError, LookupError, EOFError, RuntimeError),
     *(struct.error, zlib.error),
 )
@@ -124,7 +124,7 @@ def decode_with_traits(source: Source, at_least: int | None = None) -> tuple[Ima
     except BrokenPicture as fault:
         try:
             image, traits = _read(_without_metadata(content), at_least)
-        except (BrokenPicture, *_DAMAGE):
+        except (BrokenPicture, *DAMAGE):
             raise fault from None
         return image, replace(traits, plain=False, changes=(*traits.changes, _METADATA_DROPPED))
 
@@ -139,16 +139,13 @@ def _read(source: bytes | Path, at_least: int | None) -> tuple[Image.Image, Trai
             if at_least is not None:
                 image.draft(None, (at_least, at_least))  # None keeps the mode
             image.load()
-            orientation = _orientation(image)
-            upright = _to_rgb(image)
-            if orientation in _TURNS:
-                upright = upright.transpose(_TURNS[orientation])
-            return upright, _traits(image, orientation)
+            orientation = _orientation(image)  # only the first call fails if the EXIF data cannot be read
+            return to_rgb(image), _traits(image, orientation)
     except UnidentifiedImageError:
         raise BrokenPicture(_unidentified(source)) from None
     except Image.DecompressionBombError:
         raise BrokenPicture(f"more than {MAX_PIXELS:,} pixels") from None
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BrokenPicture(" ".join(str(error).split()) or "damaged") from None
 
 
@@ -181,7 +178,7 @@ def _orientation(image: Image.Image) -> int | None:
     """EXIF's number, 1 by default; None if the EXIF data cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
@@ -211,18 +208,21 @@ def _has_transparent_pixels(image: Image.Image) -> bool:
 def _has_more_frames(image: Image.Image) -> bool:
     try:
         return bool(getattr(image, "is_animated", False))
-    except _DAMAGE:
+    except DAMAGE:
         return True  # a second frame begins, and is broken
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A loaded picture of any mode as 8-bit RGB, upright, as `decode` returns it. Raises one of DAMAGE."""
+    turn = _TURNS.get(_orientation(image) or 1)
     if image.mode.startswith(_DEEP_MODES):
         image = _to_8_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, BACKGROUND)
         image = Image.alpha_composite(canvas, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    upright = image if image.mode == "RGB" else image.convert("RGB")
+    return upright if turn is None else upright.transpose(turn)
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -329,7 +329,7 @@ def _orientation_alone(exif: bytes) -> bytes:
         found.load(exif)
         alone[ExifTags.Base.Orientation] = int(found[ExifTags.Base.Orientation])
         return alone.tobytes()
-    except _DAMAGE:
+    except DAMAGE:
         return b""
 
 

@@ -1,5 +1,7 @@
 """MLflow's model registry: one version per stored model, and the aliases that say which of them is the champion."""
 
+import json
+import re
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -8,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import sha256_of_file, sha256_of_json
-from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, mlflow_errors, tracking_uri
+from pipeline.core.files import atomic_dir, cache_dir, sha256_of_file, sha256_of_json
+from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, hide_secrets, mlflow_errors, tracking_uri
 from pipeline.tracking.internals import write_beside_others
 from pipeline.tracking.publish import SUPERSEDED, kept_model, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
@@ -25,6 +27,7 @@ SHOWN = "pipeline.shown"  # the digest of the decision's files; a machine that h
 _CURE = "run `pipeline retrain`"  # it makes up for what is undone
 _TAG_LENGTH = 5000  # the lowest limit of any MLflow, in characters; a reason that somebody typed may be longer
 _SHORT = 16  # digits of a sha256 in a line
+_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,69 @@ def _set_aliases(
         client.delete_registered_model_alias(EXPERIMENT, alias)
         lines.append(f"{EXPERIMENT}@{alias}: is unset, was version {before[alias]}")
     return lines + [f"{EXPERIMENT}@{alias}: is not set, {sha256[:_SHORT]} has no version" for alias, sha256 in missing.items()]
+
+
+# Download
+
+
+def fetch_model(address: str) -> Path:
+    """Return a folder with the model.onnx of `models:/NAME@ALIAS` or `models:/NAME/VERSION`. Raises PipelineError.
+
+    MLflow says which version that is. Its file is downloaded once into `.cache/registry/<sha256>`, and its sha256 is compared each time.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if not match:
+        raise PipelineError(f"{address}: is not an address of a model; expected models:/NAME@ALIAS or models:/NAME/VERSION")
+    with mlflow_errors("call `load_model` again"):
+        client, _ = connect()
+        version, sha256 = _find_version(client, address, *match.groups())
+        folder = cache_dir("registry") / sha256
+        if not _is_file(folder / "model.onnx", sha256):
+            _use_address()
+            _download(f"models:/{version.name}/{version.version}", sha256, folder)
+    return folder
+
+
+def _find_version(client: "MlflowClient", address: str, name: str, alias: str | None, number: str) -> tuple["ModelVersion", str]:
+    """The version of an address, and the sha256 of its model.onnx. Raises PipelineError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise PipelineError(f"{address}: MLflow at {hide_secrets(tracking_uri())} has no such model; look at its models page") from None
+    sha256 = version.tags.get(MODEL) or (client.get_logged_model(version.model_id).tags.get(MODEL) if version.model_id else None)
+    if not sha256:
+        raise PipelineError(f"{address}: is not a model of this pipeline; use `mlflow.pyfunc.load_model`")
+    return version, sha256
+
+
+def _download(version: str, sha256: str, folder: Path) -> None:
+    """Download model.onnx, and the tensors beside it if there are any, and compare them with their sums. Raises PipelineError."""
+    import onnx
+    from mlflow.artifacts import download_artifacts
+
+    from pipeline.networks.onnx_file import METADATA_KEY
+
+    # MLflow writes a file below the folders of its address: into a scratch folder, which is removed before `folder` gets its name.
+    with atomic_dir(folder) as partial, tempfile.TemporaryDirectory(dir=partial) as scratch:
+
+        def fetch(name: str, wanted: str) -> Path:
+            path = Path(download_artifacts(f"{version}/artifacts/{name}", dst_path=scratch))
+            if not _is_file(path, wanted):
+                raise PipelineError(f"{version}: its {name} in MLflow is damaged: the sha256 is not {wanted}; run `pipeline retrain`")
+            return path.replace(partial / name)
+
+        graph = onnx.load(fetch("model.onnx", sha256), load_external_data=False)
+        facts = json.loads(next(entry.value for entry in graph.metadata_props if entry.key == METADATA_KEY))
+        if "data_sha256" in facts:
+            fetch("model.onnx.data", facts["data_sha256"])
+
+
+def _is_file(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of_file(path) == sha256
 
 
 # The check

@@ -22,12 +22,13 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Regi
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
 from PIL import Image
 
+from pipeline import load_model
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file, write_json
 from pipeline.networks.artifact import write_facts
 from pipeline.serving.predictor import Predictor
 from pipeline.tracking.connection import EXPERIMENT, connect, tracking_uri
-from pipeline.tracking.registry import Registration, check_registry, update_registry
+from pipeline.tracking.registry import Registration, check_registry, fetch_model, update_registry
 from tests.stored import SIZE, linear_graph
 from tests.tracking.test_publish import Server, files, publish, write_scores  # noqa: F401 - a fixture
 from tests.tracking.test_runs import FACTS, FORKING, SHA256
@@ -484,3 +485,45 @@ def test_many_versions_cost_no_more_calls_than_one(files, monkeypatch):  # noqa:
     assert update_registry([PUBLISHED], {"champion": SHA256, "previous": None}) == []
     assert time.perf_counter() - start < 2
     assert calls == ["get_experiment_by_name", "get_registered_model", "search_model_versions"]
+
+
+# Download
+
+
+def test_a_model_is_loaded_by_its_alias_and_number_downloaded_once_and_again_if_the_copy_is_damaged(project, monkeypatch):
+    kept = keep(project)
+    update_registry([kept], {"champion": kept.sha256})
+    shutil.rmtree(kept.folder)
+    model = load_model(f"models:/{EXPERIMENT}@champion", threads=1)
+    path = project / ".cache/registry" / kept.sha256 / "model.onnx"
+    assert (model.sha256, model.path, model.class_names) == (kept.sha256, path, ["ant", "bee"])
+    assert os.listdir(path.parent) == ["model.onnx"]
+    path.write_bytes(b"damaged")
+    assert load_model(f"models:/{EXPERIMENT}/1", threads=1).sha256 == sha256_of_file(path) == kept.sha256
+    (stored,) = (project / "mlruns").rglob("artifacts/model.onnx")
+    stored.write_bytes(b"damaged")
+    assert fetch_model(f"models:/{EXPERIMENT}/1") == path.parent  # nothing is downloaded
+    path.unlink()
+    with pytest.raises(PipelineError, match=rf"^models:/{EXPERIMENT}/1: its model.onnx in MLflow is damaged"):
+        fetch_model(f"models:/{EXPERIMENT}@champion")
+    assert not path.exists()
+
+
+def test_an_address_without_a_model_of_ours_is_refused(project):
+    client = connect()[0]
+    client.create_registered_model("theirs")
+    client.create_model_version("theirs", str(project / "mlruns"))
+    for address, words in {
+        "models:/theirs": "is not an address of a model; expected models:/NAME@ALIAS",
+        "models:/theirs@champion": "has no such model",
+        "models:/theirs/2": "has no such model",
+        "models:/nobody/1": "has no such model",
+        "models:/theirs/1": "is not a model of this pipeline",
+    }.items():
+        with pytest.raises(PipelineError, match=f"^{address}: .*{words}"):
+            fetch_model(address)
+
+
+def test_a_registry_that_is_away_is_a_line_that_says_what_to_do(use_server):
+    with use_server(b"HTTP/1.1 500 no\r\nContent-Length: 0\r\n\r\n"), pytest.raises(PipelineError, match=r"then call `load_model` again$"):
+        fetch_model(f"models:/{EXPERIMENT}@champion")
