@@ -116,10 +116,16 @@ class Judgement:
 
 
 def judge(
-    challenger: Candidate, champion: Candidate | None, test: TestSet, spent: int, age_days: float | None, params: Params
+    challenger: Candidate,
+    champion: Candidate | None,
+    test: TestSet,
+    spent: int,
+    age_days: float | None,
+    params: Params,
+    evidence: Sequence[str] = (),
 ) -> Judgement:
     """Decide. `champion`: None if there is none yet; `spent`: the looks at this test set so far, without those that promoted;
-    `age_days`: of the champion.
+    `age_days`: of the champion; `evidence`: sentences for the reader, as about a shadow, which are the last notes and decide nothing.
 
     A pure function: the same arguments give the same judgement, with every float rounded to six places. Raises PipelineError if the two
     tables are not of the same pictures.
@@ -134,7 +140,7 @@ def judge(
         values={"challenger": None, "champion": None},
         checks=(),
         classes=pairs.class_table(pair, challenger, classes, params.class_pictures, params.class_drop),
-        notes=pairs.notes(challenger, champion, test, pair, classes),
+        notes=[*pairs.notes(challenger, champion, test, pair, classes), *evidence],
         test={"sha256": test.sha256, "pictures": len(challenger.rows), "judged": len(pair.image_ids), "groups": pair.count_groups()},
         old=None,
         counts=False,
