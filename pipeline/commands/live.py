@@ -11,7 +11,7 @@ from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.server.app import Observed
-    from pipeline.server.engine import Engine, Limits, Served
+    from pipeline.server.engine import Engine, Served
     from pipeline.server.following import Follower
     from pipeline.server.metrics import Metrics
     from pipeline.server.shadow import Shadow
@@ -49,23 +49,17 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_first(parsed: argparse.Namespace, limits: "Limits", threads: int) -> "Served":
-    """Load and check the model that answers first: the named one, by default the champion. Raises PipelineError."""
-    from pipeline.promotion.champions import find_served
-    from pipeline.server.following import load_checked
-
-    name, folder = find_served(parsed.model, parsed.here)
-    return load_checked(name, folder, threads, limits)
-
-
 def attach(parsed: argparse.Namespace, engine: "Engine", metrics: "Metrics", threads: int) -> Live:
     """Start what the arguments ask for, register its figures, and return what the app needs of it. Raises PipelineError.
 
     Only the champion is followed: a model that was named stays. Call it in the main thread, because SIGHUP wakes the follower.
     """
     from pipeline.promotion.champions import CHAMPION
+    from pipeline.server.following import golden_note
 
     live = Live()
+    if note := golden_note(engine.model.folder):
+        _say(note)
     if parsed.shadow:
         _attach_shadow(live, _open_shadow(parsed.shadow, parsed.here, engine), metrics)
     if parsed.log:
@@ -82,7 +76,7 @@ def _make_follower(engine: "Engine", threads: int, seconds: float) -> "Follower"
     def load(sha256: str, version: str | None) -> "Served":
         return load_checked(CHAMPION, find_kept(sha256), threads, engine.limits, sha256, version)
 
-    return Follower(engine.model.sha256, load, engine.swap, seconds)
+    return Follower(engine, load, seconds)
 
 
 def _attach_follower(live: Live, follower: "Follower", metrics: "Metrics") -> None:
@@ -127,12 +121,9 @@ def _attach_shadow(live: Live, shadow: "Shadow", metrics: "Metrics") -> None:
 
 
 def _open_log(parsed: argparse.Namespace) -> "LogWriter":
-    import logging
-
     from pipeline.serving.log import LogWriter
 
-    say = logging.getLogger("pipeline.server").error
-    return LogWriter(parsed.here / parsed.log, parsed.log_share, parsed.log_pictures, parsed.log_megabytes, say)
+    return LogWriter(parsed.here / parsed.log, parsed.log_share, parsed.log_pictures, parsed.log_megabytes, _say)
 
 
 def _attach_log(live: Live, log: "LogWriter", engine: "Engine", metrics: "Metrics") -> None:
@@ -168,6 +159,12 @@ class _LogFigures:
         texts = {"written": "were written", "dropped": "the writer was too busy for", "failed": "the disk did not take"}
         counts = vars(self._log.counts)
         return [CounterMetricFamily(f"pipeline_log_{name}", f"Predictions that {text}", value=counts[name]) for name, text in texts.items()]
+
+
+def _say(sentence: str) -> None:
+    import logging
+
+    logging.getLogger("pipeline.server").warning("%s", sentence)
 
 
 def _void(_: object) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.answering import whole
+from pipeline.commands.live import add_live_arguments, attach
 from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def add_serve(commands: "argparse._SubParsersAction[Any]") -> None:
     limits.add_argument("--header-seconds", type=seconds, default=10.0, metavar="S", help=f"to send the headers {default}")
     limits.add_argument("--connections", type=whole, default=256, metavar="N", help=f"at one time {default}")
     limits.add_argument("--drain-seconds", type=seconds, default=30.0, metavar="S", help=f"from SIGTERM to the end {default}")
+    add_live_arguments(parser)
     parser.set_defaults(run=serve, here=Path.cwd())  # the user's working directory: commands run in the project's root
 
 
@@ -103,14 +105,16 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
     """The engine with the model loaded, and the limits."""
     from pipeline.core.hardware import usable_cpus
     from pipeline.server.app import Settings
-    from pipeline.server.engine import Engine, Limits, load_served
+    from pipeline.server.engine import Engine, Limits
+    from pipeline.server.following import load_checked
     from pipeline.server.listening import Connections
     from pipeline.server.uploads import Bounds
 
     threads = parsed.threads or usable_cpus()
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
     # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
-    engine = Engine(load_served(name, folder, threads=1), Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
+    limits = Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads)
+    engine = Engine(load_checked(name, folder, 1, limits), limits)
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
     return engine, Settings(bounds, token, decoders=threads), connections
 
@@ -118,8 +122,11 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
 def _listen(parsed: argparse.Namespace, engine: "Engine", settings: "Settings", connections: "Connections") -> None:
     from pipeline.server.app import create_app
     from pipeline.server.listening import bind, make_server
+    from pipeline.server.metrics import Metrics
 
-    app = create_app(engine, settings)
+    metrics = Metrics(engine)
+    live = attach(parsed, engine, metrics, threads=1)
+    app = create_app(engine, settings, (), live.observers, live.on_start, live.on_stop, metrics, live.status)
     with bind(parsed.host, parsed.port) as listening:
         host, port = listening.getsockname()[:2]
         print(f"{engine.model.name} {engine.model.sha256[:16]} answers at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -125,11 +125,13 @@ def create_app(
     on_start: Sequence[_Async] = (),
     on_stop: Sequence[_Async] = (),
     metrics: Metrics | None = None,
+    status: Mapping[str, Callable[[], dict[str, Any]]] | None = None,
 ) -> FastAPI:
     """The application: the endpoints of this file and those of `routers`.
 
     `observers`: called for each picture that was answered, in the engine's background thread; `on_start`, `on_stop`: awaited in the event
-    loop before the first request and after the last; `metrics`: what `/metrics` shows, in whose registry others may register theirs.
+    loop before the first request and after the last; `metrics`: what `/metrics` shows, in whose registry others may register theirs;
+    `status`: more keys of `/metadata`, each with a function that returns its facts.
     """
     service = Service(engine, settings, observers, metrics or Metrics(engine))
 
@@ -144,7 +146,7 @@ def create_app(
         await asyncio.to_thread(engine.close)
 
     app = FastAPI(title="pipeline serve", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
+    app.state.service, app.state.status = service, status or {}
     for router in (_router, *routers):
         app.include_router(router)
     for error in EXPECTED:
@@ -184,6 +186,7 @@ async def metadata(request: Request) -> Response:
             "params": facts.get("params", {}),
             "limits": limits,
             "request_id": request.state.request_id,
+            **{name: read() for name, read in request.app.state.status.items()},
         }
     )
 

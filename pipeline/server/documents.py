@@ -77,7 +77,10 @@ class Error(BaseModel):
 
 
 class Metadata(_Form):
-    """The served model and the limits of the server. `unfamiliar`: how its outputs of that name were made, null if it has none."""
+    """The served model and the limits of the server. `unfamiliar`: how its outputs of that name were made, null if it has none.
+
+    `following`, `shadow`, `log`: what the server does beside answering; a key is missing if it does not.
+    """
 
     model: Model
     class_names: list[str]
@@ -86,6 +89,9 @@ class Metadata(_Form):
     params: dict[str, Any]
     limits: dict[str, int]
     request_id: str
+    following: dict[str, Any] | None = None
+    shadow: dict[str, Any] | None = None
+    log: dict[str, Any] | None = None
 
 
 _ERRORS: dict[int | str, dict[str, Any]] = {

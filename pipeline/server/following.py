@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from pipeline.core.files import read_value, sha256_of_file
 from pipeline.networks.artifact import GOLDEN, golden_fault
 from pipeline.promotion.champions import CHAMPION
 from pipeline.promotion.journal import JOURNAL, SHORT, champion, read_journal
-from pipeline.server.engine import Limits, Served, load_served
+from pipeline.server.engine import Engine, Limits, Served, load_served
 from pipeline.tracking.registry import ask_alias
 
 if TYPE_CHECKING:
@@ -95,13 +95,12 @@ def golden_note(folder: Path) -> str:
 
 @dataclass
 class Status:
-    """What a follower reports. `serving`: the sha256 of the model that answers; `champion`: of the champion, None if there is none.
+    """What a follower reports. `champion`: the sha256 of the champion, None if there is none, or if it was not looked for yet.
 
     `fault`: why the champion does not answer, empty if it does; `note`: of `Champion`; `golden`: of `golden_note`; `swaps`, `failures`:
     since the start; `looked`: the time of the last look, in seconds since 1970.
     """
 
-    serving: str
     champion: str | None = None
     fault: str = ""
     note: str = ""
@@ -120,25 +119,22 @@ class Follower:
 
     def __init__(
         self,
-        serving: str,
+        engine: Engine,
         load: Callable[[str, str | None], Served],
-        swap: Callable[[Served], None],
         seconds: float = 10.0,
         find: Callable[[], Champion] = find_champion,
     ) -> None:
-        """`serving`: the sha256 of the model that answers now; `load`: from a sha256 and a version to a checked model, see `load_checked`;
-        `swap`: lets it answer, as `Engine.swap`.
-        """
-        self._load, self._swap, self._seconds, self._find = load, swap, seconds, find
-        self._status = Status(serving)
+        """`load`: from a sha256 and a version to a checked model, see `load_checked`; `find`: says who the champion is."""
+        self._engine, self._load, self._seconds, self._find = engine, load, seconds, find
+        self._status = Status(golden=golden_note(engine.model.folder))
         self._failed, self._pause, self._next_try = "", 0.0, 0.0
         self._woken, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
     @property
     def status(self) -> dict[str, Any]:
-        """The keys of `Status`, for JSON."""
-        return asdict(self._status)
+        """The keys of `Status`, and `serving`, the sha256 of the model that answers, for JSON."""
+        return {"serving": self._engine.model.sha256, **asdict(self._status)}
 
     def start(self) -> None:
         """Start looking."""
@@ -162,7 +158,8 @@ class Follower:
         try:
             found = self._find()
             self._note(found)
-            if found.sha256 in (None, self._status.serving):
+            if found.sha256 in (None, self._engine.model.sha256):
+                self._name_version(found)
                 self._clear()
             elif found.sha256 != self._failed or time.monotonic() >= self._next_try:
                 self._follow(found)
@@ -175,7 +172,7 @@ class Follower:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         status = self._status
-        is_served = float(not status.fault and status.champion in (None, status.serving))
+        is_served = float(not status.fault and status.champion in (None, self._engine.model.sha256))
         yield GaugeMetricFamily("pipeline_champion_served", "1 if the champion answers, 0 if it cannot be loaded", value=is_served)
         yield GaugeMetricFamily(
             "pipeline_champion_looked_seconds", "When the champion was last looked for, since 1970", value=status.looked
@@ -197,14 +194,19 @@ class Follower:
         loaded = self._load(sha256, found.version)
         if loaded.sha256 != sha256:
             raise PipelineError(f"{loaded.folder}: is the model {loaded.sha256[:SHORT]}, not {sha256[:SHORT]}; run `dvc checkout`")
-        before = self._status.serving
-        self._swap(loaded)
-        self._status.serving, self._status.golden = sha256, golden_note(loaded.folder)
+        before = self._engine.model.sha256
+        self._engine.swap(loaded)
+        self._status.golden = golden_note(loaded.folder)
         self._status.swaps += 1
         self._clear()
         _LOG.warning("the champion %s answers, in place of %s", sha256[:SHORT], before[:SHORT])
         if self._status.golden:
             _LOG.warning("%s", self._status.golden)
+
+    def _name_version(self, found: Champion) -> None:
+        """Answers name the version from then on that MLflow says."""
+        if found.sha256 and found.version and self._engine.model.version != found.version:
+            self._engine.swap(replace(self._engine.model, version=found.version))
 
     def _note(self, found: Champion) -> None:
         self._status.champion = found.sha256
@@ -221,7 +223,7 @@ class Follower:
         self._failed, self._next_try = failed, time.monotonic() + self._pause
         self._status.failures += 1
         if fault != self._status.fault:
-            _LOG.error("%s; the model %s goes on answering", fault, self._status.serving[:SHORT])
+            _LOG.error("%s; the model %s goes on answering", fault, self._engine.model.sha256[:SHORT])
         self._status.fault = fault
 
 
