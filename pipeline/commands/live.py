@@ -172,14 +172,20 @@ def _void(_: object) -> None:
 
 
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return number
+    """A number above 0, for argparse."""
+    return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
 
 
 def _share(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to 1")
+    """A number from 0 to 1, for argparse."""
+    return _number(text, lambda number: 0 <= number <= 1, "a number from 0 to 1")
+
+
+def _number(text: str, fits: Callable[[float], bool], expected: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not fits(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
     return number
