@@ -94,7 +94,8 @@ class Judgement:
     `look`: its number at this test set, from 1; `alpha`: the one-sided level of this look.
     `classes`: a row per class: `class`, `pictures`, `challenger` and `champion` (recall), `p` (adjusted), `passed` (None: not judged).
     `test`: `sha256`, and the numbers of `pictures`, of those that are `judged` and of their `groups`. `old`: the same comparison on the
-    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing and test set.
+    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing, test set and
+    a shadow.
     """
 
     verdict: Literal["PROMOTE", "HOLD", "REJECT", "PENDING"]

@@ -23,7 +23,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of
-from pipeline.pictures.images import Array
+from pipeline.pictures.images import Array, decode_with_traits
 
 LOG_FILES = "*.jsonl"
 PICTURES = "pictures"
@@ -124,6 +124,8 @@ class LogWriter:
         `share`: of the answers; `keeps_pictures`: whether the pictures themselves are kept; `megabytes`: of the folder, beyond which the
         oldest file is removed; `say`: takes a sentence about a fault. Raises PipelineError if the folder cannot be written.
         """
+        import pipeline.pictures.inspection  # noqa: F401 - imports scipy, for which the first answers would wait
+
         self.counts = Counts()
         self._share, self._keeps_pictures, self._say, self._said = share, keeps_pictures, say, ""
         try:
@@ -193,7 +195,6 @@ class LogWriter:
                 self._say(fault)
 
     def _write(self, when: str, answer: Logged) -> None:
-        from pipeline.pictures.images import decode_with_traits
         from pipeline.pictures.inspection import brightness_and_sharpness, usual_suffix
 
         image, traits = decode_with_traits(answer.content)  # in full: the server may have decoded a JPEG at a part of its size

@@ -41,6 +41,20 @@ def ask(address, picture):
     return answer.headers["X-Model-SHA256"], answer.json()["predictions"][0]["probs"], answer.json()["request_id"]
 
 
+def ask_all(address, pictures):
+    """The answers, one after the other, each logged before the next is asked for: a slow machine may drop lines of the log."""
+    answers = []
+    for picture in pictures:
+        logged = metadata(address)["log"]["written"]
+        answers.append(ask(address, picture))
+        wait_for(lambda logged=logged: metadata(address)["log"]["written"], logged + 1)
+    return answers
+
+
+def metadata(address):
+    return requests.get(f"{address}/metadata", timeout=30).json()
+
+
 def wait_for(read, expected, seconds=60):
     end = time.monotonic() + seconds
     while (found := read()) != expected:
@@ -53,14 +67,14 @@ def test_a_server_follows_the_journal_with_a_shadow_and_a_log_and_ends_with_all_
     pictures = [draw(seed) for seed in range(8)]
     arguments = ("--shadow", str(folder.parent / "shadowed"), "--log", "log", "--log-share", "1", "--log-pictures")
     with serving(folder, *arguments) as (process, address):
-        answers = [ask(address, picture) for picture in pictures[:4]]
+        answers = ask_all(address, pictures[:4])
         promote(folder, second)
-        wait_for(lambda: requests.get(f"{address}/metadata", timeout=30).json()["model"]["sha256"], second)
-        answers += [ask(address, picture) for picture in pictures[4:6]]
+        wait_for(lambda: metadata(address)["model"]["sha256"], second)
+        answers += ask_all(address, pictures[4:6])
         promote(folder, first, "ROLLBACK")
-        wait_for(lambda: requests.get(f"{address}/metadata", timeout=30).json()["following"]["swaps"], 2)
-        answers += [ask(address, picture) for picture in pictures[6:]]
-        wait_for(lambda: shadowed(requests.get(f"{address}/metadata", timeout=30).json()["shadow"]), 8)
+        wait_for(lambda: metadata(address)["following"]["swaps"], 2)
+        answers += ask_all(address, pictures[6:])
+        wait_for(lambda: shadowed(metadata(address)["shadow"]), 8)
         metrics = requests.get(f"{address}/metrics", timeout=30).text
     assert process.returncode == 0
     assert [answer[0] for answer in answers] == [first] * 4 + [second] * 2 + [first] * 2
@@ -89,7 +103,7 @@ def test_a_named_model_is_not_followed(project):
     with serving(folder, "--model", str(folder / "champions" / first[:16])) as (_, address):
         promote(folder, second)
         time.sleep(2)
-        facts = requests.get(f"{address}/metadata", timeout=30).json()
+        facts = metadata(address)
     assert (facts["model"]["sha256"], "following" in facts) == (first, False)
 
 

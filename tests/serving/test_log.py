@@ -38,11 +38,16 @@ def write(folder, answers, share=1.0, keeps_pictures=False, megabytes=500, say=p
     """Log answers, wait until all are written, and return the writer's counts."""
     writer = LogWriter(folder, share, keeps_pictures, megabytes, say)
     for one in answers:
-        writer.offer(one)
-        while writer._waiting_bytes > 1_000_000:
-            time.sleep(0.001)
+        give(writer, one)
     writer.close()
     return writer.counts
+
+
+def give(writer, one):
+    """Offer an answer when the one before is being written: on a slow machine, others may be dropped."""
+    while writer._waiting:
+        time.sleep(0.0005)
+    writer.offer(one)
 
 
 def bytes_of(folder):
@@ -124,7 +129,7 @@ def test_two_servers_write_to_files_of_their_own_at_the_same_time(tmp_path):
     say = pytest.fail
     writers = [LogWriter(tmp_path, 1.0, True, 500, say) for _ in range(2)]
     threads = [
-        threading.Thread(target=lambda writer=writer, name=name: [writer.offer(answer(0, f"{name}{number}")) for number in range(50)])
+        threading.Thread(target=lambda writer=writer, name=name: [give(writer, answer(0, f"{name}{number}")) for number in range(50)])
         for name, writer in zip("ab", writers, strict=True)
     ]
     for thread in threads:
@@ -183,15 +188,15 @@ def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
 
 
 def test_answers_are_dropped_and_counted_if_the_disk_is_slow(tmp_path, monkeypatch):
-    monkeypatch.setattr(log, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(log, "_PATIENCE_SECONDS", 0.5)
     going = threading.Event()
     monkeypatch.setattr(log._Parts, "write", lambda *_: going.wait(10))
     writer = LogWriter(tmp_path, 1.0, False, 500, pytest.fail)
     assert [writer.offer(answer(request_id=str(number))) for number in range(3)] == [True] * 3
-    time.sleep(0.1)
+    time.sleep(0.6)
     start = time.monotonic()
     assert [writer.offer(answer(request_id="late")) for _ in range(5)] == [False] * 5
-    assert time.monotonic() - start < 0.05
+    assert time.monotonic() - start < 0.4
     going.set()
     writer.close()
     assert writer.counts == log.Counts(written=3, dropped=5)
@@ -211,11 +216,11 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(log.os, "write", short)
     state["full"] = True
     for number in range(3):
-        writer.offer(answer(request_id=f"lost {number}"))
+        give(writer, answer(request_id=f"lost {number}"))
     while writer.counts.failed < 3:
         time.sleep(0.01)
     state["full"] = False
-    writer.offer(answer(request_id="after"))
+    give(writer, answer(request_id="after"))
     writer.close()
     assert [record.request_id for record in read_log(tmp_path)] == ["before", "after"]
     assert (len(said), "the disk is full" in said[0], writer.counts) == (1, True, log.Counts(written=2, failed=3))
