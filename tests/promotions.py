@@ -69,13 +69,13 @@ def prepare(name, champion):
     return SimpleNamespace(name=name), champion and SimpleNamespace(name=champion.model), gate.TestSet(TESTED, frozenset())
 
 
-def judge(challenger, champion, test, spent, age_days, params, evidence):
+def judge(challenger, champion, test, spent, age_days, params):
     """The verdict that stands in the file `verdict`."""
     verdict = Path("verdict").read_text() if Path("verdict").is_file() else "PROMOTE"
     values = {"challenger": {"value": 0.9, "low": 0.8, "high": 0.95}, "champion": None}
     tested = {"sha256": test.sha256, "pictures": 100, "groups": 100}
     reason = f"as the file says, look {spent + 1}"
-    return gate.Judgement(verdict, reason, values, (), (), ("a note", *evidence), tested, None, True, spent + 1, 26, 0.002)
+    return gate.Judgement(verdict, reason, values, (), (), ("a note",), tested, None, True, spent + 1, 26, 0.002)
 
 
 def update_registry(models, aliases):
@@ -101,7 +101,7 @@ def fakes():
         "pipeline.promotion.judging": {
             "choose_challenger": lambda params: params.challenger,
             "prepare": prepare,
-            "shadow_sentences": lambda sha256, champion: Path("shadow").read_text().splitlines() if Path("shadow").is_file() else [],
+            "shadow_sentence": lambda *_: Path("shadow").read_text() if Path("shadow").is_file() else "",
             "judgement_key": lambda *keys: sha256_of_json([*keys[:3], keys[4]]),
         },
         "pipeline.report.decisions": {"write_decisions": lambda folder, entries: write_json(folder / "decision.json", entries[-1])},

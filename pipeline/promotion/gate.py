@@ -41,7 +41,8 @@ class Params(Section):  # section `gate` of params.yaml
 class Candidate:
     """A model before the gate: what it answered on the judged pictures, in one order for both, and its measures.
 
-    `megabytes`: of model.onnx; `milliseconds`: per picture, both measured in turn; None if not measured.
+    `megabytes`: of model.onnx; `milliseconds`: per picture, both measured in turn; None if not measured; `shadow`: a sentence about the
+    challenger in the champion's shadow, which is a note and decides nothing; empty if it was in none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Candidate:
     rows: Rows
     megabytes: float
     milliseconds: float | None
+    shadow: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ class Judgement:
     `look`: its number at this test set, from 1; `alpha`: the one-sided level of this look.
     `classes`: a row per class: `class`, `pictures`, `challenger` and `champion` (recall), `p` (adjusted), `passed` (None: not judged).
     `test`: `sha256`, and the numbers of `pictures`, of those that are `judged` and of their `groups`. `old`: the same comparison on the
-    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing, test set and
-    a shadow.
+    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing, test set
+    and shadow.
     """
 
     verdict: Literal["PROMOTE", "HOLD", "REJECT", "PENDING"]
@@ -117,16 +119,10 @@ class Judgement:
 
 
 def judge(
-    challenger: Candidate,
-    champion: Candidate | None,
-    test: TestSet,
-    spent: int,
-    age_days: float | None,
-    params: Params,
-    evidence: Sequence[str] = (),
+    challenger: Candidate, champion: Candidate | None, test: TestSet, spent: int, age_days: float | None, params: Params
 ) -> Judgement:
     """Decide. `champion`: None if there is none yet; `spent`: the looks at this test set so far, without those that promoted;
-    `age_days`: of the champion; `evidence`: sentences for the reader, as about a shadow, which are the last notes and decide nothing.
+    `age_days`: of the champion.
 
     A pure function: the same arguments give the same judgement, with every float rounded to six places. Raises PipelineError if the two
     tables are not of the same pictures.
@@ -141,7 +137,7 @@ def judge(
         values={"challenger": None, "champion": None},
         checks=(),
         classes=pairs.class_table(pair, challenger, classes, params.class_pictures, params.class_drop),
-        notes=[*pairs.notes(challenger, champion, test, pair, classes), *evidence],
+        notes=pairs.notes(challenger, champion, test, pair, classes),
         test={"sha256": test.sha256, "pictures": len(challenger.rows), "judged": len(pair.image_ids), "groups": pair.count_groups()},
         old=None,
         counts=False,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
@@ -62,6 +63,7 @@ def prepare(challenger: str, champion: Entry | None) -> tuple[gate.Candidate, ga
     first = _candidate(challenger, sha256, facts[0], RESULTS / challenger, _in_order(own, judged), milliseconds[0])
     if champion is None:
         return first, None, gate.TestSet(test_sha256, frozenset(), learned=len(learned))
+    first = replace(first, shadow=shadow_sentence(champion.sha256, sha256))
     stored = folders[1] / RESULTS
     tested, present = ({row["sha256"] for row in table_rows(stored / TEST)}, {picture.sha256 for picture in pictures})
     rows = _rows_of_champion(folders[1], pictures, f"{folders[1].name}-{test_sha256[:SHORT]}", facts[1]["class_names"], threads)
@@ -99,16 +101,16 @@ def read_shadow(champion_sha256: str, challenger_sha256: str) -> dict[str, Any] 
     return dict(facts) if is_whole and is_theirs else None
 
 
-def shadow_sentences(challenger_sha256: str, champion: Entry | None) -> list[str]:
-    """Return what a server found out about the challenger in the champion's shadow, as one sentence; none if it was in none.
+def shadow_sentence(champion_sha256: str, challenger_sha256: str) -> str:
+    """Return what servers found out about the challenger in the champion's shadow; empty if it was in none.
 
     It is evidence for a person, and decides nothing: the pictures have no labels.
     """
-    facts = read_shadow(champion.sha256, challenger_sha256) if champion else None
+    facts = read_shadow(champion_sha256, challenger_sha256)
     if facts is None:
-        return []
+        return ""
     agreed = f"in shadow, it agreed with the champion on {facts['agreed']:,} of {facts['pictures']:,} pictures since {facts['since']}"
-    return [f"{agreed}; their probabilities differ by {facts['mean_difference']:.3f} on average"]
+    return f"{agreed}; their probabilities differ by {facts['mean_difference']:.3f} on average"
 
 
 def measure_latency(predictors: Sequence["Predictor"], picture: "Path | Slice") -> list[float]:

@@ -13,8 +13,7 @@ from PIL import Image
 from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.core.files import read_json
-from pipeline.promotion.journal import Entry
-from pipeline.promotion.judging import read_shadow, shadow_path, shadow_sentences
+from pipeline.promotion.judging import read_shadow, shadow_path, shadow_sentence
 from pipeline.server import shadow as module
 from pipeline.server.engine import Answer, load_served
 from pipeline.server.shadow import Shadow, mean_difference
@@ -87,10 +86,9 @@ def test_agreement_is_counted_by_class_and_kept_for_the_gate(models):
     assert (facts["pictures"], facts["agreed"], facts["mean_difference"]) == (30, agreed, pytest.approx(difference, abs=1e-6))
     assert sum(row["pictures"] for row in facts["answers"] if row["champion"] == row["challenger"]) == agreed
     assert sum(row["pictures"] for row in facts["answers"]) == 30
-    champion = Entry("2026-11-27T03:00:00Z", "PROMOTE", "the first", "first", models[0].sha256, None, "key")
     sentence = f"in shadow, it agreed with the champion on {agreed} of 30 pictures since {facts['since']}; their probabilities differ by"
-    assert [text.startswith(sentence) for text in shadow_sentences(models[1].sha256, champion)] == [True]
-    assert shadow_sentences("0" * 64, champion) == shadow_sentences(models[1].sha256, None) == []
+    assert shadow_sentence(models[0].sha256, models[1].sha256).startswith(sentence)
+    assert shadow_sentence(models[1].sha256, models[0].sha256) == ""
 
 
 def test_a_server_that_starts_again_and_another_one_add_to_the_same_file(models):
