@@ -1,7 +1,12 @@
-"""Two champions in a project of their own, a server that follows them, and a swap and a rollback while it answers.
+"""Two champions in a project of their own, and the change from one to the other while a server answers.
 
-`python -m bench.champions MODEL_FOLDER` swaps back and forth while one client asks, and prints what it saw. `bench/serving.py`
-swaps under load.
+    python -m bench.champions make MODEL_FOLDER PROJECT    a project without stages that keeps that model, its champion, and a variant
+    python -m bench.champions swap PROJECT [ROLLBACK]      an entry of its journal makes the other one the champion
+    python -m bench.champions watch MODEL_FOLDER           one client asks while the champion changes; prints what it saw
+
+Under load, in the project that `make` made:
+
+    python bench/serving.py --minutes 5 --swap "python -m bench.champions swap ." --rollback "python -m bench.champions swap . ROLLBACK"
 """
 
 import argparse
@@ -21,7 +26,7 @@ from typing import Any
 
 from pipeline.core.files import read_json, sha256_of_file
 from pipeline.networks.artifact import GOLDEN, write_facts, write_golden
-from pipeline.promotion.journal import JOURNAL, Entry, Verdict, champion, champion_dir, next_time, now, read_journal
+from pipeline.promotion.journal import CHAMPIONS, JOURNAL, Entry, Verdict, append, champion, champion_dir, next_time, now, read_journal
 
 LOOK_SECONDS = 0.5
 
@@ -60,8 +65,6 @@ def make_project(project: Path, folder: Path) -> tuple[str, str]:
 
 def promote(project: Path, sha256: str, verdict: Verdict = "PROMOTE") -> None:
     """Make a model the champion of a project: append an entry to its journal, whole or not at all, as the commands do."""
-    from pipeline.promotion.journal import append
-
     path = project / JOURNAL
     entries = read_journal(path)
     before = champion(entries)
@@ -105,7 +108,7 @@ def ask(session: Any, address: str, picture: bytes) -> tuple[int, str]:
     return answer.status_code, answer.headers.get("X-Model-SHA256", "")
 
 
-def measure(folder: Path, swaps: int) -> dict[str, Any]:
+def watch(folder: Path, swaps: int) -> dict[str, Any]:
     """Ask one picture after the other while the champion changes that many times. Return what was seen."""
     import io
 
@@ -135,9 +138,34 @@ def measure(folder: Path, swaps: int) -> dict[str, Any]:
     return {"statuses": statuses, "models_seen": len(seen), "slowest_ms": round(1000 * slowest, 1), "following": following}
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="a model folder")
-    parser.add_argument("--swaps", type=int, default=2)
+def swap(project: Path, verdict: Verdict) -> str:
+    """Make the other one of a project's two champions the champion. Return its sha256."""
+    before = champion(read_journal(project / JOURNAL))
+    sums = sorted(sha256_of_file(path) for path in (project / CHAMPIONS).glob("*/model.onnx"))
+    other = next(sha256 for sha256 in sums if before is None or sha256 != before.sha256)
+    promote(project, other, verdict)
+    return other
+
+
+def main() -> None:
+    """Run one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    for name, folders in {"make": ("folder", "project"), "swap": ("project",), "watch": ("folder",)}.items():
+        command = commands.add_parser(name)
+        for folder in folders:
+            command.add_argument(folder, type=lambda text: Path(text).resolve())
+    commands.choices["swap"].add_argument("verdict", choices=("PROMOTE", "ROLLBACK"), nargs="?", default="PROMOTE")
+    commands.choices["watch"].add_argument("--swaps", type=int, default=2)
     given = parser.parse_args()
-    print(json.dumps(measure(given.folder.resolve(), given.swaps), indent=2))
+    if given.command == "make":
+        given.project.mkdir(parents=True, exist_ok=True)
+        print(*make_project(given.project, given.folder))
+    elif given.command == "swap":
+        print(swap(given.project, given.verdict))
+    else:
+        print(json.dumps(watch(given.folder, given.swaps), indent=2))
+
+
+if __name__ == "__main__":
+    main()
