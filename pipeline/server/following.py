@@ -1,5 +1,6 @@
 """Following the champion: who it is, whether its model may answer, and the exchange of the model that answers, while requests come in."""
 
+import ctypes
 import logging
 import signal
 import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 _LOG = logging.getLogger("pipeline.server")
+_TRIMS = 3  # looks after which memory goes back to the system, from a swap on: the model before may still answer at the first
 _LONGEST_PAUSE = 600.0  # seconds until a model that failed is tried again: a restore may ask a DVC remote
 
 
@@ -127,7 +129,7 @@ class Follower:
         """`load`: from a sha256 and a version to a checked model, see `load_checked`; `find`: says who the champion is."""
         self._engine, self._load, self._seconds, self._find = engine, load, seconds, find
         self._status = Status(golden=golden_note(engine.model.folder))
-        self._failed, self._pause, self._next_try = "", 0.0, 0.0
+        self._failed, self._pause, self._next_try, self._trims = "", 0.0, 0.0, 0
         self._woken, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
 
@@ -166,6 +168,9 @@ class Follower:
         except Exception as error:  # whatever it is, the model before goes on answering
             self._fail(found, str(error) if isinstance(error, PipelineError) else f"{type(error).__name__}: {error}")
         self._status.looked = time.time()
+        if self._trims:
+            self._trims -= 1
+            return_memory()
 
     def collect(self) -> "Iterator[Metric]":
         """The figures for Prometheus: register the follower itself."""
@@ -196,7 +201,7 @@ class Follower:
             raise PipelineError(f"{loaded.folder}: is the model {loaded.sha256[:SHORT]}, not {sha256[:SHORT]}; run `dvc checkout`")
         before = self._engine.model.sha256
         self._engine.swap(loaded)
-        self._status.golden = golden_note(loaded.folder)
+        self._status.golden, self._trims = golden_note(loaded.folder), _TRIMS
         self._status.swaps += 1
         self._clear()
         _LOG.warning("the champion %s answers, in place of %s", sha256[:SHORT], before[:SHORT])
@@ -225,6 +230,12 @@ class Follower:
         if fault != self._status.fault:
             _LOG.error("%s; the model %s goes on answering", fault, self._engine.model.sha256[:SHORT])
         self._status.fault = fault
+
+
+def return_memory() -> None:
+    """Give freed memory back to the system. glibc keeps that of a model in each thread's heap, so that every swap would need more."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def wake_on_hangup(follower: Follower) -> None:

@@ -14,14 +14,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import read_json, sha256_of_file, write_json
-from pipeline.networks.artifact import write_golden
+from pipeline.networks.artifact import write_facts, write_golden
 from pipeline.promotion.champions import find_kept
 from pipeline.promotion.journal import Entry, append, champion_dir
 from pipeline.server import following
 from pipeline.server.engine import Engine, Limits
 from pipeline.server.following import Champion, Follower, find_champion, golden_note, load_checked, wake_on_hangup
 from tests.servers import serving
-from tests.stored import SIZE, write_model
+from tests.stored import SIZE, linear_graph, write_model
 
 LIMITS = Limits(batch=2)
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
@@ -315,3 +315,40 @@ def test_a_model_in_the_place_of_another_one_is_refused(champions, engine):
     follower = Follower(engine, lambda sha256, version: load(champions[0]))
     follower.look()
     assert (engine.model.sha256, f"not {champions[1][:16]}" in follower.status["fault"]) == (champions[0], True)
+
+
+@pytest.mark.slow
+def test_the_memory_of_the_process_does_not_grow_over_twenty_swaps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [f"class {number}" for number in range(100)]
+    sums = []
+    for seed in range(2):
+        folder = tmp_path / f"seed {seed}"
+        folder.mkdir()
+        facts = {"class_names": names, "preprocessing": {"image_size": 128, "crop": 1.0, "interpolation": "bicubic"}}
+        write_facts(folder, linear_graph(128, len(names), seed), facts, [{"epoch": 0}])  # 20 MB
+        sums.append(sha256_of_file(folder / "model.onnx"))
+        champion_dir(sums[-1]).parent.mkdir(exist_ok=True)
+        folder.rename(champion_dir(sums[-1]))
+    engine, present = Engine(load(sums[0]), LIMITS), [sums[0]]
+    follower = Follower(engine, load, find=lambda: Champion(present[0]))
+    pixels, used = np.zeros((128, 128, 3), np.uint8), []
+
+    async def answer_some():
+        await asyncio.gather(*(engine.answer(pixels) for _ in range(10)))
+
+    for number in range(1, 21):
+        present[0] = sums[number % 2]
+        follower.look()
+        asyncio.run(answer_some())
+        follower.look()
+        used.append(megabytes())
+    engine.close()
+    assert follower.status["swaps"] == 20
+    assert max(used[10:]) < max(used[:5]) + 10  # half a model; 20 models that are kept are 400 MB
+
+
+def megabytes():
+    """The memory of this process."""
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("VmRSS:")).split()[1]) / 1024
