@@ -37,10 +37,7 @@ TEST_IMPORTS = {
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
     "mypy": ("Makefile", "mypy"),
-    **{
-        name: ("pyproject.toml", 'serve = ["fastapi')
-        for name in ("fastapi", "httptools", "prometheus-client", "python-multipart", "uvicorn")
-    },
+    **dict.fromkeys(("fastapi", "httptools", "prometheus-client", "python-multipart", "uvicorn"), ("pyproject.toml", 'serve = ["fastapi')),
     "openvino": ("pyproject.toml", "openvino = ["),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),
