@@ -4,11 +4,12 @@
     python bench/serving.py --model models/finetuned --seconds 60
     python bench/serving.py --minutes 5 --swap "pipeline promote finetuned --force" --rollback "pipeline rollback"
 
-Run it in the root of a project. One upload in a hundred is broken. Prints the rate, p50 and p99 in milliseconds, the peak of the memory, the
-requests without an answer, the HTTP answers by status, and the ratios. With `--minutes`, our server alone is driven for so long, its memory
-is printed every tenth of the time, and the commands of `--swap` and `--rollback` run after one and two thirds of it. The exit code is 1 if a
-goal is missed: if a request was lost, if there was a 5xx other than 503, or if memory grew by more than a tenth from the first to the second
-half.
+Run it in the root of a project. One upload in a hundred is broken. Prints the rate, p50 and p99 in milliseconds, the peak of the memory,
+the requests without an answer, the HTTP answers by status, and the ratios. With `--minutes`, our server alone is driven for so long, its
+memory is printed every tenth of the time, and the commands of `--swap` and `--rollback` run after one and two thirds of it.
+
+The exit code is 1 if a goal is missed, if a request was lost, if there was a 5xx other than 503, or if memory grew by more than a tenth
+from the first to the second half.
 """
 
 import argparse

@@ -104,17 +104,31 @@ def serve(parsed: argparse.Namespace) -> None:
 def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":
     """The engine with the model loaded, and the limits."""
     from pipeline.core.hardware import usable_cpus
+<<<<<<< HEAD
     from pipeline.server.app import Settings
     from pipeline.server.engine import Engine, Limits
     from pipeline.server.following import load_checked
+=======
+    from pipeline.server.engine import Engine, Limits, load_served
+
+    threads = parsed.threads or usable_cpus()
+    # Loaded before the other modules: its peak of memory is over when they come. Several runs at a time in one thread each answer as many
+    # pictures as one run in several threads, and more of a small network.
+    served = load_served(name, folder, threads=1)
+
+    from pipeline.server.app import Settings
+>>>>>>> serve
     from pipeline.server.listening import Connections
     from pipeline.server.uploads import Bounds
 
-    threads = parsed.threads or usable_cpus()
+    engine = Engine(served, Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
+<<<<<<< HEAD
     # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
     limits = Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads)
     engine = Engine(load_checked(name, folder, 1, limits), limits)
+=======
+>>>>>>> serve
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
     return engine, Settings(bounds, token, decoders=threads), connections
 

@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("fastapi", "httptools", "numpy", "onnxruntime", "pillow", "prometheus-client", "python-multipart", "pyyaml", "uvicorn")
+PACKAGES = ("fastapi", "httptools", "numpy", "onnxruntime", "pillow", "prometheus-client", "python-multipart", "ruamel-yaml", "uvicorn")
 _TEMPLATE = """\
 # A server for one model, one process per container; more copies are more containers.
 FROM python:{python}-slim
