@@ -12,6 +12,8 @@ from pipeline.commands.live import add_live_arguments, attach
 from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from pipeline.server.app import Settings
     from pipeline.server.engine import Engine
     from pipeline.server.listening import Connections
@@ -96,51 +98,45 @@ def serve(parsed: argparse.Namespace) -> None:
         print(f"warning: {parsed.host} is reachable from other machines, and there is no token; set --token-file", file=sys.stderr)
     try:
         engine, settings, connections = _configure(parsed, name, folder, token)
+        app = _make_app(parsed, engine, settings)
     except ModuleNotFoundError as error:
         raise PipelineError(f"serve: {error.name} is not installed; run `pip install 'transfer-pipeline[serve]'`") from None
-    _listen(parsed, engine, settings, connections)
+    _listen(parsed, app, engine, connections)
 
 
 def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":
     """The engine with the model loaded, and the limits."""
     from pipeline.core.hardware import usable_cpus
-<<<<<<< HEAD
-    from pipeline.server.app import Settings
     from pipeline.server.engine import Engine, Limits
     from pipeline.server.following import load_checked
-=======
-    from pipeline.server.engine import Engine, Limits, load_served
 
     threads = parsed.threads or usable_cpus()
+    limits = Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads)
     # Loaded before the other modules: its peak of memory is over when they come. Several runs at a time in one thread each answer as many
     # pictures as one run in several threads, and more of a small network.
-    served = load_served(name, folder, threads=1)
+    engine = Engine(load_checked(name, folder, 1, limits), limits)
 
     from pipeline.server.app import Settings
->>>>>>> serve
     from pipeline.server.listening import Connections
     from pipeline.server.uploads import Bounds
 
-    engine = Engine(served, Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
-<<<<<<< HEAD
-    # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
-    limits = Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads)
-    engine = Engine(load_checked(name, folder, 1, limits), limits)
-=======
->>>>>>> serve
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
     return engine, Settings(bounds, token, decoders=threads), connections
 
 
-def _listen(parsed: argparse.Namespace, engine: "Engine", settings: "Settings", connections: "Connections") -> None:
+def _make_app(parsed: argparse.Namespace, engine: "Engine", settings: "Settings") -> "FastAPI":
     from pipeline.server.app import create_app
-    from pipeline.server.listening import bind, make_server
     from pipeline.server.metrics import Metrics
 
     metrics = Metrics(engine)
     live = attach(parsed, engine, metrics, threads=1)
-    app = create_app(engine, settings, (), live.observers, live.on_start, live.on_stop, metrics, live.status)
+    return create_app(engine, settings, (), live.observers, live.on_start, live.on_stop, metrics, live.status)
+
+
+def _listen(parsed: argparse.Namespace, app: "FastAPI", engine: "Engine", connections: "Connections") -> None:
+    from pipeline.server.listening import bind, make_server
+
     with bind(parsed.host, parsed.port) as listening:
         host, port = listening.getsockname()[:2]
         print(f"{engine.model.name} {engine.model.sha256[:16]} answers at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

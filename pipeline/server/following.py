@@ -18,7 +18,6 @@ from pipeline.networks.artifact import GOLDEN, golden_fault
 from pipeline.promotion.champions import CHAMPION
 from pipeline.promotion.journal import JOURNAL, SHORT, champion, read_journal
 from pipeline.server.engine import Engine, Limits, Served, load_served
-from pipeline.tracking.registry import ask_alias
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -48,6 +47,8 @@ def find_champion() -> Champion:
     sha256 in DVC, for which it needs the same `git pull` that brings the journal. The alias decides where the journal has no champion, as
     in an image that contains models alone. Raises PipelineError if the journal is damaged, or if there is none and MLflow does not answer.
     """
+    from pipeline.tracking.registry import ask_alias  # the image of a server with a model of its own does not have what this needs
+
     entry = champion(read_journal())
     try:
         alias = ask_alias(CHAMPION)

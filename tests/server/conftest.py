@@ -2,10 +2,13 @@
 
 import pytest
 
+from pipeline.networks.artifact import write_golden
 from tests.stored import write_model
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     """The folder of a small stored model. It is shared: do not write there."""
-    return write_model(tmp_path_factory.mktemp("served") / "model")
+    folder = write_model(tmp_path_factory.mktemp("served") / "model")
+    write_golden(folder, 1)
+    return folder

@@ -35,6 +35,7 @@ from pipeline.server.listening import make_server
 
 parsed = make_parser().parse_args(["serve", "--model", folder])
 engine, settings, connections = serve._configure(parsed, *find_served(parsed.model, Path()), None)
+serve._make_app(parsed, engine, settings)
 app = create_app(engine, settings)
 make_server(app, connections).config.load()
 app.openapi()
