@@ -101,7 +101,7 @@ def serve(parsed: argparse.Namespace) -> None:
         app = _make_app(parsed, engine, settings)
     except ModuleNotFoundError as error:
         raise PipelineError(f"serve: {error.name} is not installed; run `pip install 'transfer-pipeline[serve]'`") from None
-    _listen(parsed, app, engine, connections)
+    _listen(parsed, engine, app, connections)
 
 
 def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":
@@ -134,7 +134,7 @@ def _make_app(parsed: argparse.Namespace, engine: "Engine", settings: "Settings"
     return create_app(engine, settings, (), live.observers, live.on_start, live.on_stop, metrics, live.status)
 
 
-def _listen(parsed: argparse.Namespace, app: "FastAPI", engine: "Engine", connections: "Connections") -> None:
+def _listen(parsed: argparse.Namespace, engine: "Engine", app: "FastAPI", connections: "Connections") -> None:
     from pipeline.server.listening import bind, make_server
 
     with bind(parsed.host, parsed.port) as listening:
