@@ -39,7 +39,9 @@ TEST_IMPORTS = {
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
     "mypy": ("Makefile", "mypy"),
-    **dict.fromkeys(("fastapi", "httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"), ("pyproject.toml", 'serve = ["fastapi')),
+    **dict.fromkeys(
+        ("fastapi", "httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"), ("pyproject.toml", 'serve = ["fastapi')
+    ),
     "openvino": ("pyproject.toml", "openvino = ["),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),

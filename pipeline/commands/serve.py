@@ -90,8 +90,8 @@ def serve(parsed: argparse.Namespace) -> None:
     if parsed.dockerfile:
         from pipeline.server.docker import dockerfile, instructions
 
-        print(dockerfile(folder))
-        print(instructions(), file=sys.stderr)
+        print(dockerfile(_below_root(folder)), end="")
+        print(instructions(parsed.model), file=sys.stderr)
         return
     token = _read_token(parsed)
     if token is None and not _is_loopback(parsed.host):
@@ -102,6 +102,14 @@ def serve(parsed: argparse.Namespace) -> None:
     except ModuleNotFoundError as error:
         raise PipelineError(f"serve: {error.name} is not installed; run `pip install 'transfer-pipeline[serve]'`") from None
     _listen(parsed, engine, app, connections)
+
+
+def _below_root(folder: Path) -> Path:
+    """The folder as a path below the project's root. Raises PipelineError."""
+    try:
+        return folder.resolve().relative_to(Path.cwd().resolve())
+    except ValueError:
+        raise PipelineError(f"{folder}: is not in the project, from which docker copies it; name a model of the project") from None
 
 
 def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":

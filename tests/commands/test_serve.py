@@ -63,3 +63,15 @@ def test_an_address_that_is_taken_is_one_sentence(model_folder_of, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as exit_code:
         model_folder_of("127.0.0.1", "--port", str(taken.getsockname()[1]))
     assert (exit_code.value.code, "cannot listen there" in capsys.readouterr().err) == (1, True)
+
+
+def test_a_dockerfile_is_printed_for_a_model_of_the_project_and_refused_for_another(model_folder_of, tmp_path, monkeypatch, capsys):
+    model_folder_of("127.0.0.1", "--dockerfile")
+    printed = capsys.readouterr()
+    assert "\nCOPY model model\n" in printed.out
+    assert [line.split()[0] for line in printed.err.splitlines()] == ["pipeline", "docker"]
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
+    with pytest.raises(SystemExit):
+        model_folder_of("127.0.0.1", "--dockerfile")
+    assert "is not in the project" in capsys.readouterr().err

@@ -91,6 +91,6 @@ def test_the_dockerfile_runs_one_server_as_a_user_without_rights(model_folder):
     assert all(re.search(rf"^    {re.escape(name)}==\d", "\n".join(lines), re.MULTILINE) for name in PACKAGES)
     assert "--workers" not in "".join(lines)
     assert lines[-1].startswith('ENTRYPOINT ["python", "-m", "pipeline", "serve", "--model", "/srv/model"')
-    build, run = instructions().splitlines()
+    build, run = instructions(None).splitlines()
     assert build.startswith("pipeline serve --dockerfile | docker build")
     assert "--read-only" in run
