@@ -101,6 +101,7 @@ def fakes():
         "pipeline.promotion.judging": {
             "choose_challenger": lambda params: params.challenger,
             "prepare": prepare,
+            "shadow_sentence": lambda *_: Path("shadow").read_text() if Path("shadow").is_file() else "",
             "judgement_key": lambda *keys: sha256_of_json([*keys[:3], keys[4]]),
         },
         "pipeline.report.decisions": {"write_decisions": lambda folder, entries: write_json(folder / "decision.json", entries[-1])},

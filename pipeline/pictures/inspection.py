@@ -114,7 +114,16 @@ def inspect_all(files: Mapping[str, Path | Slice]) -> dict[str, Inspection]:
 def wrong_suffix(name: str, picture_format: str) -> bool:
     """Whether a file's suffix belongs to a format other than its own. A name without a suffix is not wrong."""
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix not in ("", *_SUFFIXES["JPEG" if picture_format == "MPO" else picture_format])
+    return suffix not in ("", *_suffixes(picture_format))
+
+
+def usual_suffix(picture_format: str) -> str:
+    """The suffix of most files of a format, which is named in Pillow's words."""
+    return _suffixes(picture_format)[0]
+
+
+def _suffixes(picture_format: str) -> tuple[str, ...]:
+    return _SUFFIXES["JPEG" if picture_format == "MPO" else picture_format]
 
 
 def exact_duplicates(infos: Mapping[str, PictureInfo]) -> list[list[str]]:

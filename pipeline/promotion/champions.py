@@ -65,19 +65,22 @@ def restore(sha256: str) -> Path:
 
 
 def champion_model() -> Path | None:
-    """Return the model folder of the journal's champion, restored if it is missing; None if there is no champion yet.
+    """Return the model folder of the journal's champion, as `find_kept` does; None if there is no champion yet. Raises PipelineError."""
+    entry = champion(read_journal())
+    return find_kept(entry.sha256) if entry else None
+
+
+def find_kept(sha256: str) -> Path:
+    """Return the folder of the champion whose model.onnx has this sha256, restored if it is missing.
 
     Only the files that answer are compared, model.onnx and its tensors if they are beside it: a prediction starts with it. Raises
     PipelineError.
     """
-    entry = champion(read_journal())
-    if entry is None:
-        return None
-    folder = champion_dir(entry.sha256)
-    sums = {"model.onnx": entry.sha256, "model.onnx.data": read_value(folder / "model.json", "data_sha256")}
-    files = [(folder / name, sha256) for name, sha256 in sums.items() if sha256]
-    is_whole = all(path.is_file() and sha256_of_file(path) == sha256 for path, sha256 in files)
-    return folder if is_whole else restore(entry.sha256)
+    folder = champion_dir(sha256)
+    sums = {"model.onnx": sha256, "model.onnx.data": read_value(folder / "model.json", "data_sha256")}
+    files = [(folder / name, expected) for name, expected in sums.items() if expected]
+    is_whole = all(path.is_file() and sha256_of_file(path) == expected for path, expected in files)
+    return folder if is_whole else restore(sha256)
 
 
 def find_served(named: str | None, here: Path) -> tuple[str, Path]:

@@ -41,7 +41,8 @@ class Params(Section):  # section `gate` of params.yaml
 class Candidate:
     """A model before the gate: what it answered on the judged pictures, in one order for both, and its measures.
 
-    `megabytes`: of model.onnx; `milliseconds`: per picture, both measured in turn; None if not measured.
+    `megabytes`: of model.onnx; `milliseconds`: per picture, both measured in turn; None if not measured; `shadow`: a sentence about the
+    challenger in the champion's shadow, which is a note and decides nothing; empty if it was in none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Candidate:
     rows: Rows
     megabytes: float
     milliseconds: float | None
+    shadow: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ class Judgement:
     `look`: its number at this test set, from 1; `alpha`: the one-sided level of this look.
     `classes`: a row per class: `class`, `pictures`, `challenger` and `champion` (recall), `p` (adjusted), `passed` (None: not judged).
     `test`: `sha256`, and the numbers of `pictures`, of those that are `judged` and of their `groups`. `old`: the same comparison on the
-    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing and test set.
+    champion's own test pictures, None if they are all or none; `notes`: sentences about classes, preprocessing, test set
+    and shadow.
     """
 
     verdict: Literal["PROMOTE", "HOLD", "REJECT", "PENDING"]

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import atomic_dir, cache_dir, read_json, read_table, sha256_of_json, table_rows
+from pipeline.core.files import atomic_dir, cache_dir, read_json, read_table, read_value, sha256_of_json, table_rows
 from pipeline.core.params import BASELINE, PARAMS, model_names, nearest, read_threads
 from pipeline.promotion import gate
 from pipeline.promotion.champions import MODELS, RESULTS, TEST, read_tested, restore, write_test
@@ -61,6 +63,7 @@ def prepare(challenger: str, champion: Entry | None) -> tuple[gate.Candidate, ga
     first = _candidate(challenger, sha256, facts[0], RESULTS / challenger, _in_order(own, judged), milliseconds[0])
     if champion is None:
         return first, None, gate.TestSet(test_sha256, frozenset(), learned=len(learned))
+    first = replace(first, shadow=shadow_sentence(champion.sha256, sha256))
     stored = folders[1] / RESULTS
     tested, present = ({row["sha256"] for row in table_rows(stored / TEST)}, {picture.sha256 for picture in pictures})
     rows = _rows_of_champion(folders[1], pictures, f"{folders[1].name}-{test_sha256[:SHORT]}", facts[1]["class_names"], threads)
@@ -82,6 +85,41 @@ class Timed(Protocol):
     def preprocessing(self) -> "Preprocessing": ...
 
     def predict_pixels(self, pixels: Any) -> Any: ...
+
+
+def shadow_path(champion_sha256: str, challenger_sha256: str) -> Path:
+    """Return the file in which a server counts how often a challenger in its shadow agrees with the champion."""
+    return cache_dir("shadow") / f"{champion_sha256[:SHORT]}-{challenger_sha256[:SHORT]}.json"
+
+
+def read_shadow(champion_sha256: str, challenger_sha256: str) -> dict[str, Any] | None:
+    """Return the content of that file; None if it is missing, damaged, or about other models.
+
+    `since`, `until`: times, as the journal writes them; `pictures`, `agreed`: how many; `mean_difference`: of the probabilities, absolute;
+    `answers`: a row per pair of classes that the two predict, `champion`, `challenger`, and the number of `pictures`.
+    """
+    facts = read_value(shadow_path(champion_sha256, challenger_sha256))
+    try:
+        rows = [(str(row["champion"]), str(row["challenger"]), int(row["pictures"])) for row in facts["answers"]]
+        counted = sum(row[2] for row in rows), sum(row[2] for row in rows if row[0] == row[1])
+        is_whole = counted == (facts["pictures"], facts["agreed"]) and counted[0] > 0 and float(facts["mean_difference"]) >= 0
+        is_theirs = (facts["champion"], facts["challenger"]) == (champion_sha256, challenger_sha256)
+        datetime.fromisoformat(facts["since"])
+    except (TypeError, KeyError, ValueError):
+        return None
+    return dict(facts) if is_whole and is_theirs else None
+
+
+def shadow_sentence(champion_sha256: str, challenger_sha256: str) -> str:
+    """Return what servers found out about the challenger in the champion's shadow; empty if it was in none.
+
+    It is evidence for a person, and decides nothing: the pictures have no labels.
+    """
+    facts = read_shadow(champion_sha256, challenger_sha256)
+    if facts is None:
+        return ""
+    agreed = f"in shadow, it agreed with the champion on {facts['agreed']:,} of {facts['pictures']:,} pictures since {facts['since']}"
+    return f"{agreed}; their probabilities differ by {facts['mean_difference']:.3f} on average"
 
 
 def measure_latency(predictors: Sequence[Timed], picture: "Path | Slice", at_once: int = 1) -> list[float]:

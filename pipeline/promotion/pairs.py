@@ -240,7 +240,7 @@ def _class_p(pair: Pair, members: Array) -> float:
 
 
 def notes(challenger: "Candidate", champion: "Candidate | None", test: "TestSet", pair: Pair, classes: Classes) -> list[str]:
-    """Sentences about test set, classes and preprocessing."""
+    """Sentences about test set, classes, preprocessing and shadow."""
     known = set(pair.labels.tolist())
     sentences = [
         _counted(
@@ -271,7 +271,7 @@ def notes(challenger: "Candidate", champion: "Candidate | None", test: "TestSet"
         ]
         keys = sorted({*challenger.preprocessing, *champion.preprocessing})
         other = [key for key in keys if challenger.preprocessing.get(key) != champion.preprocessing.get(key)]
-        sentences.append(f"the preprocessing of the two models differs: {', '.join(other)}" if other else "")
+        sentences += [f"the preprocessing of the two models differs: {', '.join(other)}" if other else "", challenger.shadow]
     return [sentence for sentence in sentences if sentence]
 
 

@@ -240,7 +240,7 @@ def judge_and_keep(params: Params, options: Options, model: str | None = None) -
 def decide(params: Params, model: str | None = None) -> Decision:
     """Judge the challenger of `params`, or a model by name, against the journal's champion. Changes nothing. Raises PipelineError."""
     from pipeline.networks.artifact import read_facts
-    from pipeline.promotion.judging import choose_challenger, judgement_key
+    from pipeline.promotion.judging import choose_challenger, judgement_key, shadow_sentence
 
     entries = read_journal()
     name = model or choose_challenger(params)
@@ -258,7 +258,7 @@ def decide(params: Params, model: str | None = None) -> Decision:
         raise PipelineError(f"results/{name}/scores.json: names no test pictures; run `dvc repro`")
     key = judgement_key(sha256, present.sha256 if present else None, tested, params, is_stale)
     if known := next((entry for entry in reversed(entries) if entry.key == key and entry.judgement is not None), None):
-        return _decided_before(entries, known, name)
+        return _decided_before(entries, known, name, shadow_sentence(present.sha256, sha256) if present else "")
     return _judge(entries, name, sha256, key, age, params)
 
 
@@ -282,12 +282,15 @@ def _judge(entries: Sequence[Entry], name: str, sha256: str, key: str, age: floa
     return Decision(judgement.verdict, name, [judgement.reason, *judgement.notes], facts, entry)
 
 
-def _decided_before(entries: Sequence[Entry], known: Entry, name: str) -> Decision:
-    """The decision that the journal has of the same judgement. A PENDING that was overtaken is a HOLD, and so is a lost PROMOTE."""
+def _decided_before(entries: Sequence[Entry], known: Entry, name: str, shadow: str) -> Decision:
+    """The decision that the journal has of the same judgement. A PENDING that was overtaken is a HOLD, and so is a lost PROMOTE.
+
+    `shadow`: what a server found out meanwhile, a sentence, or empty.
+    """
     verdict = known.verdict
     if verdict == "PROMOTE" or (verdict == "PENDING" and known is not open_request(entries)):
         verdict = "HOLD"
-    return Decision(verdict, name, [f"judged on {known.time}, {known.verdict}: {known.reason}"], known.judgement)
+    return Decision(verdict, name, [f"judged on {known.time}, {known.verdict}: {known.reason}", *filter(None, [shadow])], known.judgement)
 
 
 def open_request(entries: Sequence[Entry]) -> Entry | None:

@@ -1,6 +1,7 @@
 """MLflow's model registry: one version per stored model, and the aliases that say which of them is the champion."""
 
 import json
+import os
 import re
 import tempfile
 import uuid
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_dir, cache_dir, sha256_of_file, sha256_of_json
-from pipeline.tracking.connection import EXPERIMENT, RunLocked, connect, creation_lock, hide_secrets, mlflow_errors, tracking_uri
+from pipeline.tracking.connection import (
+    EXPERIMENT,
+    RunLocked,
+    connect,
+    creation_lock,
+    error_line,
+    hide_secrets,
+    mlflow_errors,
+    tracking_uri,
+)
 from pipeline.tracking.internals import write_beside_others
 from pipeline.tracking.publish import SUPERSEDED, kept_model, log_stored_model
 from pipeline.tracking.runs import KEY, MODEL, REQUEST
@@ -28,6 +38,7 @@ _CURE = "run `pipeline retrain`"  # it makes up for what is undone
 _TAG_LENGTH = 5000  # the lowest limit of any MLflow, in characters; a reason that somebody typed may be longer
 _SHORT = 16  # digits of a sha256 in a line
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
+_NO_ALIAS = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # a server's words for no such model, and for no such alias
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,36 @@ def check_registry(aliases: Mapping[str, str | None], deep: bool = False) -> lis
             elif deep and number and sha256 and (fault := _stored_fault(number, sha256)):
                 lines.append(f"{EXPERIMENT}@{alias}: {fault}")
         return lines
+
+
+def ask_alias(alias: str, seconds: float = 3.0) -> tuple[str, str] | None:
+    """Return the sha256 and the number of the version that an alias names, asked of MLflow's server by its REST API, without MLflow.
+
+    A process that answers pictures has no room for MLflow. None if MLFLOW_TRACKING_URI is not the address of a server, if there is no such
+    alias, or if this project did not register its version. Raises PipelineError if the server does not answer, within so many seconds.
+    """
+    uri, variables = tracking_uri(), {name: os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD", "TOKEN")}
+    if not uri.startswith(("http://", "https://")):
+        return None
+    import requests
+
+    try:
+        response = requests.get(
+            f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/alias",
+            params={"name": EXPERIMENT, "alias": alias},
+            auth=(variables["USERNAME"], variables["PASSWORD"]) if variables["USERNAME"] else None,
+            headers={"Authorization": f"Bearer {variables['TOKEN']}"} if variables["TOKEN"] and not variables["USERNAME"] else None,
+            timeout=seconds,
+        )
+        answer = response.json()
+        if answer.get("error_code") in _NO_ALIAS:
+            return None
+        response.raise_for_status()
+        version = answer["model_version"]
+        tags = {tag["key"]: tag["value"] for tag in version.get("tags", ())}
+        return (str(tags[MODEL]), str(version["version"])) if MODEL in tags else None
+    except (requests.RequestException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(f"{error_line(error)}; start the server") from None
 
 
 class _NoModel(Exception):  # noqa: N818 - no fault

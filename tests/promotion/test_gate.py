@@ -259,6 +259,15 @@ def test_a_changed_test_set_and_other_preprocessing_are_noted():
     assert (judgement.old["pictures"], judgement.old["challenger"], judgement.old["difference"]) == (200, 0.975, 0.175)
 
 
+def test_what_a_shadow_showed_is_the_last_note_and_changes_nothing_else():
+    challenger, champion = two(300, range(5), range(5, 45), preprocessing={"image_size": 128})
+    without = decided(challenger, champion)
+    judgement = decided(replace(challenger, shadow="in shadow, it never agreed"), champion)
+    assert judgement.notes == [*without.notes, "in shadow, it never agreed"]
+    assert len(without.notes) == 1
+    assert replace(judgement, notes=without.notes) == without
+
+
 def test_pictures_of_a_group_are_one_draw():
     groups = [f"video {number // 10}" for number in range(300)]
     single, grouped = (decided(*two(300, [], range(40), each), params=changed(ece=None)) for each in (None, groups))

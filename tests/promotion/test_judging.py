@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import read_table
+from pipeline.core.files import read_table, write_json
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import sha256_of_pictures, write_manifest
 from pipeline.promotion import champions, gate, judging
@@ -48,6 +48,27 @@ def test_at_an_equal_test_set_both_have_the_rows_that_were_stored(champion):
     assert test == gate.TestSet(sha256_of_pictures(pictures), frozenset(picture.image_id for picture in pictures))
     assert not Path(".cache/rescored").exists()
     assert min(first.milliseconds, second.milliseconds) > 0
+
+
+def test_what_a_server_counted_in_the_shadow_is_a_sentence_of_the_challenger(champion):
+    write_test_pictures(range(12))
+    sha256 = write_scored("next", seed=1)
+    facts = {
+        "champion": champion.sha256, "challenger": sha256, "since": "2026-11-27T03:00:00Z", "until": "2026-11-28T03:00:00Z",
+        "pictures": 1000, "agreed": 981, "mean_difference": 0.01234,
+        "answers": [
+            {"champion": "ants", "challenger": "ants", "pictures": 981},
+            {"champion": "ants", "challenger": "bees", "pictures": 19},
+        ],
+    }  # fmt: skip
+    path = judging.shadow_path(champion.sha256, sha256)
+    write_json(path, facts)
+    first, second, _ = prepare("next", champion)
+    expected = "in shadow, it agreed with the champion on 981 of 1,000 pictures since 2026-11-27T03:00:00Z; "
+    assert (first.shadow, second.shadow) == (f"{expected}their probabilities differ by 0.012 on average", "")
+    for change in ({"agreed": 982}, {"champion": "0" * 64}, {"since": "then"}, {"mean_difference": "much"}, {"answers": None}):
+        write_json(path, facts | change)
+        assert judging.shadow_sentence(champion.sha256, sha256) == ""
 
 
 def test_without_a_champion_there_is_one_candidate(champion):

@@ -85,6 +85,15 @@ def test_each_decision_has_its_exit_code_is_entered_once_and_spends_one_look(dvc
     assert again("HOLD", b"three")[0]["reasons"][0] == "as the file says, look 2"
 
 
+def test_what_a_shadow_showed_since_is_said_with_the_older_decision(dvc):
+    again()
+    again("PENDING", b"two")
+    Path("shadow").write_text("in shadow, it agreed on 90 of 100 pictures")
+    facts, outcome = again("PENDING")
+    assert facts["reasons"][1:] == ["in shadow, it agreed on 90 of 100 pictures"]
+    assert (outcome, len(read_journal())) == (Outcome.PENDING, 2)
+
+
 @pytest.mark.parametrize(
     ("stages", "expected"),
     [
