@@ -28,7 +28,7 @@ _EXAMPLES = f"""\
 examples:
   pipeline serve
   curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
-  {TOKEN}=… pipeline serve --host 0.0.0.0 --port 8080
+  {TOKEN}=… pipeline serve --host 10.0.0.7 --port 8080
   pipeline serve --dockerfile > Dockerfile"""
 
 

@@ -26,6 +26,7 @@ from pipeline.pictures.images import Array
 from pipeline.serving.predictor import Outputs, Predictor, open_model
 
 _LOG = logging.getLogger("pipeline.server")
+_BATCH_PIXELS = 8 * 128**2  # of a batch: the CPU gains nothing from more, and their layers take memory
 _ARENA_MAX = -8  # of malloc.h
 _MOST_CALLS, _MOST_HELD_BYTES = 256, 64 << 20  # that wait for listeners and observers, which must not fill the memory
 
@@ -220,8 +221,10 @@ class Engine:
     def _next_batch(self) -> list[_Job]:
         """The next pictures for one model, without those of clients that have gone."""
         batch: list[_Job] = []
+        side = self._jobs[0].pixels.shape[0]
+        most = max(1, min(self.limits.batch, _BATCH_PIXELS // side**2))
         share = -(-len(self._jobs) // max(1, self._idle))  # idle threads share what waits
-        while self._jobs and len(batch) < min(self.limits.batch, share):
+        while self._jobs and len(batch) < min(most, share):
             if self._jobs[0].future.done():
                 self._jobs.popleft()
             elif batch and self._jobs[0].model is not batch[0].model:

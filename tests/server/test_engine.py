@@ -246,3 +246,24 @@ def test_what_waits_for_listeners_holds_a_bounded_number_of_bytes():
     gate.set()
     background.stop(5)
     assert (called, background.dropped) == ([0, 1, 2], 2)
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(128, [1, 8, 2]), (224, [1, 2, 2, 2, 2, 2]), (512, [1] * 11)])
+def test_a_batch_of_large_pictures_is_smaller(served, side, sizes):
+    class Large(Held):
+        def run(self, pixels, *others):
+            return super().run(pixels[:, :SIZE, :SIZE], *others)
+
+    predictor = Large(served.predictor)
+    engine, pixels = Engine(replace(served, predictor=predictor)), np.zeros((side, side, 3), np.uint8)
+
+    async def work():
+        tasks = [asyncio.create_task(engine.answer(pixels))]
+        await begun(predictor)
+        tasks += [asyncio.create_task(engine.answer(pixels)) for _ in range(10)]
+        await asyncio.sleep(0)
+        predictor.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(engine, work)
+    assert predictor.sizes == sizes
