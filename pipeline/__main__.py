@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.commands import export, predict, promotion, schedule, search, show, stock, storage, upkeep
+from pipeline.commands import export, predict, promotion, schedule, search, serve, show, stock, storage, upkeep
 from pipeline.core.errors import PipelineError
 
 
@@ -26,6 +26,7 @@ _GROUPS = {
         show.add_audit,
         _command("verify", "check that each model file is the one that was scored and described, and the champion is the same everywhere",
                  lambda _: print("\n".join(promotion.verify_lines()))),
+        serve.add_serve,
         export.add_export,
         upkeep.add_data,
         promotion.add_retrain,

@@ -1,0 +1,227 @@
+"""The engine: one loaded model, a bounded queue of pictures, and micro-batches that a few threads run.
+
+Pictures that arrive while all threads are busy wait, and are run together. A thread that is idle waits for nobody.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.files import sha256_of_file
+from pipeline.pictures.images import Array
+from pipeline.serving.predictor import Outputs, Predictor, open_model
+
+_LOG = logging.getLogger("pipeline.server")
+_WAITING_FOR_LISTENERS = 256  # calls; more are dropped, because an observer must not fill the memory
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that is loaded and answers. `version`: in MLflow's registry, None if it is not known; `folder`: its model folder."""
+
+    name: str
+    sha256: str
+    version: str | None
+    folder: Path
+    predictor: Predictor
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to one picture.
+
+    `probs`: float32 (classes,); `unfamiliarity`: above 1 is unfamiliar; `features`: float32 (D,); both None if the model does not have
+    them; `model`: the one that answered; `queue_seconds`, `infer_seconds`: how long the picture waited, and how long its batch ran.
+    """
+
+    probs: Array
+    unfamiliarity: float | None
+    features: Array | None
+    model: Served
+    queue_seconds: float = 0.0
+    infer_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How the engine works: pictures per batch, seconds a batch waits for more, pictures in the queue, seconds to an answer, threads."""
+
+    batch: int = 8
+    wait_seconds: float = 0.005
+    queue: int = 64
+    deadline_seconds: float = 10.0
+    runners: int = 1
+
+
+class Overloaded(Exception):  # noqa: N818 - a state, which passes
+    """The queue is full. `retry_seconds`: when to try again."""
+
+    def __init__(self, retry_seconds: int) -> None:
+        super().__init__(f"the server is busy; try again in {retry_seconds} s")
+        self.retry_seconds = retry_seconds
+
+
+class Late(Exception):  # noqa: N818 - a state, which passes
+    """The deadline passed before the picture was answered."""
+
+
+def load_served(name: str, folder: Path, threads: int, version: str | None = None) -> Served:
+    """Load the model of a folder; each of its runs uses that many threads. Raises PipelineError."""
+    return Served(name, sha256_of_file(folder / "model.onnx"), version, folder, open_model(folder, threads))
+
+
+@dataclass(eq=False)
+class _Job:
+    pixels: Array
+    model: Served
+    future: "asyncio.Future[Answer]"
+    entered: float = field(default_factory=time.perf_counter)
+
+
+class Background:
+    """A thread that calls functions in turn. What it cannot take is dropped and counted; what fails is logged."""
+
+    def __init__(self, name: str) -> None:
+        self.dropped = 0
+        self._calls: Queue[tuple[Callable[..., object], tuple[Any, ...]] | None] = Queue(_WAITING_FOR_LISTENERS)
+        self._thread = Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Let the thread call a function. Returns at once."""
+        try:
+            self._calls.put_nowait((function, arguments))
+        except Full:
+            self.dropped += 1
+
+    def stop(self, seconds: float) -> None:
+        """Let the thread end after what it was given, and wait for it at most that long."""
+        try:
+            self._calls.put(None, timeout=seconds)
+        except Full:
+            return
+        self._thread.join(seconds)
+
+    def drain(self) -> None:
+        """Forget what waits."""
+        while True:
+            try:
+                self._calls.get_nowait()
+            except Empty:
+                return
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, arguments = call
+            try:
+                function(*arguments)
+            except Exception:  # a listener never stops the others
+                _LOG.exception("a listener failed")
+
+
+class Engine:
+    """Answers pictures with the model that is served at the moment. All methods but `swap` belong to one event loop."""
+
+    def __init__(self, model: Served, limits: Limits | None = None) -> None:
+        self.model = model
+        self.limits = limits or Limits()
+        self.listeners: list[Callable[[Sequence[Array], Sequence[Answer]], None]] = []
+        self.background = Background("listeners")
+        self._jobs: deque[_Job] = deque()
+        self._idle = self.limits.runners
+        self._pool = ThreadPoolExecutor(self.limits.runners, "infer")
+        self._seconds_per_picture = 0.01
+
+    @property
+    def depth(self) -> int:
+        """The number of pictures that wait."""
+        return len(self._jobs)
+
+    def swap(self, model: Served) -> None:
+        """Serve another model from now on. Pictures that were prepared for the one before are answered by it."""
+        self.model = model
+
+    async def answer(self, pixels: Array, model: Served | None = None) -> Answer:
+        """Answer the prepared pixels of a picture, uint8 (S, S, 3). Raises Overloaded if the queue is full, Late after the deadline.
+
+        `model`: the one for which they were prepared, by default the present one. If the caller is cancelled, they are not run.
+        """
+        if len(self._jobs) >= self.limits.queue:
+            raise Overloaded(self.retry_seconds())
+        loop = asyncio.get_running_loop()
+        job = _Job(pixels, model or self.model, loop.create_future())
+        self._jobs.append(job)
+        self._dispatch()
+        try:
+            async with asyncio.timeout(self.limits.deadline_seconds):
+                return await job.future
+        except TimeoutError:
+            raise Late("the answer takes longer than the deadline; try again later") from None
+
+    def retry_seconds(self) -> int:
+        """After how many seconds the pictures that wait now are answered."""
+        return max(1, round(len(self._jobs) * self._seconds_per_picture / self.limits.runners))
+
+    def close(self) -> None:
+        """Let the threads end. What still waits is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.background.stop(5.0)
+
+    def _dispatch(self) -> None:
+        """Give batches to idle threads."""
+        loop = asyncio.get_running_loop()
+        while self._idle and (batch := self._next_batch()):
+            self._idle -= 1
+            started = time.perf_counter()
+            running = loop.run_in_executor(self._pool, _run, batch[0].model, [job.pixels for job in batch])
+            running.add_done_callback(lambda done, batch=batch, started=started: self._finish(done, batch, started))  # type: ignore[misc]
+
+    def _next_batch(self) -> list[_Job]:
+        """The next pictures for one model, without those of clients that have gone."""
+        batch: list[_Job] = []
+        share = -(-len(self._jobs) // max(1, self._idle))  # idle threads share what waits
+        while self._jobs and len(batch) < min(self.limits.batch, share):
+            if self._jobs[0].future.done():
+                self._jobs.popleft()
+            elif batch and self._jobs[0].model is not batch[0].model:
+                break
+            else:
+                batch.append(self._jobs.popleft())
+        return batch
+
+    def _finish(self, done: "asyncio.Future[Outputs]", batch: Sequence[_Job], started: float) -> None:
+        self._idle += 1
+        if (error := done.exception()) is not None:
+            for job in batch:
+                if not job.future.done():
+                    job.future.set_exception(error)
+        else:
+            seconds = time.perf_counter() - started
+            self._seconds_per_picture += 0.1 * (seconds / len(batch) - self._seconds_per_picture)
+            answers = [_answer(done.result(), row, job, started, seconds) for row, job in enumerate(batch)]
+            for job, answer in zip(batch, answers, strict=True):
+                if not job.future.done():
+                    job.future.set_result(answer)
+            for listener in self.listeners:
+                self.background.submit(listener, [job.pixels for job in batch], answers)
+        self._dispatch()
+
+
+def _run(model: Served, pixels: Sequence[Array]) -> Outputs:
+    return model.predictor.run(np.stack(pixels), "unfamiliarity", "features")
+
+
+def _answer(outputs: Outputs, row: int, job: _Job, started: float, seconds: float) -> Answer:
+    unfamiliarity = None if outputs.unfamiliarity is None else float(outputs.unfamiliarity[row])
+    features = None if outputs.features is None else outputs.features[row]
+    return Answer(outputs.probs[row], unfamiliarity, features, job.model, started - job.entered, seconds)
