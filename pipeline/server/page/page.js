@@ -1,4 +1,5 @@
-// The page at `/`: sends pictures to `predict` one after the other and shows the answers. Every text of another is set as text, never as HTML.
+// The page at `/`: sends pictures to `predict` one after the other and shows the answers.
+// Names of files and classes, and what the server says, become text nodes, never HTML.
 
 const ATTEMPTS = 8; // of one request, while the server is busy or away
 const MOST_PICTURES = 200; // at once
@@ -43,7 +44,8 @@ async function ask(path, { body, tell = announce } = {}) {
 async function sentence(answer) {
   const content = await answer.json().catch(() => null);
   const text = content?.error ?? content?.detail;
-  return typeof text === "string" ? text : `The server answers with an error, HTTP ${answer.status}.`;
+  if (typeof text !== "string" || !text) return `The server answers with an error, HTTP ${answer.status}.`;
+  return `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
 }
 
 let asking = null; // the dialog is open once, however many requests wait for it
@@ -87,7 +89,7 @@ function showModel(model) {
 }
 
 function nameOf({ name, sha256, version }) {
-  return [`Model ${name}`, version && `version ${version}`, sha256 && `sha256 ${sha256.slice(0, 12)}`].filter(Boolean).join(" · ");
+  return [`Model ${name}`, version && `version ${version}`, `sha256\u00a0${sha256.slice(0, 12)}`].filter(Boolean).join(" · ");
 }
 
 function showClasses(names) {
@@ -201,7 +203,7 @@ function show(card, state) {
 }
 
 function showAnswer(card, { model, request_id: request, predictions: [prediction] }) {
-  const ranked = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
+  const ranked = Object.entries(prediction.probs).sort((a, b) => b[1] - a[1]);
   const [name, share] = ranked[0];
   card.name = name;
   card.part("class").textContent = name;
@@ -223,7 +225,8 @@ function showFamiliarity(card, value) {
   const [title, text] = unfamiliar
     ? ["Unfamiliar.", `It is unlike the pictures that the model learned from, so do not rely on the class.`]
     : ["Familiar.", `It is like the pictures that the model learned from.`];
-  if (known) place.replaceChildren(element("b", "", title), ` ${text} `, element("span", "note", `Unfamiliarity ${value.toFixed(2)}; above 1 is unfamiliar.`));
+  const figure = known && element("span", "note", `Unfamiliarity ${value.toFixed(2)}; above 1 is unfamiliar.`);
+  if (known) place.replaceChildren(element("b", "", title), ` ${text} `, figure);
   else place.textContent = "This model does not say whether a picture is unfamiliar.";
   return known ? title : "";
 }
@@ -274,14 +277,15 @@ async function toggleMap(card) {
   return say(legend, shown ? "" : card.legendText);
 }
 
-function place(card, { class_name: name, activation_map: map, reason }) {
+function place(card, { predicted: name, activation_map: map, reason }) {
   if (!map) {
     card.toggle.hidden = true;
     return say(card.legend, reason);
   }
   for (const side of ["left", "top", "width", "height"]) card.map.style[side] = `${100 * map[side]}%`;
   card.map.src = map.png;
-  card.legendText = `Bright: evidence for ${name}. Dark: none. What lies outside of the coloured square, the model does not see.`;
+  const isCut = map.width < 0.999 || map.height < 0.999;
+  card.legendText = `Bright: evidence for ${name}. Dark: none.${isCut ? " The model does not see what is outside the coloured part." : ""}`;
   card.map.alt = `Activation map for ${name}`;
   return undefined;
 }
