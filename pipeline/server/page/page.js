@@ -211,7 +211,7 @@ function showAnswer(card, { model, request_id: request, predictions: [prediction
   const familiarity = showFamiliarity(card, prediction.unfamiliarity);
   showBars(card, ranked);
   card.toggle.hidden = !hasMaps || card.view.hidden;
-  card.part("origin").textContent = `${nameOf(model)} · request ${request}`;
+  card.part("origin").textContent = `${nameOf(model)} · request\u00a0${request.slice(0, 8)}`;
   showModel(model);
   batch.last = `${name}, ${percent(share)}. ${familiarity}`;
   show(card, "answer");
