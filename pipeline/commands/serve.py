@@ -1,29 +1,147 @@
 """`pipeline serve`: answer over HTTP."""
 
 import argparse
+import ipaddress
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.answering import whole
+from pipeline.core.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.server.app import Settings
+    from pipeline.server.engine import Engine
+    from pipeline.server.listening import Connections
+
+TOKEN = "PIPELINE_TOKEN"  # noqa: S105 - the name of a variable
+_ABOUT = """\
+Answer pictures over HTTP with a stored model, on this machine alone unless --host says otherwise.
+
+POST /predict takes a picture, or a multipart form of several; POST /invocations what MLflow's clients send. /live, /ready, /metadata,
+/metrics and /openapi.json are for machines. SIGTERM ends the server after it has answered what it accepted."""
+_EXAMPLES = f"""\
+examples:
+  pipeline serve
+  curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
+  {TOKEN}=… pipeline serve --host 0.0.0.0 --port 8080
+  pipeline serve --dockerfile > Dockerfile"""
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0, for argparse."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def port_number(text: str) -> int:
+    """A TCP port, for argparse; 0 lets the system choose one."""
+    if not (text.isdecimal() and int(text) < 65536):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port")
+    return int(text)
 
 
 def add_serve(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser("serve", help="answer pictures over HTTP with a stored model")
-    parser.add_argument("--model", metavar="NAME|FOLDER", help="a name in models/, or a model folder (default: champion)")
-    parser.add_argument("--host", default="127.0.0.1", help="(default: %(default)s)")
-    parser.add_argument("--port", type=whole, default=8000, help="(default: %(default)s)")
-    parser.set_defaults(run=serve, here=Path.cwd())
+    parser = commands.add_parser(
+        "serve",
+        help="answer pictures over HTTP with a stored model",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = "(default: %(default)s)"
+    model_help = "a name in models/, or a model folder (default: champion; before there is one, the lowest val loss)"
+    parser.add_argument("--model", metavar="NAME|FOLDER", help=model_help)
+    parser.add_argument("--host", default="127.0.0.1", help=f"the address to listen at {default}")
+    parser.add_argument("--port", type=port_number, default=8000, metavar="N", help=f"{default}; 0: a free one")
+    parser.add_argument("--token-file", metavar="FILE", help=f"clients must send the token in this file (or in {TOKEN})")
+    parser.add_argument("--access-log", action="store_true", help="print a line per request")
+    parser.add_argument("--dockerfile", action="store_true", help="print a Dockerfile for the model, and how to build and run it")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--threads", type=whole, metavar="N", help="threads that decode, and that run the model (default: one per CPU)")
+    limits.add_argument("--max-bytes", type=whole, default=32 << 20, metavar="N", help=f"of a request's body {default}")
+    limits.add_argument("--max-pictures", type=whole, default=32, metavar="N", help=f"of a request {default}")
+    limits.add_argument("--max-pixels", type=whole, default=50_000_000, metavar="N", help=f"of a picture {default}")
+    limits.add_argument("--queue", type=whole, default=128, metavar="N", help=f"pictures that wait; more are answered with 503 {default}")
+    limits.add_argument("--deadline", type=seconds, default=10.0, metavar="S", help=f"seconds to an answer {default}")
+    limits.add_argument("--body-seconds", type=seconds, default=20.0, metavar="S", help=f"to send a body {default}")
+    limits.add_argument("--header-seconds", type=seconds, default=10.0, metavar="S", help=f"to send the headers {default}")
+    limits.add_argument("--connections", type=whole, default=256, metavar="N", help=f"at one time {default}")
+    limits.add_argument("--drain-seconds", type=seconds, default=30.0, metavar="S", help=f"from SIGTERM to the end {default}")
+    parser.set_defaults(run=serve, here=Path.cwd())  # the user's working directory: commands run in the project's root
 
 
 def serve(parsed: argparse.Namespace) -> None:
     """Serve until SIGTERM. Raises PipelineError."""
-    import uvicorn
-
     from pipeline.promotion.champions import find_served
-    from pipeline.server.app import Settings, create_app
-    from pipeline.server.engine import Engine, load_served
 
     name, folder = find_served(parsed.model, parsed.here)
-    engine = Engine(load_served(name, folder, threads=1))
-    uvicorn.run(create_app(engine, Settings()), host=parsed.host, port=parsed.port, http="httptools", ws="none", access_log=False)
+    if parsed.dockerfile:
+        from pipeline.server.docker import dockerfile, instructions
+
+        print(dockerfile(folder))
+        print(instructions(), file=sys.stderr)
+        return
+    token = _read_token(parsed)
+    if token is None and not _is_loopback(parsed.host):
+        print(f"warning: {parsed.host} is reachable from other machines, and there is no token; set --token-file", file=sys.stderr)
+    try:
+        engine, settings, connections = _configure(parsed, name, folder, token)
+    except ModuleNotFoundError as error:
+        raise PipelineError(f"serve: {error.name} is not installed; run `pip install 'transfer-pipeline[serve]'`") from None
+    _listen(parsed, engine, settings, connections)
+
+
+def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":
+    """The engine with the model loaded, and the limits."""
+    from pipeline.core.hardware import usable_cpus
+    from pipeline.server.app import Settings
+    from pipeline.server.engine import Engine, Limits, load_served
+    from pipeline.server.listening import Connections
+    from pipeline.server.uploads import Bounds
+
+    threads = parsed.threads or usable_cpus()
+    bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
+    # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
+    engine = Engine(load_served(name, folder, threads=1), Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
+    connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
+    return engine, Settings(bounds, token, decoders=threads), connections
+
+
+def _listen(parsed: argparse.Namespace, engine: "Engine", settings: "Settings", connections: "Connections") -> None:
+    from pipeline.server.app import create_app
+    from pipeline.server.listening import bind, make_server
+
+    app = create_app(engine, settings)
+    with bind(parsed.host, parsed.port) as listening:
+        host, port = listening.getsockname()[:2]
+        print(f"{engine.model.name} {engine.model.sha256[:16]} answers at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        make_server(app, connections, parsed.access_log).run([listening])
+
+
+def _read_token(parsed: argparse.Namespace) -> str | None:
+    """The token, None if there is none. Raises PipelineError if the file cannot be read or has none."""
+    if parsed.token_file is None:
+        return os.environ.get(TOKEN) or None
+    path: Path = parsed.here / parsed.token_file
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise PipelineError(f"--token-file {path}: cannot be read; name a text file with the token") from None
+    if not token:
+        raise PipelineError(f"--token-file {path}: is empty; write a token into it")
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,6 +1,7 @@
 """The engine: one loaded model, a bounded queue of pictures, and micro-batches that a few threads run.
 
-Pictures that arrive while all threads are busy wait, and are run together. A thread that is idle waits for nobody.
+Pictures that arrive while all threads are busy wait, and are run together. An idle thread waits for a fuller batch only while other
+pictures are being decoded, and then a few milliseconds at most.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Thread
 from typing import Any
 
@@ -54,11 +56,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Limits:
-    """How the engine works: pictures per batch, seconds a batch waits for more, pictures in the queue, seconds to an answer, threads."""
+    """How the engine works.
+
+    `batch`: pictures that are run at once; `wait_seconds`: how long the first of them waits for others at most; `queue`: pictures that
+    wait; `deadline_seconds`: from the queue to the answer; `runners`: batches that run at the same time, each in a thread.
+    """
 
     batch: int = 8
     wait_seconds: float = 0.005
-    queue: int = 64
+    queue: int = 128
     deadline_seconds: float = 10.0
     runners: int = 1
 
@@ -112,14 +118,6 @@ class Background:
             return
         self._thread.join(seconds)
 
-    def drain(self) -> None:
-        """Forget what waits."""
-        while True:
-            try:
-                self._calls.get_nowait()
-            except Empty:
-                return
-
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
             function, arguments = call
@@ -137,6 +135,8 @@ class Engine:
         self.limits = limits or Limits()
         self.listeners: list[Callable[[Sequence[Array], Sequence[Answer]], None]] = []
         self.background = Background("listeners")
+        self.coming = 0  # pictures that are being decoded, see `Decoder`
+        self._timer: asyncio.TimerHandle | None = None
         self._jobs: deque[_Job] = deque()
         self._idle = self.limits.runners
         self._pool = ThreadPoolExecutor(self.limits.runners, "infer")
@@ -180,11 +180,25 @@ class Engine:
     def _dispatch(self) -> None:
         """Give batches to idle threads."""
         loop = asyncio.get_running_loop()
-        while self._idle and (batch := self._next_batch()):
-            self._idle -= 1
-            started = time.perf_counter()
-            running = loop.run_in_executor(self._pool, _run, batch[0].model, [job.pixels for job in batch])
-            running.add_done_callback(lambda done, batch=batch, started=started: self._finish(done, batch, started))  # type: ignore[misc]
+        while self._idle and self._jobs:
+            if (wait := self._wait_seconds()) > 0:
+                self._timer = self._timer or loop.call_later(wait, self._wake)
+                return
+            if batch := self._next_batch():
+                self._idle -= 1
+                started = time.perf_counter()
+                running = loop.run_in_executor(self._pool, _run, batch[0].model, [job.pixels for job in batch])
+                running.add_done_callback(partial(self._finish, batch, started))
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _wait_seconds(self) -> float:
+        """How much longer the first picture waits for others: not at all if the batch is full, or if none is being decoded."""
+        if self.coming <= 0 or len(self._jobs) >= self.limits.batch:
+            return 0.0
+        return self._jobs[0].entered + self.limits.wait_seconds - time.perf_counter()
 
     def _next_batch(self) -> list[_Job]:
         """The next pictures for one model, without those of clients that have gone."""
@@ -199,7 +213,7 @@ class Engine:
                 batch.append(self._jobs.popleft())
         return batch
 
-    def _finish(self, done: "asyncio.Future[Outputs]", batch: Sequence[_Job], started: float) -> None:
+    def _finish(self, batch: Sequence[_Job], started: float, done: "asyncio.Future[Outputs]") -> None:
         self._idle += 1
         if (error := done.exception()) is not None:
             for job in batch:
