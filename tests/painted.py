@@ -1,12 +1,28 @@
-"""A tiny stored model that knows colours, made without training: it has all outputs, and its activation map is where the colour is."""
+"""A tiny stored model that knows colours, made without training; pictures for it, and a server that answers with it.
+
+It has all outputs. Its activation map is bright where the colour is.
+"""
+
+import io
+import socket
+import threading
+import time
+from contextlib import contextmanager
 
 import numpy as np
+import uvicorn
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from safetensors.numpy import save_file
 
 from pipeline.networks.artifact import append_head, write_facts, write_golden
+from pipeline.server.app import Settings, create_app
+from pipeline.server.engine import load_served
+from pipeline.server.page import OPEN_PATHS, page_router
+from pipeline.server.uploads import Bounds
 
 CLASSES = ("red", "green", "blue")
+RED, BRIGHT_BLUE = (200, 10, 10), (150, 150, 255)
 _CELL = 8  # pixels a side of one value of the feature map
 _SHARPNESS = 6.0  # of the probabilities
 
@@ -51,3 +67,39 @@ def write_painted(folder, class_names=CLASSES, size=32, with_map=True, with_unfa
     write_facts(folder, model, facts, [{"epoch": 0, "val_loss": 0.5}])
     write_golden(folder, 1)
     return folder
+
+
+def load_all(folder, class_names=CLASSES):
+    """The loaded models by name: `painted`, `plain` without map and unfamiliarity, and `headless`, whose weights are missing."""
+    write_painted(folder / "painted", class_names)
+    write_painted(folder / "plain", with_map=False, with_unfamiliarity=False)
+    write_painted(folder / "headless")
+    (folder / "headless/model.safetensors").unlink()
+    return {path.name: load_served(path.name, path, 1, "3") for path in sorted(folder.iterdir())}
+
+
+def draw(colour, width=48, height=32):
+    """A PNG: that colour in its upper half, and black below."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2] = colour
+    if sum(colour) > 500:
+        pixels[:] = colour
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+
+@contextmanager
+def running(engine, token=None, bounds=None):
+    """The address of a server during the block."""
+    settings = Settings(bounds or Bounds(), token, Settings.open_paths | OPEN_PATHS)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(create_app(engine, settings, [page_router()]), log_level="critical", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()

@@ -19,8 +19,9 @@ TOKEN = "PIPELINE_TOKEN"  # noqa: S105 - the name of a variable
 _ABOUT = """\
 Answer pictures over HTTP with a stored model, on this machine alone unless --host says otherwise.
 
-POST /predict takes a picture, or a multipart form of several; POST /invocations what MLflow's clients send. /live, /ready, /metadata,
-/metrics and /openapi.json are for machines. SIGTERM ends the server after it has answered what it accepted."""
+The page at / takes pictures in a browser. POST /predict takes a picture, or a multipart form of several; POST /invocations what
+MLflow's clients send; POST /explain one picture, for its activation map. /live, /ready, /metadata, /metrics and /openapi.json are for
+machines. SIGTERM ends the server after it has answered what it accepted."""
 _EXAMPLES = f"""\
 examples:
   pipeline serve
@@ -105,6 +106,7 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
     from pipeline.server.app import Settings
     from pipeline.server.engine import Engine, Limits, load_served
     from pipeline.server.listening import Connections
+    from pipeline.server.page import OPEN_PATHS
     from pipeline.server.uploads import Bounds
 
     threads = parsed.threads or usable_cpus()
@@ -112,14 +114,15 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
     # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
     engine = Engine(load_served(name, folder, threads=1), Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
-    return engine, Settings(bounds, token, decoders=threads), connections
+    return engine, Settings(bounds, token, Settings.open_paths | OPEN_PATHS, decoders=threads), connections
 
 
 def _listen(parsed: argparse.Namespace, engine: "Engine", settings: "Settings", connections: "Connections") -> None:
     from pipeline.server.app import create_app
     from pipeline.server.listening import bind, make_server
+    from pipeline.server.page import page_router
 
-    app = create_app(engine, settings)
+    app = create_app(engine, settings, [page_router()])
     with bind(parsed.host, parsed.port) as listening:
         host, port = listening.getsockname()[:2]
         print(f"{engine.model.name} {engine.model.sha256[:16]} answers at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

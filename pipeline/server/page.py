@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.core.errors import PipelineError
 from pipeline.evaluation.galleries import class_activation
 from pipeline.networks.artifact import read_facts
-from pipeline.pictures.images import Array, BrokenPicture, Preprocessing, decode, to_square
+from pipeline.pictures.images import Array, Preprocessing, decode, to_square
 from pipeline.server.app import Service
 from pipeline.server.documents import Model
 from pipeline.server.engine import Overloaded, Served

@@ -2,6 +2,7 @@
 // Names of files and classes, and what the server says, become text nodes, never HTML.
 
 const ATTEMPTS = 8; // of one request, while the server is busy or away
+const LONGEST_WAIT = 30; // seconds
 const MOST_PICTURES = 200; // at once
 const SHOWN_CLASSES = 5;
 const LISTED_CLASSES = 12; // in one line below the title
@@ -12,7 +13,7 @@ const BUSY = [429, 502, 503, 504];
 const find = (id) => document.getElementById(id);
 const waiting = []; // cards whose picture is not answered
 const batch = { count: 0, done: 0, faults: 0 }; // since the queue was last empty
-let hasMaps = false;
+const known = { asked: null, sha256: null, hasMaps: false, mostBytes: Infinity }; // of the server and its model
 let round = 0; // what belongs to an earlier one was cleared
 let running = false;
 
@@ -35,7 +36,7 @@ async function ask(path, { body, tell = announce } = {}) {
     if (answer && !BUSY.includes(answer.status)) throw new Refusal(await sentence(answer));
     const state = answer ? "The server is busy" : "The server does not answer";
     if (attempt === ATTEMPTS) throw new Refusal(`${state}. It was asked ${ATTEMPTS} times.`);
-    const seconds = Number(answer?.headers.get("Retry-After")) || Math.min(2 ** (attempt - 1), 15);
+    const seconds = Math.min(Number(answer?.headers.get("Retry-After")) || 2 ** (attempt - 1), LONGEST_WAIT);
     tell(`${state}. It is asked again in ${seconds} s.`);
     await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
   }
@@ -72,16 +73,21 @@ function askForToken(refused) {
 
 // The model
 
-async function describeModel() {
-  try {
-    const metadata = await ask("metadata");
-    showModel(metadata.model);
-    showClasses(metadata.class_names);
-    hasMaps = (await ask("explain")).activation_map;
-    announce("");
-  } catch (fault) {
-    announce(words(fault));
-  }
+function describe() {
+  known.asked ??= askForFacts().catch((fault) => {
+    known.asked = null; // the next picture asks again
+    throw fault;
+  });
+  return known.asked;
+}
+
+async function askForFacts() {
+  const { model, class_names: names, limits } = await ask("metadata");
+  showModel(model);
+  showClasses(names);
+  const { activation_map: hasMaps } = await ask("explain");
+  Object.assign(known, { sha256: model.sha256, hasMaps, mostBytes: limits.body_bytes });
+  announce("");
 }
 
 function showModel(model) {
@@ -145,16 +151,29 @@ function summary() {
 async function answerOne(card, own) {
   show(card, "wait");
   card.wait.textContent = "Waiting";
+  const tell = (text) => own === round && announce((card.wait.textContent = text));
   try {
-    const body = await card.file.arrayBuffer().catch(() => {
-      throw new Refusal("This is a folder, or a file that cannot be read.");
-    });
-    const tell = (text) => own === round && announce((card.wait.textContent = text));
-    const answer = await ask("predict", { body: new Blob([body]), tell });
+    await describe();
+    const body = await read(card.file);
+    const answer = await ask("predict", { body, tell });
+    if (answer.model.sha256 !== known.sha256) known.asked = null; // another model took its place
+    await describe();
     showAnswer(card, answer);
   } catch (fault) {
     if (own === round) batch.faults += 1;
     showFault(card, fault);
+  }
+}
+
+async function read(file) {
+  // Beyond its limit the server hangs up, which a browser reports like a server that is away.
+  if (file.size > known.mostBytes) {
+    throw new Refusal(`The file has ${megabytes(file.size)}; the server takes ${megabytes(known.mostBytes)} at most.`);
+  }
+  try {
+    return new Blob([await file.arrayBuffer()]);
+  } catch {
+    throw new Refusal("This is a folder, or a file that cannot be read.");
   }
 }
 
@@ -210,7 +229,7 @@ function showAnswer(card, { model, request_id: request, predictions: [prediction
   card.part("share").textContent = percent(share);
   const familiarity = showFamiliarity(card, prediction.unfamiliarity);
   showBars(card, ranked);
-  card.toggle.hidden = !hasMaps || card.view.hidden;
+  card.toggle.hidden = !known.hasMaps || card.view.hidden;
   card.part("origin").textContent = `${nameOf(model)} · request\u00a0${request.slice(0, 8)}`;
   showModel(model);
   batch.last = `${name}, ${percent(share)}. ${familiarity}`;
@@ -219,16 +238,16 @@ function showAnswer(card, { model, request_id: request, predictions: [prediction
 
 function showFamiliarity(card, value) {
   const place = card.part("familiarity");
-  const known = value !== null && value !== undefined;
-  const unfamiliar = known && value > 1;
+  const isKnown = value !== null && value !== undefined;
+  const unfamiliar = isKnown && value > 1;
   place.classList.toggle("no", unfamiliar);
   const [title, text] = unfamiliar
     ? ["Unfamiliar.", `It is unlike the pictures that the model learned from, so do not rely on the class.`]
     : ["Familiar.", `It is like the pictures that the model learned from.`];
-  const figure = known && element("span", "note", `Unfamiliarity ${value.toFixed(2)}; above 1 is unfamiliar.`);
-  if (known) place.replaceChildren(element("b", "", title), ` ${text} `, figure);
+  const figure = isKnown && element("span", "note", `Unfamiliarity ${value.toFixed(2)}; above 1 is unfamiliar.`);
+  if (isKnown) place.replaceChildren(element("b", "", title), ` ${text} `, figure);
   else place.textContent = "This model does not say whether a picture is unfamiliar.";
-  return known ? title : "";
+  return isKnown ? title : "";
 }
 
 function showBars({ bars, more }, ranked) {
@@ -262,7 +281,7 @@ async function toggleMap(card) {
     toggle.disabled = true;
     say(legend, "The map is drawn.");
     try {
-      place(card, await ask("explain", { body: new Blob([await card.file.arrayBuffer()]), tell: (text) => say(legend, text) }));
+      place(card, await ask("explain", { body: await read(card.file), tell: (text) => say(legend, text) }));
     } catch (fault) {
       return say(legend, words(fault));
     } finally {
@@ -303,6 +322,10 @@ function say(paragraph, text) {
 
 function words(fault) {
   return fault instanceof Refusal ? fault.message : `The page cannot go on: ${fault.message}`;
+}
+
+function megabytes(bytes) {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 function percent(share) {
@@ -359,4 +382,4 @@ find("ask-token").querySelector("form").onsubmit = (event) => {
 };
 find("no-token").onclick = () => find("ask-token").close("");
 
-describeModel();
+describe().catch((fault) => announce(words(fault)));
