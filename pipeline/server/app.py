@@ -23,7 +23,7 @@ from pipeline.server.uploads import Bodies, Bounds, Decoder, read_pictures
 _Async = Callable[[], Awaitable[None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observed:
     """A picture that was answered, for observers."""
 

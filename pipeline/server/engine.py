@@ -27,7 +27,7 @@ _LOG = logging.getLogger("pipeline.server")
 _WAITING_FOR_LISTENERS = 256  # calls; more are dropped, because an observer must not fill the memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Served:
     """A model that is loaded and answers. `version`: in MLflow's registry, None if it is not known; `folder`: its model folder."""
 
@@ -38,7 +38,7 @@ class Served:
     predictor: Predictor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answer:
     """What a model answers to one picture.
 

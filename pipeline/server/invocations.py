@@ -3,22 +3,22 @@
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.server.engine import Answer
 from pipeline.server.uploads import Refused
 
 COLUMN = "picture"
-_FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
-_EXPECTED = f"a JSON object with one of {', '.join(_FORMATS)}, and in it the column `{COLUMN}` with pictures in base64"
+_FORMATS = ("dataframe_split", "dataframe_records")
+_EXPECTED = f"a JSON object with {' or '.join(_FORMATS)}, and in it the column `{COLUMN}` with pictures in base64"
 
 
 def read_cells(content_type: str, body: bytes, most: int) -> list[bytes]:
     """The pictures of a request in the order of its rows. Raises Refused.
 
-    The four forms of JSON that MLflow takes for a model with one binary column. As there, characters that are not base64 are skipped, other
-    columns are ignored, and `params` are not used.
+    As in MLflow, characters that are not base64 are skipped, other columns are ignored, and `params` are not used. Its forms `instances`
+    and `inputs` are refused: it never decodes base64 in them.
     """
     kind, _, options = content_type.partition(";")
     if kind.strip().lower() != "application/json" or options.strip().lower().replace('"', "") not in ("", "charset=utf-8"):
@@ -27,8 +27,8 @@ def read_cells(content_type: str, body: bytes, most: int) -> list[bytes]:
         request = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise Refused(400, "json", "the body is not JSON") from None
-    formats = [name for name in _FORMATS if isinstance(request, dict) and name in request]
-    if len(formats) != 1:
+    formats = [name for name in (*_FORMATS, "instances", "inputs") if isinstance(request, dict) and name in request]
+    if len(formats) != 1 or formats[0] not in _FORMATS:
         raise Refused(400, "json", f"the body is not {_EXPECTED}")
     cells = _column(formats[0], request[formats[0]])
     if len(cells) > most:
@@ -54,17 +54,14 @@ def _no_constant(name: str) -> None:
 
 
 def _column(form: str, content: Any) -> Sequence[Any]:
-    """The cells of the column of pictures. Raises Refused if there are none."""
+    """The cells of the column of pictures. Raises Refused if there is none."""
     try:
         if form == "dataframe_split":
             place = list(content["columns"]).index(COLUMN)
             return [row[place] for row in _listed(content["data"])]
-        if isinstance(content, Mapping) and form != "dataframe_records":
-            cells = content[COLUMN]
-            return [cells] if isinstance(cells, str) else _listed(cells)
-        return [row[COLUMN] for row in _listed(content)]
+        return [row[COLUMN] for row in _listed(content) or [{}]]  # without a row there is no column
     except (LookupError, TypeError, ValueError):
-        raise Refused(400, "json", f"`{form}` is not {_EXPECTED}") from None
+        raise Refused(400, "json", f"`{form}` has no column `{COLUMN}`, or another form than pandas gives it") from None
 
 
 def _listed(value: Any) -> list[Any]:

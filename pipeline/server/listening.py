@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -207,6 +208,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 def make_server(app: FastAPI, limits: Connections, access_log: bool = False) -> Server:
     """A server of the application of `create_app`, in this process. `run([socket])` returns when it has ended."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it writes a line per damaged form
     config = uvicorn.Config(
         app,
         http=limited(limits, app.state.service.metrics.refused),
