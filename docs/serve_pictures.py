@@ -18,7 +18,7 @@ from playwright.sync_api import FilePayload, sync_playwright
 from sklearn.datasets import load_digits, load_sample_image
 
 DOCS = Path(__file__).parent
-WINDOW = (1060, 1000)  # pixels
+WINDOW = (1060, 1180)  # pixels
 DIGIT = 1700  # which of them is shown
 
 
