@@ -16,7 +16,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = ("requirements.lock", "bench/requirements.lock")
 IMPORT_NAMES = {
     "pillow": "PIL",
+    "prometheus-client": "prometheus_client",
     "protobuf": "google",
+    "python-multipart": "python_multipart",
     "pyyaml": "yaml",
     "ruamel-yaml": "ruamel",
     "scikit-learn": "sklearn",
@@ -37,10 +39,9 @@ TEST_IMPORTS = {
 TEST_FILES = [path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
 TOOLS = {
     "mypy": ("Makefile", "mypy"),
-    **{
-        name: ("pyproject.toml", 'serve = ["fastapi')
-        for name in ("fastapi", "httptools", "prometheus-client", "python-multipart", "uvicorn")
-    },
+    **dict.fromkeys(
+        ("fastapi", "httptools", "prometheus-client", "python-multipart", "starlette", "uvicorn"), ("pyproject.toml", 'serve = ["fastapi')
+    ),
     "openvino": ("pyproject.toml", "openvino = ["),
     "pip-audit": (".ci/packages.py", "pip-audit"),
     "pytest": ("Makefile", "pytest"),

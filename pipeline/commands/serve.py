@@ -87,8 +87,8 @@ def serve(parsed: argparse.Namespace) -> None:
     if parsed.dockerfile:
         from pipeline.server.docker import dockerfile, instructions
 
-        print(dockerfile(folder))
-        print(instructions(), file=sys.stderr)
+        print(dockerfile(_below_root(folder)), end="")
+        print(instructions(parsed.model), file=sys.stderr)
         return
     token = _read_token(parsed)
     if token is None and not _is_loopback(parsed.host):
@@ -100,19 +100,31 @@ def serve(parsed: argparse.Namespace) -> None:
     _listen(parsed, engine, settings, connections)
 
 
+def _below_root(folder: Path) -> Path:
+    """The folder as a path below the project's root. Raises PipelineError."""
+    try:
+        return folder.resolve().relative_to(Path.cwd().resolve())
+    except ValueError:
+        raise PipelineError(f"{folder}: is not in the project, from which docker copies it; name a model of the project") from None
+
+
 def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str | None) -> "tuple[Engine, Settings, Connections]":
     """The engine with the model loaded, and the limits."""
     from pipeline.core.hardware import usable_cpus
-    from pipeline.server.app import Settings
     from pipeline.server.engine import Engine, Limits, load_served
+
+    threads = parsed.threads or usable_cpus()
+    # Loaded before the other modules: its peak of memory is over when they come. Several runs at a time in one thread each answer as many
+    # pictures as one run in several threads, and more of a small network.
+    served = load_served(name, folder, threads=1)
+
+    from pipeline.server.app import Settings
     from pipeline.server.listening import Connections
     from pipeline.server.page import OPEN_PATHS
     from pipeline.server.uploads import Bounds
 
-    threads = parsed.threads or usable_cpus()
+    engine = Engine(served, Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
-    # Several runs at the same time, each in one thread, answer more pictures than one run in several threads: see bench/serving.py.
-    engine = Engine(load_served(name, folder, threads=1), Limits(queue=parsed.queue, deadline_seconds=parsed.deadline, runners=threads))
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
     return engine, Settings(bounds, token, Settings.open_paths | OPEN_PATHS, decoders=threads), connections
 

@@ -51,10 +51,15 @@ def open_session(path: Path, threads: int, on_gpu: bool = False) -> onnxruntime.
 def run_in_parts(session: onnxruntime.InferenceSession, outputs: Sequence[str], pixels: Array, threads: int) -> list[Array]:
     """Return outputs, each float32 (N, ...), of pixels, uint8 (N, S, S, 3), which are run in parts of `PART` in that many threads."""
     parts = [pixels[start : start + PART] for start in range(0, len(pixels), PART)]
-    if len(parts) == 1:  # a server's usual case: starting threads takes longer than a small network
-        return cast("list[Array]", session.run(outputs, {"pixels": pixels}))
-    with ThreadPoolExecutor(threads) as pool:
-        results = list(pool.map(lambda part: session.run(outputs, {"pixels": part}), parts))
+
+    def run(part: Array) -> list[Array]:
+        return cast("list[Array]", session.run(outputs, {"pixels": part}))
+
+    if threads == 1 or len(parts) == 1:  # starting threads takes longer than a small network
+        results = [run(part) for part in parts]
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            results = list(pool.map(run, parts))
     return [np.concatenate(arrays) for arrays in zip(*results, strict=True)]
 
 

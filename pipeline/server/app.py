@@ -81,7 +81,7 @@ class Service:
         answer = await self.engine.answer(pixels, model)
         self.metrics.answered(answer, decode_seconds)
         for observer in self.observers:
-            self.engine.background.submit(observer, Observed(request_id, content, answer))
+            self.engine.background.submit(len(content), observer, Observed(request_id, content, answer))
         return answer
 
     async def _answer_each(self, contents: Sequence[bytes], request_id: str) -> list[Answer | str]:

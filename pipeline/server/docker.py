@@ -1,10 +1,11 @@
 """The Dockerfile of a server for one model: the packages that serving needs, no others, and nothing that runs as root."""
 
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("fastapi", "httptools", "numpy", "onnxruntime", "pillow", "prometheus-client", "python-multipart", "pyyaml", "uvicorn")
+PACKAGES = ("fastapi", "httptools", "numpy", "onnxruntime", "pillow", "prometheus-client", "python-multipart", "ruamel-yaml", "uvicorn")
 _TEMPLATE = """\
 # A server for one model, one process per container; more copies are more containers.
 FROM python:{python}-slim
@@ -32,9 +33,10 @@ def dockerfile(folder: Path) -> str:
     return _TEMPLATE.format(python=python, packages=packages, model=folder.as_posix())
 
 
-def instructions() -> str:
-    """The two commands that build and run it."""
+def instructions(model: str | None) -> str:
+    """The two commands that build and run it. `model`: as the user named it, None for the default."""
+    named = f" --model {shlex.quote(model)}" if model else ""
     safe = "--read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges"
     return f"""\
-pipeline serve --dockerfile | docker build -t pipeline-server -f - .
+pipeline serve{named} --dockerfile | docker build -t pipeline-server -f - .
 docker run {safe} -e PIPELINE_TOKEN -p 127.0.0.1:8000:8000 pipeline-server"""

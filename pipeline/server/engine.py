@@ -5,16 +5,18 @@ pictures are being decoded, and then a few milliseconds at most.
 """
 
 import asyncio
+import ctypes
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from queue import Full, Queue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ from pipeline.pictures.images import Array
 from pipeline.serving.predictor import Outputs, Predictor, open_model
 
 _LOG = logging.getLogger("pipeline.server")
-_WAITING_FOR_LISTENERS = 256  # calls; more are dropped, because an observer must not fill the memory
+_ARENA_MAX = -8  # of malloc.h
+_MOST_CALLS, _MOST_HELD_BYTES = 256, 64 << 20  # that wait for listeners and observers, which must not fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,17 @@ class Late(Exception):  # noqa: N818 - a state, which passes
 
 def load_served(name: str, folder: Path, threads: int, version: str | None = None) -> Served:
     """Load the model of a folder; each of its runs uses that many threads. Raises PipelineError."""
-    return Served(name, sha256_of_file(folder / "model.onnx"), version, folder, open_model(folder, threads))
+    served = Served(name, sha256_of_file(folder / "model.onnx"), version, folder, open_model(folder, threads))
+    trim_memory()
+    return served
+
+
+def trim_memory() -> None:
+    """Hand back what glibc keeps: loading a model takes three times its size and needs once its size. Elsewhere nothing happens."""
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_ARENA_MAX, 2)  # by default each thread has an own heap, which is never handed back
+        libc.malloc_trim(0)
 
 
 @dataclass(eq=False)
@@ -99,32 +112,36 @@ class Background:
 
     def __init__(self, name: str) -> None:
         self.dropped = 0
-        self._calls: Queue[tuple[Callable[..., object], tuple[Any, ...]] | None] = Queue(_WAITING_FOR_LISTENERS)
+        self._held_bytes, self._lock = 0, Lock()
+        self._calls: Queue[tuple[Callable[..., object], tuple[Any, ...], int] | None] = Queue(_MOST_CALLS)
         self._thread = Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Let the thread call a function. Returns at once."""
-        try:
-            self._calls.put_nowait((function, arguments))
-        except Full:
-            self.dropped += 1
+    def submit(self, size: int, function: Callable[..., object], *arguments: Any) -> None:
+        """Let the thread call a function, whose arguments hold that many bytes. Returns at once."""
+        with self._lock:
+            if self._calls.full() or self._held_bytes + size > _MOST_HELD_BYTES:
+                self.dropped += 1
+                return
+            self._held_bytes += size
+            self._calls.put_nowait((function, arguments, size))
 
     def stop(self, seconds: float) -> None:
         """Let the thread end after what it was given, and wait for it at most that long."""
-        try:
+        with suppress(Full):
             self._calls.put(None, timeout=seconds)
-        except Full:
-            return
-        self._thread.join(seconds)
+            self._thread.join(seconds)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:
-            function, arguments = call
+            function, arguments, size = call
             try:
                 function(*arguments)
             except Exception:  # a listener never stops the others
                 _LOG.exception("a listener failed")
+            del call, arguments  # the thread may wait long for the next
+            with self._lock:
+                self._held_bytes -= size
 
 
 class Engine:
@@ -227,7 +244,7 @@ class Engine:
                 if not job.future.done():
                     job.future.set_result(answer)
             for listener in self.listeners:
-                self.background.submit(listener, [job.pixels for job in batch], answers)
+                self.background.submit(sum(job.pixels.nbytes for job in batch), listener, [job.pixels for job in batch], answers)
         self._dispatch()
 
 

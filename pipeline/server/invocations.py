@@ -10,6 +10,7 @@ from pipeline.server.engine import Answer
 from pipeline.server.uploads import Refused
 
 COLUMN = "picture"
+_MOST_SIGNS = 50_000  # that begin a value: small values take many times their bytes in memory
 _FORMATS = ("dataframe_split", "dataframe_records")
 _EXPECTED = f"a JSON object with {' or '.join(_FORMATS)}, and in it the column `{COLUMN}` with pictures in base64"
 
@@ -23,6 +24,8 @@ def read_cells(content_type: str, body: bytes, most: int) -> list[bytes]:
     kind, _, options = content_type.partition(";")
     if kind.strip().lower() != "application/json" or options.strip().lower().replace('"', "") not in ("", "charset=utf-8"):
         raise Refused(415, "type", "the content type is not application/json in UTF-8")
+    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_SIGNS:
+        raise Refused(413, "json", f"the JSON has more than {_MOST_SIGNS:,} values; send several requests")
     try:
         request = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):

@@ -122,7 +122,7 @@ class Envelope:
 
     def _is_allowed(self, authorization: str) -> bool:
         scheme, _, token = authorization.partition(" ")
-        digest = hashlib.sha256(token.strip().encode()).digest()  # of equal length, so that the comparison takes equally long
+        digest = hashlib.sha256(token.strip(" ").encode("latin-1")).digest()  # of equal length, so that the comparison takes equally long
         return scheme.lower() == "bearer" and hmac.compare_digest(digest, self._token or b"")
 
     async def _send_error(self, scope: Scope, exchange: "_Exchange", status: int, text: str, headers: dict[str, str] | None = None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.server.engine import Engine, Late, Limits, Overloaded, load_served
+from pipeline.server.engine import Background, Engine, Late, Limits, Overloaded, load_served
 from pipeline.serving.predictor import Outputs
 from tests.stored import SIZE, write_model
 
@@ -236,3 +236,13 @@ def test_unfamiliarity_and_features_are_in_the_answer_if_the_model_has_them(serv
     assert (answer.unfamiliarity, answer.features.tolist()) == (0.5, [1, 2])
     answer = ask(served)
     assert (answer.unfamiliarity, answer.features) == (None, None)
+
+
+def test_what_waits_for_listeners_holds_a_bounded_number_of_bytes():
+    background, gate, called = Background("listeners"), threading.Event(), []
+    background.submit(0, gate.wait, 10)
+    for number in range(5):
+        background.submit(20 << 20, called.append, number)
+    gate.set()
+    background.stop(5)
+    assert (called, background.dropped) == ([0, 1, 2], 2)

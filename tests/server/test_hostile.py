@@ -162,6 +162,7 @@ INVOCATIONS = {
     "no json": (b"{", JSON),
     "deep json": (b"[" * 90_000, JSON),
     "deep objects": (b'{"a":' * 30_000, JSON),
+    "many small values": (b'{"dataframe_records": [' + b"[]," * 60_000 + b"[]]}", JSON),
     "a list": (b"[]", JSON),
     "NaN": (b'{"dataframe_records": NaN}', JSON),
     "infinity in a cell": (b'{"dataframe_records": [{"picture": Infinity}]}', JSON),
