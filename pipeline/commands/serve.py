@@ -22,8 +22,9 @@ TOKEN = "PIPELINE_TOKEN"  # noqa: S105 - the name of a variable
 _ABOUT = """\
 Answer pictures over HTTP with a stored model, on this machine alone unless --host says otherwise.
 
-POST /predict takes a picture, or a multipart form of several; POST /invocations what MLflow's clients send. /live, /ready, /metadata,
-/metrics and /openapi.json are for machines. SIGTERM ends the server after it has answered what it accepted."""
+The page at / takes pictures in a browser. POST /predict takes a picture, or a multipart form of several; POST /invocations what
+MLflow's clients send; POST /explain one picture, for its activation map. /live, /ready, /metadata, /metrics and /openapi.json are for
+machines. SIGTERM ends the server after it has answered what it accepted."""
 _EXAMPLES = f"""\
 examples:
   pipeline serve
@@ -126,20 +127,22 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
 
     from pipeline.server.app import Settings
     from pipeline.server.listening import Connections
+    from pipeline.server.page import OPEN_PATHS
     from pipeline.server.uploads import Bounds
 
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
-    return engine, Settings(bounds, token, decoders=threads), connections
+    return engine, Settings(bounds, token, Settings.open_paths | OPEN_PATHS, decoders=threads), connections
 
 
 def _make_app(parsed: argparse.Namespace, engine: "Engine", settings: "Settings") -> "FastAPI":
     from pipeline.server.app import create_app
     from pipeline.server.metrics import Metrics
+    from pipeline.server.page import page_router
 
     metrics = Metrics(engine)
     live = attach(parsed, engine, metrics, threads=1)
-    return create_app(engine, settings, (), live.observers, live.on_start, live.on_stop, metrics, live.status)
+    return create_app(engine, settings, [page_router()], live.observers, live.on_start, live.on_stop, metrics, live.status)
 
 
 def _listen(parsed: argparse.Namespace, engine: "Engine", app: "FastAPI", connections: "Connections") -> None:

@@ -5,7 +5,18 @@ import shlex
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("fastapi", "httptools", "numpy", "onnxruntime", "pillow", "prometheus-client", "python-multipart", "ruamel-yaml", "uvicorn")
+PACKAGES = (
+    "fastapi",
+    "httptools",
+    "numpy",
+    "onnxruntime",
+    "pillow",
+    "prometheus-client",
+    "python-multipart",
+    "ruamel-yaml",
+    "safetensors",
+    "uvicorn",
+)
 _TEMPLATE = """\
 # A server for one model, one process per container; more copies are more containers.
 FROM python:{python}-slim
