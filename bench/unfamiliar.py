@@ -185,7 +185,7 @@ def main() -> None:
         for name, source in zip(projects, ("digits", str(parsed.archive.resolve())), strict=True):
             if not projects[name].is_dir():
                 train(source, projects[name], parsed.models)
-        rows = {}
+        rows: dict[str, Any] = {}
         for name, project in projects.items():
             others = {other: _pictures(projects[other]) for other in projects if other not in (name, "digits")}
             rows |= {f"{name}, {model}": measure(project, model, others) for model in parsed.models}

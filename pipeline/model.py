@@ -87,14 +87,14 @@ class Model:
         """
         import pandas as pd
 
-        squares, probs, scores = list[_Square](), list[Array](), list[float]()
+        squares, answers = list[_Square](), list[tuple[Array, float | None]]()
         for batch, outputs in self._run(pictures, "unfamiliarity"):
             squares += [replace(square, pixels=None) for square in batch]
             if outputs:
-                probs += list(outputs.probs)
-                scores += [] if outputs.unfamiliarity is None else outputs.unfamiliarity.tolist()
-        answers, unfamiliar = iter(probs), iter(scores)
-        rows = [None if square.fault else make_prediction(square.path or "", next(answers), self.class_names, 0.0) for square in squares]
+                scores = [None] * len(outputs.probs) if outputs.unfamiliarity is None else outputs.unfamiliarity.tolist()
+                answers += zip(outputs.probs, scores, strict=True)
+        ahead = iter(answers)
+        rows = [None if square.fault else make_prediction(square.path or "", *next(ahead), self.class_names, 0.0) for square in squares]
         columns: dict[str, Any] = {
             "path": [square.path for square in squares],
             "predicted": [row and row.predicted for row in rows],
@@ -102,7 +102,7 @@ class Model:
             **{f"prob_{name}": np.array([row.probs[name] if row else np.nan for row in rows], float) for name in self.class_names},
         }
         if self._has("unfamiliarity"):
-            columns["unfamiliar"] = pd.array([next(unfamiliar) > 1 if row else None for row in rows], dtype="boolean")
+            columns["unfamiliar"] = pd.array([row and row.unfamiliar for row in rows], dtype="boolean")
         return pd.DataFrame({**columns, "fault": [square.fault for square in squares]})
 
     def features(self, pictures: Pictures) -> Array:
