@@ -104,7 +104,7 @@ def rows_of(path):
     ]
 
 
-@pytest.mark.parametrize("name", ["whole", "partial", pytest.param("gradual", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["whole", *(pytest.param(name, marks=pytest.mark.slow) for name in ("partial", "gradual"))])
 def test_several_processes_train_as_one_does(name, trained, project):
     write_params(1)
     train_by(name, f"one/{name}")
@@ -118,6 +118,7 @@ def test_several_processes_train_as_one_does(name, trained, project):
         torch.testing.assert_close(several[key], one[key], rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_group_and_the_next_run_ends_with_the_same_bytes(trained, project):
     undisturbed = trained("partial")
     stage = start_training("partial", 2, "killed")
