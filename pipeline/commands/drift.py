@@ -118,8 +118,9 @@ def _lines(looked: "Looked") -> list[str]:
         text = f"class {widest['class']}: {100 * widest['value']:.1f} % of the predictions, on test {100 * widest['reference']:.1f} %"
         lines.append(f"shares of the classes, p {found.labels['p']:.2g}; {text}")
     for row in found.traits:
-        if row["difference"] is not None and row["p"] is not None:
-            lines.append(f"{row['title'].lower()}: {row['difference']:+.2f} standard deviations, p {row['p']:.2g} (of four)")
+        if row["p"] is not None and (row["difference"] is not None or row["ks"] == 1):
+            effect = f"{row['difference']:+.2f} standard deviations" if row["difference"] is not None else f"all {row['word']}"
+            lines.append(f"{row['title'].lower()}: {effect}, p {row['p']:.2g} (of four)")
     if found.unfamiliar:
         lines.append(f"unfamiliar: {100 * found.unfamiliar['value']:.1f} %, on test {100 * found.unfamiliar['reference']:.1f} %")
     accuracy = found.accuracy

@@ -102,7 +102,7 @@ def describe_form(name: str, report: Mapping[str, Any]) -> list[str]:
         *(f"{title:<29}{each['original']:>10.{places}f}{each['form']:>10.{places}f}" for title, each, places in rows),
         f"accuracy: {difference:+.1f} points, interval {low:+.1f} to {high:+.1f}",
         f"{changes} {report['largest_probability_difference']:.4f}",
-        *([f"the form does not have the outputs {missing}"] if missing else []),
+        *([f"outputs of the model that the form lacks: {missing}"] if missing else []),
     ]
 
 

@@ -101,7 +101,7 @@ def serve(parsed: argparse.Namespace) -> None:
         engine, settings, connections = _configure(parsed, name, folder, token)
         app = _make_app(parsed, engine, settings)
     except ModuleNotFoundError as error:
-        raise PipelineError(f"serve: {error.name} is not installed; run `pip install 'transfer-pipeline[serve]'`") from None
+        raise PipelineError(f"serve: {error.name} is not installed; run `pip install -e '.[serve]'`") from None
     _listen(parsed, engine, app, connections)
 
 

@@ -201,7 +201,8 @@ def _sentence(
     if shares and not within:
         cause = "The shares of the classes differ; the pictures of a predicted class look as before."
     elif words:
-        cause = f"The pictures are {' and '.join(words)}. Most drift is a camera: look at it first."
+        listed = " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
+        cause = f"The pictures are {listed}. Most drift is a camera: look at it first."
     elif permuting.tail_p(tests.statistics["far"]) <= _SHOWN:
         cause = "Some pictures are far from all others: look at the furthest."
     elif within:

@@ -179,7 +179,7 @@ def test_outputs_that_the_form_lacks_are_named(scored_project, monkeypatch, caps
     report = read_json(Path("exports/own-fp16/form.json"))
     assert (report["outputs"], report["missing_outputs"]) == (["probs"], ["unfamiliarity", "features", "feature_map"])
     assert "unfamiliar" not in report
-    assert "the form does not have the outputs unfamiliarity, features, feature_map\n" in capsys.readouterr().out
+    assert "outputs of the model that the form lacks: unfamiliarity, features, feature_map\n" in capsys.readouterr().out
 
 
 def test_int8_is_calibrated_on_train_pictures_alone(scored_project):

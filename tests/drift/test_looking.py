@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipeline.__main__ import main
 from pipeline.commands.drift import drift_facts
@@ -90,6 +91,17 @@ def test_darker_pictures_are_drift_and_the_sentence_says_so(project):
     page = (project / "out/index.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 24
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_trait_that_does_not_vary_is_compared_in_words_and_three_causes_are_listed(project):
+    for path in write_pictures(project / "larger", range(4000, 4150), light=70):
+        with Image.open(path) as image:
+            image.resize((2 * image.width, 2 * image.height)).save(path)
+    code, printed, _ = drift("larger", "--output", "out")
+    assert code == 10
+    assert "The pictures are darker, blurrier and larger. Most" in printed
+    assert "\npixels: all larger, p 0.002 (of four)\n" in printed
+    assert "<td>all larger</td><td>1.000</td>" in (project / "out/index.html").read_text()
 
 
 def test_the_same_look_twice_gives_the_same_bytes_and_counts_once(project):

@@ -106,6 +106,14 @@ def test_probability_and_unfamiliarity_are_those_of_predict(address):
     }
 
 
+def test_invocations_say_what_predict_says_of_unfamiliar_pictures(address):
+    contents = [draw(BRIGHT_BLUE), draw(RED)]
+    cells = [{"picture": base64.b64encode(content).decode()} for content in contents]
+    rows = requests.post(f"{address}/invocations", json={"dataframe_records": cells}, timeout=5).json()["predictions"]
+    said = [requests.post(f"{address}/predict", data=each, timeout=5).json()["predictions"][0]["unfamiliar"] for each in contents]
+    assert [row["unfamiliar"] for row in rows] == said == [True, False]
+
+
 @pytest.mark.parametrize(("name", "reason"), [("painted", None), ("plain", NO_MAP), ("headless", NO_HEAD)])
 def test_a_model_without_a_map_says_so(address, serve, name, reason):
     serve(name)
