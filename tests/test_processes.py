@@ -171,9 +171,10 @@ def test_each_process_embeds_its_share_once_and_the_bytes_are_those_of_one(proje
     assert (project / "cold/features.npy").read_bytes() == (project / "warm/features.npy").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "rank", "master"),
-    [("PET_NNODES", "PET_NODE_RANK", "PET_MASTER"), pytest.param("WORLD_SIZE", "RANK", "MASTER", marks=pytest.mark.slow)],
+    [("PET_NNODES", "PET_NODE_RANK", "PET_MASTER"), ("WORLD_SIZE", "RANK", "MASTER")],
     ids=["a launcher per machine", "no launcher"],
 )
 def test_machines_join_each_other_by_the_environment(size, rank, master, project, monkeypatch):

@@ -119,6 +119,7 @@ def may_mount():
     return subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not may_mount(), reason="no file system may be mounted here")
 def test_a_stage_on_a_full_file_system_says_so_and_ends_well_on_a_larger_one(reference, ran):
     mounted = "mount -t tmpfs -o size=16k tmpfs results; trap 'ls -A results' EXIT"

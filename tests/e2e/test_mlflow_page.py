@@ -232,6 +232,7 @@ def test_the_page_of_a_run_describes_it(page):
     sync_api.expect(page.get_by_text("balanced_accuracy").first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_the_picture_of_the_readme_shows_curves_and_figures(page, tmp_path):
     draw_curves(page).locator('[data-component-id="fullscreen_button_chartcard"]').click()
     sync_api.expect(page.get_by_role("dialog").get_by_text("finetuned (val_loss)")).to_be_visible()

@@ -192,8 +192,8 @@ SIMULATIONS = {
 }
 # Seconds each, while another of its kind is short: such figures are repeated in other worlds, or such worlds with other figures.
 LONG = {
-    *(f"ECE, T = {t}, {count} pictures" for t, count in ((0.75, 300), (0.75, 1000), (1.5, 250))),
-    "log loss, T = 1.0", "Brier score, T = 0.5", "areas, 10 classes, nearly perfect",
+    *(f"ECE, T = {t}, {count} pictures" for t, count in ((0.5, 200), (0.75, 300), (0.75, 1000), (1.5, 250))),
+    "log loss, T = 1.0", "Brier score, T = 0.5", "areas, 2 classes, nearly perfect", "areas, 10 classes, nearly perfect",
     *(f"{figure}, 15 groups of 20" for figure in ("macro F1", "log loss, T = 0.5", "Brier score, T = 1.0", "ECE, T = 0.5",
                                                   "difference of two models", "areas, 3 classes")),
 }  # fmt: skip
