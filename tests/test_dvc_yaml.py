@@ -139,8 +139,7 @@ def test_the_baseline_is_evaluated_as_every_other_model():
 
 
 def test_the_report_depends_on_its_templates_by_their_folder():
-    templates = list((ROOT / "pipeline").rglob("*.html"))
-    assert templates
+    templates = [path for path in (ROOT / "pipeline").rglob("*.html") if "{%" in path.read_text(encoding="utf-8")]
     assert {path.parent for path in templates} == {ROOT / "pipeline/report"}
     assert "pipeline/report" in STAGES["report"]["deps"]
 

@@ -244,7 +244,8 @@ def measure_overhead(network: ProbedNetwork, sample: Sample, recipe: AnyRegime) 
     run_dvc("status", "train_baseline", stdout=subprocess.DEVNULL)
     subprocess.run([sys.executable, "-W", "ignore", "-c", _START], capture_output=True, check=False)  # MLflow may be away
     classifier = with_head(load_backbone(network.folder)[0], network.probe.head)
-    facts, rate = {"hardware": {"threads": recipe.threads}}, read_params().get("false_alarm_rate")
+    facts = {"hardware": {"threads": recipe.threads}, "preprocessing": asdict(network.preprocessing)}
+    rate = read_params().get("false_alarm_rate")
     with tempfile.TemporaryDirectory() as folder:
         store_model(classifier, network.val_pixels, sample_data(network, sample), facts, [{"epoch": 0.0}], rate, Path(folder, "model"))
     return time.monotonic() - begun
