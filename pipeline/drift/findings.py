@@ -15,6 +15,7 @@ from pipeline.evaluation.intervals import Array, proportion_interval
 
 Verdict = Literal["ok", "drift", "too few"]
 PERMUTATIONS = 1999
+LEAST_LEVEL = 1e-4  # of a look: a lower one needs too many permutations
 SHIFT, POWER = 0.5, 0.8  # the effect that must be seen, in standard deviations of a trait, and how often
 _FAR = 0.95  # of all pictures: beyond that quantile of the distance from their centre, a picture is far
 _FEWEST = 10  # groups of either sample, below which nothing is tested
@@ -78,12 +79,15 @@ def traits_of(sample: Sample) -> dict[str, Array]:
 
 
 def compare(
-    reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int = PERMUTATIONS
+    reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int | None = None
 ) -> Findings:
-    """Compare the new pictures with the reference. `stated`: the rate of false alarms of `unfamiliarity`; `count`: permutations.
+    """Compare the new pictures with the reference. `stated`: the rate of false alarms of `unfamiliarity`.
+
+    `count`: permutations; by default 1,999, or as many as a low level needs: the lowest p-value of `count` is 1 / (count + 1).
 
     The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn; shares and accuracy are of all.
     """
+    count = max(PERMUTATIONS, math.ceil(2 / level) - 1) if count is None else count
     old, new = (each.take(spread(len(each), MOST)) for each in (reference.sample, sample))
     drawn = [len(np.unique(each.groups)) for each in (old, new)]
     pictures = {"reference": len(old), "reference_groups": drawn[0], "new": len(sample), "new_groups": drawn[1], "tested": len(new)}
@@ -191,8 +195,8 @@ def _sentence(
     if verdict == "ok":
         return f"No drift is shown ({given})."
     if verdict == "too few":
-        groups = "pictures" if pictures["new"] == pictures["new_groups"] else "groups"
-        few = f"{pictures['new_groups']} new {groups} are too few ({given}): a shift by half a standard deviation needs {needed}."
+        unit, count = "picture" if pictures["new"] == pictures["new_groups"] else "group", pictures["new_groups"]
+        few = f"{count} new {unit}{'s are' if count > 1 else ' is'} too few ({given}): a shift by half a standard deviation needs {needed}."
         none = f"The {pictures['reference_groups']} test pictures or groups are too few for any verdict ({given}); test on more."
         return few if needed else none
     assert tests  # noqa: S101 - it has a p-value

@@ -177,12 +177,18 @@ def _auc_interval(pool: Pool, scores: Array, strata: Array, auc: float, confiden
 def share_distances(labels: Array, classes: Array) -> Array:
     """How far the class shares of the two samples are apart, per permutation: the root of a chi-square distance. float (permutations,)."""
     one_hot = np.eye(classes.max() + 1, dtype=np.float32)[classes]
-    counts = labels.astype(np.float32) @ one_hot
+    counts = _sums(labels, one_hot)
     total = one_hot.sum(axis=0)
     new = labels.sum(axis=1, keepdims=True)
     gaps = counts / new - (total - counts) / (len(classes) - new)
     there = total > 0
     return np.asarray(np.sqrt((gaps[:, there] ** 2 / (total[there] / len(classes))).sum(axis=1)))
+
+
+def _sums(labels: Array, values: Array) -> Array:
+    """The sum of the values of the new pictures, per permutation: float32 (permutations, ...). `values`: 0 or 1, float32 (N, ...)."""
+    size = max(1, _BLOCK // len(values))
+    return np.concatenate([labels[start : start + size].astype(np.float32) @ values for start in range(0, len(labels), size)])
 
 
 def ks_distances(labels: Array, values: Array) -> Array:
@@ -203,7 +209,7 @@ def ks_distances(labels: Array, values: Array) -> Array:
 def share_gaps(labels: Array, is_counted: Array) -> Array:
     """By how much a share is higher among the new pictures, per permutation: float (permutations,). `is_counted`: bool (N,)."""
     new = labels.sum(axis=1)
-    counts = labels @ is_counted.astype(float)
+    counts = _sums(labels, is_counted.astype(np.float32))
     return np.asarray(counts / new - (is_counted.sum() - counts) / (len(is_counted) - new))
 
 
