@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import sha256_of_file
+from pipeline.core.params import read_params
 from pipeline.drift.reference import Reference, Sample, Seen, look_at, measure
 from pipeline.evaluation.intervals import Array
 from pipeline.pictures.images import read_ahead
@@ -42,8 +43,8 @@ def is_log(folder: Path) -> bool:
 def read_incoming(name: str, here: Path, group: str | None, reference: Reference, predictor: Predictor, threads: int) -> Incoming:
     """Read a folder of pictures or a log, whose name is relative to `here`. Raises PipelineError if there is no picture to compare.
 
-    `group`: a regular expression with one pair of parentheses, searched in the path: what they enclose is the group. None: a picture of
-    a folder is a group, and so are the pictures of one request of a log. NO_GROUPS: each picture is a group.
+    `group`: a regular expression with one pair of parentheses, searched in the path: what they enclose is the group. None: that of
+    `split.group`, if it is one, for a folder, and the request for a log. NO_GROUPS: each picture is a group.
     """
     folder = here / name
     if not folder.is_dir():
@@ -79,7 +80,8 @@ def _read_folder(name: str, here: Path, group: str | None, predictor: Predictor,
         raise PipelineError(f"{fault}; name another folder")
     first = np.sort(np.unique(digests, return_index=True)[1])
     kept = [paths[row] for row in first]
-    return Incoming(replace(sample.take(first), groups=_numbers(kept, group)), kept, faults, _copies_note(len(paths), len(first)))
+    groups, notes = _group_by_path(kept, group)
+    return Incoming(replace(sample.take(first), groups=groups), kept, faults, _copies_note(len(paths), len(first)) + notes)
 
 
 def _read_log(folder: Path, group: str | None, reference: Reference) -> Incoming:
@@ -97,9 +99,12 @@ def _read_log(folder: Path, group: str | None, reference: Reference) -> Incoming
             first[record.sha256] = record
     records = [*first.values()]
     notes += _copies_note(len(of_model), len(records))
-    # In a log, what one request brings is often one scene, several times.
-    names = [record.request_id if group is None else record.picture or record.request_id for record in records]
-    groups = np.arange(len(records)) if group == NO_GROUPS else _numbers(names, group)
+    if group is None:  # what one request brings is often one scene, several times
+        groups = _numbers([record.request_id for record in records])
+    elif group == NO_GROUPS:
+        groups = np.arange(len(records))
+    else:
+        groups, _ = _group_by_path([record.picture or record.request_id for record in records], group)
     has_all = all(record.unfamiliarity is not None for record in records)
     facts = {name: np.array([getattr(record, name) for record in records]) for name in ("brightness", "sharpness", "width", "height")}
     sample = Sample(
@@ -129,7 +134,22 @@ def _copies_note(count: int, kept: int) -> list[str]:
     return [f"{count - kept} of {count} pictures are copies of others, and are left out"] * (kept < count)
 
 
-def _numbers(names: Sequence[str], group: str | None) -> Array:
-    """The number of each picture's group. Equal names are one group."""
-    of = {} if group in (None, NO_GROUPS) else read_groups(set(names), group)
-    return np.asarray(np.unique([f"g{of[name]}" if name in of else f"n{name}" for name in names], return_inverse=True)[1])
+def _group_by_path(paths: Sequence[str], group: str | None) -> tuple[Array, list[str]]:
+    """The number of each picture's group, int (N,), and a note if `split.group` matches no path. Raises PipelineError for a typed one."""
+    named = (read_params().get("split") or {}).get("group") if group is None else group
+    of: dict[str, str] = {}
+    notes = []
+    if isinstance(named, str) and named != NO_GROUPS:  # a table of `split.group` has no new pictures
+        try:
+            of = read_groups(set(paths), named)
+        except PipelineError as error:
+            if group is not None:
+                raise PipelineError(
+                    str(error).replace("params.yaml: split.group", "--group").replace("set null", f"name {NO_GROUPS}")
+                ) from None
+            notes = ["split.group gives these pictures no groups, so each is one; --group names another expression"]
+    return _numbers([f"g{of[path]}" if path in of else f"n{path}" for path in paths]), notes
+
+
+def _numbers(names: Sequence[str]) -> Array:
+    return np.asarray(np.unique(names, return_inverse=True)[1])

@@ -16,7 +16,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.core.files import cache_dir, read_json, sha256_of, sha256_of_file, write_json, writing
 from pipeline.drift import choosing
 from pipeline.drift.findings import LEAST_LEVEL, Findings, compare
-from pipeline.drift.incoming import NO_GROUPS, Incoming, read_incoming
+from pipeline.drift.incoming import Incoming, read_incoming
 from pipeline.drift.page import Furthest, write_page
 from pipeline.drift.reference import Reference, Sample, read_reference, reference_path
 from pipeline.evaluation.intervals import Array
@@ -125,21 +125,6 @@ def metrics_of(findings: Findings) -> dict[str, float]:
     parts = {"drift_auc": findings.domain, "drift_auc_given_class": findings.within, "drift_unfamiliar": findings.unfamiliar}
     found |= {name: part["value"] for name, part in parts.items() if part}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def default_group(group: str | None) -> str | None:
-    """The group as typed, else the regular expression of `split.group` in params.yaml, if it is one. Raises PipelineError."""
-    from pipeline.core.params import read_params
-    from pipeline.pictures.splits import read_groups
-
-    if group is not None:
-        try:
-            read_groups({""}, None if group == NO_GROUPS else group)
-        except PipelineError as error:
-            raise PipelineError(str(error).replace("params.yaml: split.group", "--group")) from None
-        return group
-    named = (read_params().get("split") or {}).get("group")
-    return named if isinstance(named, str) else None
 
 
 def check(options: Options) -> Looked:
