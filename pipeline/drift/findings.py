@@ -85,10 +85,11 @@ def compare(
 
     `count`: permutations; by default 1,999, or as many as a low level needs: the lowest p-value of `count` is 1 / (count + 1).
 
-    The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn; shares and accuracy are of all.
+    The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn, and of its groups as many as
+    `_even_groups` leaves; shares and accuracy are of all.
     """
     count = max(PERMUTATIONS, math.ceil(2 / level) - 1) if count is None else count
-    old, new = (each.take(spread(len(each), MOST)) for each in (reference.sample, sample))
+    old, new = _even_groups(*(each.take(spread(len(each), MOST)) for each in (reference.sample, sample)))
     drawn = [len(np.unique(each.groups)) for each in (old, new)]
     pictures = {"reference": len(old), "reference_groups": drawn[0], "new": len(sample), "new_groups": drawn[1], "tested": len(new)}
     tests = _test(old, new, confidence, count) if min(drawn) >= _FEWEST else None
@@ -109,6 +110,23 @@ def compare(
         {"value": float(tests.statistics["labels"][0]), "p": permuting.tail_p(tests.statistics["labels"])} if tests else None,
         traits, class_shares(reference, sample, confidence), true_shares, untold, unfamiliar, accuracy,
     )  # fmt: skip
+
+
+def _even_groups(old: Sample, new: Sample) -> tuple[Sample, Sample]:
+    """Both samples with at most so many pictures of a group, drawn at random, as the smaller of the two median groups has.
+
+    Groups are exchanged between the samples. If those of one were larger, their size alone would tell the samples apart.
+    """
+    most = min(np.median(np.unique(each.groups, return_counts=True)[1]) for each in (old, new))
+    return _cap_groups(old, int(most)), _cap_groups(new, int(most))
+
+
+def _cap_groups(sample: Sample, most: int) -> Sample:
+    order = np.random.default_rng(0).permutation(len(sample))
+    order = order[np.argsort(sample.groups[order], kind="stable")]
+    _, starts, counts = np.unique(sample.groups[order], return_index=True, return_counts=True)
+    ranks = np.arange(len(order)) - np.repeat(starts, counts)
+    return sample.take(np.sort(order[ranks < most]))
 
 
 @dataclass(frozen=True)
