@@ -82,12 +82,12 @@ def print_drift(parsed: argparse.Namespace) -> None:
 def check_drift(parsed: argparse.Namespace) -> "Looked":
     """Take the look that the command line asks for. Raises PipelineError."""
     from pipeline.core.params import read_threads
-    from pipeline.drift.looking import Options, check, default_group
+    from pipeline.drift.looking import Options, check
 
     output = parsed.here / parsed.output if parsed.output else Path(OUTPUT)
     return check(
         Options(
-            parsed.folder, parsed.here, parsed.model, default_group(parsed.group), parsed.alpha, parsed.looks, parsed.label_next, output,
+            parsed.folder, parsed.here, parsed.model, parsed.group, parsed.alpha, parsed.looks, parsed.label_next, output,
             read_threads(),
         )
     )  # fmt: skip

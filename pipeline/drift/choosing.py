@@ -1,8 +1,12 @@
 """Which new pictures to show and to label: how far each is from the test pictures, and those that teach most."""
 
+from pathlib import Path
+
 import numpy as np
 
-from pipeline.drift.reference import Sample
+from pipeline.core.files import csv_line, row_stream, table_rows
+from pipeline.drift.incoming import Incoming
+from pipeline.drift.reference import Reference, Sample
 from pipeline.evaluation.intervals import Array
 
 COLUMNS = ("path", "label", "split", "predicted", "probability", "distance", "unfamiliarity", "reason")
@@ -76,3 +80,40 @@ def reason(far: float, confidence: float) -> str:
     """Why a picture was chosen, in a few words."""
     words = [f"{far:.1f} times as far as usual"] * (far > _FAR) + ["unsure"] * (confidence < _UNSURE)
     return " and ".join(words) or "unlike the others"
+
+
+def label_rows(reference: Reference, incoming: Incoming, far: Array, count: int) -> list[dict[str, object]]:
+    """The rows of label_next.csv, at most `count`. Pictures that a log did not keep cannot be labelled. `far`: of `distances`."""
+    kept = np.array([row for row, path in enumerate(incoming.paths) if path is not None], int)
+    if not len(kept) or not count:
+        return []
+    sample = incoming.sample.take(kept)
+    score = scores(far[kept], sample.confidence, len(reference.class_names))
+    return [
+        {
+            **{"path": incoming.paths[kept[row]], "label": "", "split": "train"},
+            "predicted": reference.class_names[int(sample.predicted[row])],
+            "probability": f"{sample.confidence[row]:.4f}",
+            "distance": f"{far[kept[row]]:.3f}",
+            "unfamiliarity": "" if sample.unfamiliarity is None else f"{sample.unfamiliarity[row]:.3f}",
+            "reason": reason(float(far[kept[row]]), float(sample.confidence[row])),
+        }
+        for row in choose_next(sample, score, count)
+    ]
+
+
+def is_filled(path: Path) -> bool:
+    """Whether somebody filled in labels in a label_next.csv, or saved it in another form."""
+    if not path.is_file():
+        return False
+    try:
+        return any(tuple(row) != COLUMNS or row["label"].strip() for row in table_rows(path))
+    except (ValueError, AttributeError):  # another encoding, or a short row
+        return True
+
+
+def write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write label_next.csv. Raises PipelineError if it cannot be written."""
+    with row_stream(path) as stream:
+        stream.write(csv_line(COLUMNS, {name: name for name in COLUMNS}))
+        stream.writelines(csv_line(COLUMNS, row) for row in rows)

@@ -15,6 +15,7 @@ from pipeline.evaluation.intervals import Array, proportion_interval
 
 Verdict = Literal["ok", "drift", "too few"]
 PERMUTATIONS = 1999
+LEAST_LEVEL = 1e-4  # of a look: a lower one needs too many permutations
 SHIFT, POWER = 0.5, 0.8  # the effect that must be seen, in standard deviations of a trait, and how often
 _FAR = 0.95  # of all pictures: beyond that quantile of the distance from their centre, a picture is far
 _FEWEST = 10  # groups of either sample, below which nothing is tested
@@ -78,13 +79,17 @@ def traits_of(sample: Sample) -> dict[str, Array]:
 
 
 def compare(
-    reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int = PERMUTATIONS
+    reference: Reference, sample: Sample, level: float, stated: float | None = None, confidence: float = 0.95, count: int | None = None
 ) -> Findings:
-    """Compare the new pictures with the reference. `stated`: the rate of false alarms of `unfamiliarity`; `count`: permutations.
+    """Compare the new pictures with the reference. `stated`: the rate of false alarms of `unfamiliarity`.
 
-    The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn; shares and accuracy are of all.
+    `count`: permutations; by default 1,999, or as many as a low level needs: the lowest p-value of `count` is 1 / (count + 1).
+
+    The same pictures give the same findings. At most 5,000 pictures of a sample are tested, evenly drawn, and of its groups as many as
+    `_even_groups` leaves; shares and accuracy are of all.
     """
-    old, new = (each.take(spread(len(each), MOST)) for each in (reference.sample, sample))
+    count = max(PERMUTATIONS, math.ceil(2 / level) - 1) if count is None else count
+    old, new = _even_groups(*(each.take(spread(len(each), MOST)) for each in (reference.sample, sample)))
     drawn = [len(np.unique(each.groups)) for each in (old, new)]
     pictures = {"reference": len(old), "reference_groups": drawn[0], "new": len(sample), "new_groups": drawn[1], "tested": len(new)}
     tests = _test(old, new, confidence, count) if min(drawn) >= _FEWEST else None
@@ -105,6 +110,23 @@ def compare(
         {"value": float(tests.statistics["labels"][0]), "p": permuting.tail_p(tests.statistics["labels"])} if tests else None,
         traits, class_shares(reference, sample, confidence), true_shares, untold, unfamiliar, accuracy,
     )  # fmt: skip
+
+
+def _even_groups(old: Sample, new: Sample) -> tuple[Sample, Sample]:
+    """Both samples with at most so many pictures of a group, drawn at random, as the smaller of the two median groups has.
+
+    Groups are exchanged between the samples. If those of one were larger, their size alone would tell the samples apart.
+    """
+    most = min(np.median(np.unique(each.groups, return_counts=True)[1]) for each in (old, new))
+    return _cap_groups(old, int(most)), _cap_groups(new, int(most))
+
+
+def _cap_groups(sample: Sample, most: int) -> Sample:
+    order = np.random.default_rng(0).permutation(len(sample))
+    order = order[np.argsort(sample.groups[order], kind="stable")]
+    _, starts, counts = np.unique(sample.groups[order], return_index=True, return_counts=True)
+    ranks = np.arange(len(order)) - np.repeat(starts, counts)
+    return sample.take(np.sort(order[ranks < most]))
 
 
 @dataclass(frozen=True)
@@ -191,8 +213,8 @@ def _sentence(
     if verdict == "ok":
         return f"No drift is shown ({given})."
     if verdict == "too few":
-        groups = "pictures" if pictures["new"] == pictures["new_groups"] else "groups"
-        few = f"{pictures['new_groups']} new {groups} are too few ({given}): a shift by half a standard deviation needs {needed}."
+        unit, count = "picture" if pictures["new"] == pictures["new_groups"] else "group", pictures["new_groups"]
+        few = f"{count} new {unit}{'s are' if count > 1 else ' is'} too few ({given}): a shift by half a standard deviation needs {needed}."
         none = f"The {pictures['reference_groups']} test pictures or groups are too few for any verdict ({given}); test on more."
         return few if needed else none
     assert tests  # noqa: S101 - it has a p-value

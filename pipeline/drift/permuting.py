@@ -104,7 +104,7 @@ def classify_domain(pool: Pool, labels: Array, strata: Array | None = None, conf
 
     0.5: they look alike; 1: they differ in every picture. `labels`: of `permute`. `strata`: int (N,); then only pictures of one stratum
     are compared, by what differs within strata. The interval is for a classifier that learned from so many pictures (DeLong et al., 1988,
-    summed by group).
+    summed by group), at least as wide as the permutations vary.
     """
     numbers = np.zeros(len(pool.axes), int) if strata is None else np.unique(strata, return_inverse=True)[1]
     size = max(1, _BLOCK // len(pool.axes))
@@ -112,7 +112,7 @@ def classify_domain(pool: Pool, labels: Array, strata: Array | None = None, conf
     sums = np.concatenate([_pair_sums(_held_out_scores(pool, block, numbers), block, pool.folds, numbers) for block in blocks])
     aucs = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), 0.5), where=sums[:, 1] > 0)
     scores = _held_out_scores(pool, labels[:1], numbers)[:, 0]
-    return Domain(aucs, _auc_interval(pool, scores, numbers, float(aucs[0]), confidence))
+    return Domain(aucs, _auc_interval(pool, scores, numbers, aucs, confidence))
 
 
 def _held_out_scores(pool: Pool, labels: Array, strata: Array) -> Array:
@@ -150,11 +150,11 @@ def _cells(folds: Array, strata: Array) -> list[Array]:
     return [np.flatnonzero(keys == key) for key in np.unique(keys)]
 
 
-def _auc_interval(pool: Pool, scores: Array, strata: Array, auc: float, confidence: float) -> Interval:
-    """The interval on the scale of the logit, from the variance of what each group adds to the AUC."""
+def _auc_interval(pool: Pool, scores: Array, strata: Array, aucs: Array, confidence: float) -> Interval:
+    """The interval on the scale of the logit, from the variance of what each group adds to the AUC. `aucs`: see `Domain`."""
     from scipy.special import expit, logit, stdtrit
 
-    added, pairs = np.zeros(len(scores)), 0.0
+    auc, added, pairs = float(aucs[0]), np.zeros(len(scores)), 0.0
     for rows in _cells(pool.folds, strata):
         new, old = rows[pool.is_new[rows]], rows[~pool.is_new[rows]]
         for some, others, sign in ((new, old, 1), (old, new, -1)):
@@ -168,7 +168,9 @@ def _auc_interval(pool: Pool, scores: Array, strata: Array, auc: float, confiden
     sums = np.bincount(pool.groups, added)
     error = np.sqrt((sums**2).sum() * min(drawn) / (min(drawn) - 1)) / pairs
     inner = float(np.clip(auc, 1 / (2 * min(drawn)), 1 - 1 / (2 * min(drawn))))
-    ratio = error / (inner * (1 - inner))
+    # That variance is of given classifiers. Where little differs, they vary from fold to fold, too, as those of the permutations do. The
+    # slope of the logit at 0.5 is 4.
+    ratio = max(error / (inner * (1 - inner)), 4 * float(aucs[1:].std()) if len(aucs) > 1 else 0.0)
     # Where every pair is in order, the variance is 0: as if half a group were not.
     half = stdtrit(min(drawn) - 1, (1 + confidence) / 2) * (ratio if inner == auc else max(1.0, ratio))
     return float(min(auc, expit(logit(inner) - half))), float(max(auc, expit(logit(inner) + half)))
@@ -177,12 +179,18 @@ def _auc_interval(pool: Pool, scores: Array, strata: Array, auc: float, confiden
 def share_distances(labels: Array, classes: Array) -> Array:
     """How far the class shares of the two samples are apart, per permutation: the root of a chi-square distance. float (permutations,)."""
     one_hot = np.eye(classes.max() + 1, dtype=np.float32)[classes]
-    counts = labels.astype(np.float32) @ one_hot
+    counts = _sums(labels, one_hot)
     total = one_hot.sum(axis=0)
     new = labels.sum(axis=1, keepdims=True)
     gaps = counts / new - (total - counts) / (len(classes) - new)
     there = total > 0
     return np.asarray(np.sqrt((gaps[:, there] ** 2 / (total[there] / len(classes))).sum(axis=1)))
+
+
+def _sums(labels: Array, values: Array) -> Array:
+    """The sum of the values of the new pictures, per permutation: float32 (permutations, ...). `values`: 0 or 1, float32 (N, ...)."""
+    size = max(1, _BLOCK // len(values))
+    return np.concatenate([labels[start : start + size].astype(np.float32) @ values for start in range(0, len(labels), size)])
 
 
 def ks_distances(labels: Array, values: Array) -> Array:
@@ -203,7 +211,7 @@ def ks_distances(labels: Array, values: Array) -> Array:
 def share_gaps(labels: Array, is_counted: Array) -> Array:
     """By how much a share is higher among the new pictures, per permutation: float (permutations,). `is_counted`: bool (N,)."""
     new = labels.sum(axis=1)
-    counts = labels @ is_counted.astype(float)
+    counts = _sums(labels, is_counted.astype(np.float32))
     return np.asarray(counts / new - (is_counted.sum() - counts) / (len(is_counted) - new))
 
 

@@ -17,7 +17,7 @@ from pipeline.core.files import Slice, atomic_file
 from pipeline.evaluation.intervals import Array
 from pipeline.pictures.images import decode, read_ahead
 from pipeline.pictures.inspection import brightness_and_sharpness
-from pipeline.serving.predictor import Predictor
+from pipeline.serving.predictor import Outputs, Predictor
 
 REFERENCE = "reference.npz"  # in results/<model>, and in the folder of a champion
 MOST = 5000  # pictures of a reference, and new pictures that are tested
@@ -85,12 +85,17 @@ class Reference:
     model_sha256: str
 
 
-def look_at(source: Path | Slice, predictor: Predictor) -> Seen:
+def look_at(source: Path, predictor: Predictor) -> Seen:
     """Decode a picture for the network and, whole, for its facts. Raises BrokenPicture."""
     content = source.read_bytes()
-    image = decode(content)
     # By the predictor's own way of reading, which may decode a JPEG at a fraction: a domain classifier would see the difference.
-    return Seen(predictor.read(content), *brightness_and_sharpness(image), *image.size)
+    return Seen(predictor.read(content), *_measure_whole(content))
+
+
+def _measure_whole(source: Path | Slice | bytes) -> tuple[float, float, int, int]:
+    """Brightness, sharpness, width and height of a picture."""
+    image = decode(source)
+    return *brightness_and_sharpness(image), *image.size
 
 
 def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample | None:
@@ -120,28 +125,31 @@ def spread(count: int, most: int = MOST) -> Array:
 
 
 def write_reference(
-    folder: Path, predictor: Predictor, sha256: str, sources: Sequence[Path | Slice], labels: Array, groups: Array, threads: int
-) -> None:
+    folder: Path, model: tuple[str, Sequence[str]], sources: Sequence[Path | Slice], outputs: Outputs, labels: Array, groups: Array,
+    threads: int,
+) -> None:  # fmt: skip
     """Measure at most 5,000 of the test pictures, evenly drawn, and write `reference.npz` with the same bytes each time.
 
-    `sha256`: of the model.onnx. Nothing is written for a model without features, which an older version made. Raises BrokenPicture.
+    `model`: the sha256 of its model.onnx, and its classes; `outputs`: of all test pictures, but `features` of the rows of `spread` alone.
+    Nothing is written for a model without features, which an older version made. Raises BrokenPicture.
     """
-    if all(output.name != "features" for output in predictor.session.get_outputs()):
+    if outputs.features is None:
         return
     rows = spread(len(sources))
-    batches = read_ahead([sources[row] for row in rows], lambda source: look_at(source, predictor), _BATCH, threads, "reference")
-    sample = measure(predictor, batches)
-    assert sample is not None  # noqa: S101 - there are test pictures
-    arrays = {**vars(sample), "labels": labels[rows], "groups": np.unique(groups[rows], return_inverse=True)[1]}
-    typed: dict[str, Any] = {name: values.astype(_DTYPES[name]) for name, values in arrays.items() if values is not None}
-    names: dict[str, Any] = {"class_names": np.array(predictor.class_names), "model_sha256": np.array(sha256)}
+    batches = read_ahead([sources[row] for row in rows], _measure_whole, _BATCH, threads, "reference")
+    columns = zip(Seen._fields[1:], zip(*(facts for batch in batches for facts in batch), strict=True), strict=True)
+    arrays = {"features": outputs.features, "probs": outputs.probs[rows], **{name: np.array(values) for name, values in columns}}
+    arrays |= {"groups": np.unique(groups[rows], return_inverse=True)[1], "labels": labels[rows]}
+    arrays |= {} if outputs.unfamiliarity is None else {"unfamiliarity": outputs.unfamiliarity[rows]}
+    typed: dict[str, Any] = {name: values.astype(_DTYPES[name]) for name, values in arrays.items()}
+    names: dict[str, Any] = {"class_names": np.array(model[1]), "model_sha256": np.array(model[0])}
     with atomic_file(folder / REFERENCE) as partial, partial.open("wb") as file:
         np.savez(file, **typed, **names)  # its zip entries have a fixed date
 
 
 def read_reference(path: Path, sha256: str) -> Reference:
     """Read the reference of the model with that sha256. Raises PipelineError if it is missing, damaged, or of another model."""
-    cure = "run `dvc repro`, and `pipeline retrain`, whose champion keeps it"
+    cure = "run `dvc repro`; a champion keeps it from its promotion on, so promote again, or name another --model"
     if not path.is_file():
         raise PipelineError(f"{path}: is not there, so that nothing can be compared with the model's test pictures; {cure}")
     try:

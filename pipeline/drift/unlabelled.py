@@ -47,14 +47,14 @@ def estimate_shares(reference: Reference, sample: Sample, confidence: float, see
         return [], "a class has no test pictures"
     if np.linalg.cond(matrix / matrix.sum(axis=0)) > _MOST_CONDITION:
         return [], "the model confuses its classes too much"
-    one_hot = np.eye(count)[sample.predicted]
-    value = _solve(matrix, one_hot.mean(axis=0))
+    predicted = sample.predicted
+    value = _solve(matrix, np.bincount(predicted, minlength=count) / len(predicted))
     draws = []
     old, new = Bootstrap(reference.sample.groups, seed), Bootstrap(sample.groups, seed + 1)
     for old_weights, new_weights in _both(old, new):
         drawn = _confusion(reference, old_weights)
         if drawn.sum(axis=0).all():
-            draws.append(_solve(drawn, new_weights @ one_hot / new_weights.sum()))
+            draws.append(_solve(drawn, np.bincount(predicted, new_weights, count) / new_weights.sum()))
     widening = max(old.widening(confidence), new.widening(confidence))
     ends = [percentile_interval(column, confidence, widening) for column in np.array(draws).T]
     known = np.bincount(reference.labels, minlength=count) / len(reference.labels)

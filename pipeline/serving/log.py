@@ -73,7 +73,7 @@ def read_log(folder: Path) -> Iterator[Record]:
         raise PipelineError(f"{folder}: contains no log of predictions; name the folder of `pipeline serve --log`")
     for path in files:
         try:
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:  # a server that is running removed it, being the oldest
             continue
         for number, line in enumerate(lines[:-1], 1):  # behind the last line break is nothing, or a line that was cut short

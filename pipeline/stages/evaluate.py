@@ -14,7 +14,7 @@ from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import Slice, atomic_dir, cache_dir, sha256_of_file, write_json, write_table
 from pipeline.core.sections import Section
-from pipeline.drift.reference import write_reference
+from pipeline.drift.reference import spread, write_reference
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.answers import Answers, prediction_row, read_answers, write_predictions, write_probs
 from pipeline.evaluation.calibration import coverage, reliability
@@ -24,7 +24,7 @@ from pipeline.evaluation.intervals import Array
 from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix
 from pipeline.pictures.images import read_square, square_batches
 from pipeline.pictures.manifest import Picture, read_manifest, recorded, sha256_of_pictures
-from pipeline.serving.predictor import Predictor
+from pipeline.serving.predictor import Outputs, Predictor
 
 _BATCH = 32
 _HEADLINE = ("top1_accuracy", "log_loss")  # what DVC compares: `dvc exp show` must fit into a terminal
@@ -36,23 +36,29 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
-def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> tuple[Array, Array | None]:
-    """Probabilities of the pictures by the stored model, float32 (pictures, classes): the content of the .npy file that is written.
+def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> Outputs:
+    """What the stored model says of the pictures: probabilities, float32 (pictures, classes), the content of the .npy file that is written.
 
-    And their unfamiliarity, float32 (pictures,), if the model has this output.
+    If the model has these outputs, also the unfamiliarity of all, float32 (pictures,), and features of the pictures of the reference.
     """
     batches = square_batches(paths, predictor.preprocessing, _BATCH, threads, "evaluate")
-    shape = len(paths), len(predictor.class_names)
-    found: list[Array] = []
+    shape, is_kept = (len(paths), len(predictor.class_names)), np.isin(np.arange(len(paths)), spread(len(paths)))
+    unfamiliarity: list[Array] = []
+    features: list[Array] = []
 
     def answers() -> Iterator[Array]:
+        start = 0
         for pixels in batches:
-            probs, unfamiliarity = predictor.answer(pixels)
-            found.extend([] if unfamiliarity is None else [unfamiliarity])
-            yield probs
+            outputs = predictor.run(pixels, "unfamiliarity", "features")
+            if outputs.unfamiliarity is not None:
+                unfamiliarity.append(outputs.unfamiliarity)
+            if outputs.features is not None:
+                features.append(outputs.features[is_kept[start : start + len(pixels)]])
+            start += len(pixels)
+            yield outputs.probs
 
     probs = write_probs(predictions, answers(), shape)
-    return probs, np.concatenate(found) if found else None
+    return Outputs(probs, *(np.concatenate(parts) if parts else None for parts in (unfamiliarity, features)))
 
 
 def judge_unfamiliarity(predictor: Predictor, known: Array | None, groups: Array, confidence: float) -> dict[str, Any]:
@@ -131,8 +137,9 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
     with atomic_dir(results) as partial:
         start = time.perf_counter()
-        probs, unfamiliarity = predict(predictor, paths, params.threads, partial / "predictions.npy")
+        outputs = predict(predictor, paths, params.threads, partial / "predictions.npy")
         seconds = time.perf_counter() - start
+        probs, unfamiliarity = outputs.probs, outputs.unfamiliarity
         answers, unscaled = read_answers(labels, probs), read_answers(labels, probs, predictor.facts["temperature"])
         scores = {
             **about(model, pictures, predictor),
@@ -142,7 +149,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         }
         write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, answers, names, unfamiliarity)
-        write_reference(partial, predictor, scores["model_sha256"], paths, labels, groups, params.threads)
+        write_reference(partial, (scores["model_sha256"], names), paths, outputs, labels, groups, params.threads)
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
         chosen = galleries.choose(answers, probs, params.seed, unfamiliarity)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -39,9 +41,10 @@ def drift(*arguments):
 def test_the_reference_has_the_same_bytes_each_time_and_no_time(project):
     paths = sorted((project / "tested").glob("*.png"))[:40]
     predictor = open_model(project / "models/own", 1)
+    outputs = predictor.run(np.stack([predictor.read(path) for path in paths]), "features")
     for name in ("one", "two"):
         (project / name).mkdir()
-        write_reference(project / name, predictor, "a" * 64, paths, np.arange(40) % 3, np.arange(40), 1)
+        write_reference(project / name, ("a" * 64, NAMES), paths, outputs, np.arange(40) % 3, np.arange(40), 1)
     assert sha256_of_file(project / "one" / REFERENCE) == sha256_of_file(project / "two" / REFERENCE)
     with zipfile.ZipFile(project / "one" / REFERENCE) as file:
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}
@@ -200,10 +203,94 @@ def test_a_log_says_the_same_as_its_folder_and_only_kept_pictures_can_be_labelle
 
 def test_a_log_of_other_models_is_refused(project):
     predictor = open_model(project / "models/own", 1)
-    write_log(project / "foreign", sorted((project / "few").glob("0*.png")), predictor, "f" * 64, kept=())
+    write_log(project / "foreign", sorted((project / "few").glob("3*.png")), predictor, "f" * 64, kept=())
     code, _, errors = drift("foreign")
     assert code == 1
     assert "has no prediction of the model" in errors
+
+
+def test_equal_pictures_count_once(project):
+    for number in range(150):
+        (project / "copies").mkdir(exist_ok=True)
+        shutil.copy(project / "same/1000.png", project / f"copies/{number}.png")
+    code, printed, errors = drift("copies", "--output", "out")
+    assert code == 11
+    assert printed.startswith("1 new picture is too few (nothing was tested)")
+    assert "149 of 150 pictures are copies of others, and are left out" in errors
+
+
+def test_a_low_level_gets_permutations_enough_and_a_lower_one_is_refused(project):
+    assert drift("darker", "--output", "out", "--alpha", "0.01")[0] == 10  # by 1,999 permutations no p-value is below 0.01 / 30
+    assert read_json(project / "out/drift.json")["p"] <= 0.01 / 30
+    code, _, errors = drift("darker", "--output", "out", "--alpha", "0.01", "--looks", "365")
+    assert code == 1
+    assert errors == "--looks 365: leave each a level of 2.7e-05, below 0.0001; take at most 100\n"
+
+
+def test_labels_that_were_filled_in_stay(project):
+    drift("darker", "--output", "filled", "--label-next", "2")
+    path = project / "filled/label_next.csv"
+    path.write_text(path.read_text().replace(",,train", ",bees,train", 1))
+    filled = path.read_text()
+    _, _, errors = drift("same", "--output", "filled")
+    assert "label_next.csv has labels that somebody filled in, and stays as it is" in errors
+    assert path.read_text() == filled
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes_and_markup_is_escaped(project):
+    folder = project / "odd"
+    folder.mkdir()
+    for number, name in enumerate((b"\xff.png", b"<img src=x>&.png")):
+        shutil.copy(project / f"same/{1000 + number}.png", os.fsencode(folder) + b"/" + name)
+    assert drift("odd", "--output", "out")[0] == 11
+    assert b"\xff.png" in (project / "out/label_next.csv").read_bytes()
+    page = (project / "out/index.html").read_text()
+    assert "<img src=x>" not in page
+    assert "&lt;img src=x&gt;&amp;.png" in page
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"probs": [1.0]}, {"features": "AAA="}, {"width": 0}, {"width": "8"}, {"unfamiliarity": "x"}, {"picture": "../x.png"}, {"picture": 5}],
+)
+def test_a_prediction_that_cannot_be_of_the_model_is_named(project, tmp_path, change):
+    predictor, sha256 = open_model(project / "models/own", 1), sha256_of_file(project / "models/own/model.onnx")
+    write_log(tmp_path / "log", sorted((project / "few").glob("3*.png")), predictor, sha256, kept=())
+    path = tmp_path / "log/predictions.jsonl"
+    first, rest = path.read_text().split("\n", 1)
+    path.write_text(json.dumps(json.loads(first) | change) + "\n" + rest)
+    code, _, errors = drift(str(tmp_path / "log"), "--output", "out")
+    assert code == 1
+    assert "the prediction of 2026-11-27T03:00:00.000Z for" in errors
+    assert "is damaged; remove its line" in errors
+
+
+def test_answers_that_are_not_numbers_are_a_fault(project, tmp_path):
+    predictor, sha256 = open_model(project / "models/own", 1), sha256_of_file(project / "models/own/model.onnx")
+    write_log(tmp_path / "log", sorted((project / "few").glob("3*.png")), predictor, sha256, kept=())
+    path = tmp_path / "log/predictions.jsonl"
+    facts = json.loads(path.read_text().split("\n")[0])
+    facts |= {"sha256": "e" * 64, "probs": [float("nan")] * len(NAMES)}
+    path.write_text(path.read_text() + json.dumps(facts) + "\n")
+    code, _, errors = drift(str(tmp_path / "log"), "--output", "out")
+    assert (code, "the model's answers to 1 pictures are not numbers" in errors) == (1, True)
+
+
+def test_a_group_of_the_params_that_matches_nothing_is_no_fault_and_a_typed_one_is(project, tmp_path):
+    params = project / "params.yaml"
+    before = params.read_text()
+    params.write_text(before + "split: {group: 'patient(x)'}\n")
+    try:
+        _, _, errors = drift("few", "--output", "out")
+        assert "split.group gives these pictures no groups" in errors
+        predictor, sha256 = open_model(project / "models/own", 1), sha256_of_file(project / "models/own/model.onnx")
+        write_log(tmp_path / "log", sorted((project / "few").glob("3*.png")), predictor, sha256, kept=())
+        assert drift(str(tmp_path / "log"), "--output", "out")[0] == 11
+    finally:
+        params.write_text(before)
+    code, _, errors = drift("few", "--group", "(")
+    assert code == 1
+    assert errors.startswith("--group: '(' is not a regular expression")
 
 
 def test_retraining_asks_and_gets_the_verdict_or_the_fault(project):

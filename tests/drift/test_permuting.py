@@ -6,6 +6,8 @@ from scipy.stats import ks_2samp
 from sklearn.metrics import roc_auc_score
 
 from pipeline.drift import permuting
+from pipeline.drift.findings import compare
+from pipeline.drift.reference import Reference, Sample
 
 GENERATOR = np.random.default_rng(0)
 
@@ -120,3 +122,32 @@ def test_the_largest_of_several_statistics_holds_the_level():
 def test_the_smallest_p_value_is_one_in_all_permutations():
     assert permuting.tail_p(np.array([9.0, *range(9)])) == pytest.approx(0.1)
     assert permuting.global_p([np.array([9.0, *range(9)]), np.arange(10) % 3]) == pytest.approx(0.1)
+
+
+def test_the_interval_of_the_auc_contains_a_half_where_nothing_differs():
+    generator, missed = np.random.default_rng(5), 0
+    for seed in range(150):
+        pool = permuting.make_pool(
+            (generator.normal(size=(120, 24)), generator.normal(size=(100, 24))), (np.arange(120), np.arange(100)), seed
+        )
+        low, high = permuting.classify_domain(pool, permuting.permute(pool, 60)).interval
+        missed += not low <= 0.5 <= high
+    assert missed <= 15  # of 150, at 95 %; by DeLong's variance alone about 25
+
+
+def sample_in_groups(generator, groups, size):
+    """Pictures whose group decides most of their features."""
+    numbers = np.repeat(np.arange(groups), size)
+    features = generator.normal(size=(groups, 12))[numbers] + generator.normal(size=(len(numbers), 12)) / 2
+    probs = np.exp(features[:, :3])
+    ones = np.ones(len(numbers))
+    light = 100 + 10 * features[:, 3]
+    return Sample(features.astype(np.float16), probs / probs.sum(axis=1, keepdims=True), numbers, light, ones, ones, ones)
+
+
+def test_groups_of_another_size_than_those_of_the_reference_raise_no_false_alarm():
+    generator, alarms = np.random.default_rng(3), 0
+    for _ in range(30):
+        old, new = sample_in_groups(generator, 15, 10), sample_in_groups(generator, 100, 1)
+        alarms += compare(Reference(old, old.predicted, ["a", "b", "c"], ""), new, 0.05, count=59).p <= 0.05
+    assert alarms <= 5  # without an even number of pictures per group, more than 20

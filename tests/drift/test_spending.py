@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core.errors import PipelineError
-from pipeline.drift.spending import enter_look, looks_path, plan_look
+from pipeline.drift.looking import enter_look, looks_path, plan_look
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from pipeline.evaluation.galleries import TITLES
 from pipeline.evaluation.scores import score
 from pipeline.pictures.images import Preprocessing
 from pipeline.pictures.manifest import Picture, record_of, write_manifest
-from pipeline.serving.predictor import Predictor
+from pipeline.serving.predictor import Outputs, Predictor
 from pipeline.stages.evaluate import Params, run
 
 PARAMS = Params(seed=0, threads=1, confidence=0.9)
@@ -55,8 +55,11 @@ def evaluate(root, names, labels, probs, maps=True, learned=""):
         class_names=names,
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
         facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}, "learned": learned},
-        answer=lambda pixels: (np.stack([next(answers) for _ in pixels]), None),
-        run=lambda pixels, *others: SimpleNamespace(feature_map=features if maps else None),
+        run=lambda pixels, *others: (
+            Outputs(np.zeros((1, len(names))), feature_map=features if maps else None)
+            if others == ("feature_map",)
+            else Outputs(np.stack([next(answers) for _ in pixels]))
+        ),
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(Predictor, "load", lambda path, threads, on_gpu: fake)
