@@ -57,6 +57,7 @@ class InvocationRow(_Form):
     predicted: str | None
     probability: float | None
     probabilities: list[float] | None
+    unfamiliar: bool | None
     fault: str | None
 
 

@@ -42,12 +42,13 @@ def read_cells(content_type: str, body: bytes, most: int) -> list[bytes]:
 def invocation_row(answer: Answer | str) -> dict[str, Any]:
     """A row of the answer, as `serving/pyfunc` makes it. A text is the fault of a picture that cannot be read."""
     if isinstance(answer, str):
-        return {"predicted": None, "probability": None, "probabilities": None, "fault": answer}
+        return {"predicted": None, "probability": None, "probabilities": None, "unfamiliar": None, "fault": answer}
     names, probs = answer.model.predictor.class_names, answer.probs
     return {
         "predicted": names[int(probs.argmax())],
         "probability": float(probs.max()),
         "probabilities": probs.astype(float).tolist(),
+        "unfamiliar": None if answer.unfamiliarity is None else answer.unfamiliarity > 1,
         "fault": None,
     }
 

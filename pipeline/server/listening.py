@@ -106,7 +106,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
         if len(self.headers) >= self.limits.headers:
             raise _TooLarge
-        super().on_header(name, value)
+        if self._is_head:  # not a trailer: it is no header, and could replace one
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """All headers are there."""

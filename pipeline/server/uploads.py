@@ -139,6 +139,11 @@ class Decoder:
         self._engine, self._pixels = engine, pixels
         self._lane = Lane("decode", threads, engine.limits.queue)
 
+    @property
+    def busy(self) -> int:
+        """Pictures that are decoded or explained, or wait for it, also for clients that have gone."""
+        return self._lane.depth + self.slow.depth
+
     async def read(self, content: bytes, model: Served) -> Array:
         """The pixels of a picture, uint8 (S, S, 3), prepared for a model. Raises BrokenPicture, and Overloaded if too many wait."""
         self._engine.coming += 1
