@@ -13,12 +13,11 @@ from PIL import Image
 
 from pipeline.core.files import sha256_of
 from pipeline.pictures.images import BrokenPicture, decode
-from pipeline.server.documents import INVOCATIONS_DOCUMENT, PREDICT_DOCUMENT, Metadata, Status
+from pipeline.server.documents import INVOCATIONS_DOCUMENT, PREDICT_DOCUMENT, Metadata, Status, invocation_row, row_of
 from pipeline.server.engine import Answer, Engine
-from pipeline.server.invocations import invocation_row, read_cells
 from pipeline.server.metrics import Metrics
 from pipeline.server.requests import EXPECTED, Envelope, json_response, model_facts, sentence_response, unless_gone
-from pipeline.server.uploads import Bodies, Bounds, Decoder, read_pictures
+from pipeline.server.uploads import Bodies, Bounds, Decoder, read_cells, read_pictures
 
 _Async = Callable[[], Awaitable[None]]
 
@@ -108,21 +107,6 @@ class Service:
         except BrokenPicture as error:
             self.metrics.refused("picture")
             return str(error)
-
-
-def row_of(answer: Answer | str) -> dict[str, Any]:
-    """An answer as JSON: `predicted`, `probability`, `probs` by class, and `unfamiliarity` and `unfamiliar` if the model has them.
-
-    A text is the fault of a picture that cannot be read.
-    """
-    if isinstance(answer, str):
-        return {"fault": answer}
-    names, probs = answer.model.predictor.facts["class_names"], [round(prob, 6) for prob in answer.probs.tolist()]
-    best = int(answer.probs.argmax())
-    row: dict[str, Any] = {"predicted": names[best], "probability": probs[best], "probs": dict(zip(names, probs, strict=True))}
-    if answer.unfamiliarity is not None:
-        row |= {"unfamiliarity": round(answer.unfamiliarity, 6), "unfamiliar": answer.unfamiliarity > 1}
-    return row
 
 
 def create_app(
