@@ -231,9 +231,8 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name with a part that is too long
-        raise PipelineError(
-            f"{host}:{port}: cannot listen there: {getattr(error, 'strerror', None) or error}; choose another --host or --port"
-        ) from None
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # the socket module repeats the address
+        raise PipelineError(f"{host}:{port}: cannot listen there: {reason}; choose another --host or --port") from None
 
 
 def make_server(app: FastAPI, limits: Connections, access_log: bool = False) -> Server:

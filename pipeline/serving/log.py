@@ -5,6 +5,7 @@ that a file names are in a folder of the same name below `pictures`, so that bot
 """
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -249,7 +250,7 @@ class _Parts:
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):
-                raise OSError(f"{self._path}: the disk is full")
+                raise OSError(errno.ENOSPC, "the disk is full", str(self._path))
         except OSError:
             os.ftruncate(self._descriptor, self._lines_size)  # so that the next line does not continue this one
             raise

@@ -143,9 +143,10 @@ def test_invocations_answer_as_the_model_in_mlflow_does(server, expected, name):
         "predicted": row(expected[0])["predicted"],
         "probability": float(expected[0].max()),
         "probabilities": expected[0].astype(float).tolist(),
+        "unfamiliar": None,
         "fault": None,
     }
-    assert second == {"predicted": None, "probability": None, "probabilities": None, "fault": "not a picture"}
+    assert second == {"predicted": None, "probability": None, "probabilities": None, "unfamiliar": None, "fault": "not a picture"}
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.server.engine import Limits
+from pipeline.server.page import page_router
 from pipeline.server.uploads import Bounds
 from tests.checkout import ROOT
 from tests.server.running import SHORT, SMALL, drain, form, parse, picture, request, running
@@ -116,6 +117,16 @@ def test_the_deadline_is_also_that_of_the_decoder(model_folder):
         decoder.gate.set()
         wait_until(lambda: server.app.state.service.decoder.busy == 0)
         assert server.ask("POST", "/predict", RED)[0] == 200
+
+
+def test_the_deadline_is_also_that_of_a_map(model_folder):
+    with held(model_folder, limits=Limits(deadline_seconds=0.2), routers=[page_router()]) as (server, predictor):
+        assert server.ask("POST", "/explain", RED)[0] == 503
+        assert server.count("pipeline_refusals_total", reason="deadline") == 1
+        assert server.app.state.service.bodies.held == 0
+        predictor.gate.set()
+        assert server.ask("POST", "/explain", RED)[0] == 200
+        assert server.count("pipeline_seconds_count", phase="explain") == 1
 
 
 def test_clients_that_go_while_the_decoder_is_busy_leave_neither_bytes_nor_work(model_folder):
