@@ -68,6 +68,10 @@ def add_serve(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument("--token-file", metavar="FILE", help=f"clients must send the token in this file (or in {TOKEN})")
     parser.add_argument("--access-log", action="store_true", help="print a line per request")
     parser.add_argument("--dockerfile", action="store_true", help="print a Dockerfile for the model, and how to build and run it")
+    host_help = (
+        "a name by which clients reach the server through a proxy, if it listens on this machine alone without a token; may be repeated"
+    )
+    parser.add_argument("--host-name", action="append", default=[], metavar="NAME", help=host_help)
     limits = parser.add_argument_group("limits")
     limits.add_argument("--threads", type=whole, metavar="N", help="threads that decode, and that run the model (default: one per CPU)")
     limits.add_argument("--max-bytes", type=whole, default=32 << 20, metavar="N", help=f"of a request's body {default}")
@@ -132,7 +136,9 @@ def _configure(parsed: argparse.Namespace, name: str, folder: Path, token: str |
 
     bounds = Bounds(parsed.max_bytes, max(1, min(parsed.max_pictures, parsed.queue)), parsed.max_pixels, parsed.body_seconds)
     connections = Connections(most=parsed.connections, header_seconds=parsed.header_seconds, drain_seconds=parsed.drain_seconds)
-    return engine, Settings(bounds, token, Settings.open_paths | OPEN_PATHS, decoders=threads), connections
+    # Elsewhere names are the rule, and a token is what keeps strangers out.
+    names = frozenset(map(str.lower, parsed.host_name)) if token is None and _is_loopback(parsed.host) else None
+    return engine, Settings(bounds, token, Settings.open_paths | OPEN_PATHS, threads, names), connections
 
 
 def _make_app(parsed: argparse.Namespace, engine: "Engine", settings: "Settings") -> "FastAPI":
@@ -157,14 +163,18 @@ def _listen(parsed: argparse.Namespace, engine: "Engine", app: "FastAPI", connec
 def _read_token(parsed: argparse.Namespace) -> str | None:
     """The token, None if there is none. Raises PipelineError if the file cannot be read or has none."""
     if parsed.token_file is None:
-        return os.environ.get(TOKEN) or None
-    path: Path = parsed.here / parsed.token_file
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise PipelineError(f"--token-file {path}: cannot be read; name a text file with the token") from None
-    if not token:
-        raise PipelineError(f"--token-file {path}: is empty; write a token into it")
+        where, text = TOKEN, os.environ.get(TOKEN, "")
+        if not text:
+            return None
+    else:
+        path: Path = parsed.here / parsed.token_file
+        try:
+            where, text = f"--token-file {path}", path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise PipelineError(f"--token-file {path}: cannot be read; name a text file with the token") from None
+    token = text.strip()
+    if not (token.isascii() and token.isprintable() and token) or " " in token:
+        raise PipelineError(f"{where}: has no token that a header can contain; write one word of ASCII into it")
     return token
 
 

@@ -13,12 +13,11 @@ from PIL import Image
 
 from pipeline.core.files import sha256_of
 from pipeline.pictures.images import BrokenPicture, decode
-from pipeline.server.documents import INVOCATIONS_DOCUMENT, PREDICT_DOCUMENT, Metadata, Status
+from pipeline.server.documents import INVOCATIONS_DOCUMENT, PREDICT_DOCUMENT, Metadata, Status, invocation_row, row_of
 from pipeline.server.engine import Answer, Engine
-from pipeline.server.invocations import invocation_row, read_cells
 from pipeline.server.metrics import Metrics
 from pipeline.server.requests import EXPECTED, Envelope, json_response, model_facts, sentence_response, unless_gone
-from pipeline.server.uploads import Bodies, Bounds, Decoder, read_pictures
+from pipeline.server.uploads import Bodies, Bounds, Decoder, read_cells, read_pictures
 
 _Async = Callable[[], Awaitable[None]]
 
@@ -44,12 +43,17 @@ class Observed:
 
 @dataclass(frozen=True)
 class Settings:
-    """`token`: what clients must send, if there is one, except to `open_paths`; `decoders`: threads that decode."""
+    """How the application works.
+
+    `token`: what clients must send, if there is one, except to `open_paths`; `decoders`: threads that decode; `host_names`: that requests
+    may name as their host, besides addresses and localhost, None if any: see `requests.check_sender`.
+    """
 
     bounds: Bounds = field(default_factory=Bounds)
     token: str | None = None
     open_paths: frozenset[str] = frozenset({"/live", "/ready"})
     decoders: int = 2
+    host_names: frozenset[str] | None = None
 
 
 class Service:
@@ -74,15 +78,18 @@ class Service:
             self.bodies.release(body)
 
     async def predict(self, content: bytes, request_id: str) -> Answer:
-        """Decode a picture and answer it. Raises BrokenPicture, Overloaded, Late."""
-        model, started = self.engine.model, time.perf_counter()
-        pixels = await self.decoder.read(content, model)
-        decode_seconds = time.perf_counter() - started
-        answer = await self.engine.answer(pixels, model)
+        """Decode a picture and answer it, before the deadline. Raises BrokenPicture, Overloaded, Late."""
+        answer, decode_seconds = await self.engine.in_time(self._decode_and_answer(content))
         self.metrics.answered(answer, decode_seconds)
         for observer in self.observers:
             self.engine.background.submit(len(content), observer, Observed(request_id, content, answer))
         return answer
+
+    async def _decode_and_answer(self, content: bytes) -> tuple[Answer, float]:
+        model, started = self.engine.model, time.perf_counter()
+        pixels = await self.decoder.read(content, model)
+        decode_seconds = time.perf_counter() - started
+        return await self.engine.answer(pixels, model), decode_seconds
 
     async def _answer_each(self, contents: Sequence[bytes], request_id: str) -> list[Answer | str]:
         if len(contents) == 1:  # without tasks, which take longer than a small network
@@ -100,21 +107,6 @@ class Service:
         except BrokenPicture as error:
             self.metrics.refused("picture")
             return str(error)
-
-
-def row_of(answer: Answer | str) -> dict[str, Any]:
-    """An answer as JSON: `predicted`, `probability`, `probs` by class, and `unfamiliarity` and `unfamiliar` if the model has them.
-
-    A text is the fault of a picture that cannot be read.
-    """
-    if isinstance(answer, str):
-        return {"fault": answer}
-    names, probs = answer.model.predictor.facts["class_names"], [round(prob, 6) for prob in answer.probs.tolist()]
-    best = int(answer.probs.argmax())
-    row: dict[str, Any] = {"predicted": names[best], "probability": probs[best], "probs": dict(zip(names, probs, strict=True))}
-    if answer.unfamiliarity is not None:
-        row |= {"unfamiliarity": round(answer.unfamiliarity, 6), "unfamiliar": answer.unfamiliarity > 1}
-    return row
 
 
 def create_app(
@@ -151,7 +143,7 @@ def create_app(
         app.include_router(router)
     for error in EXPECTED:
         app.add_exception_handler(error, sentence_response)
-    app.add_middleware(Envelope, engine=engine, metrics=service.metrics, token=settings.token, open_paths=settings.open_paths)
+    app.add_middleware(Envelope, service=service)
     return app
 
 

@@ -1,8 +1,10 @@
-"""The forms of requests and answers, for OpenAPI."""
+"""The forms of requests and answers: as OpenAPI states them, and the rows of an answer."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
+
+from pipeline.server.engine import Answer
 
 _BINARY = {"type": "string", "format": "binary"}
 _CELLS = {"type": "array", "items": {"type": "array", "items": {"type": "string", "format": "byte"}}}
@@ -137,3 +139,32 @@ INVOCATIONS_DOCUMENT: dict[str, Any] = {
         }
     },
 }
+
+
+def row_of(answer: Answer | str) -> dict[str, Any]:
+    """An answer as JSON: `predicted`, `probability`, `probs` by class, and `unfamiliarity` and `unfamiliar` if the model has them.
+
+    A text is the fault of a picture that cannot be read.
+    """
+    if isinstance(answer, str):
+        return {"fault": answer}
+    names, probs = answer.model.predictor.facts["class_names"], [round(prob, 6) for prob in answer.probs.tolist()]
+    best = int(answer.probs.argmax())
+    row: dict[str, Any] = {"predicted": names[best], "probability": probs[best], "probs": dict(zip(names, probs, strict=True))}
+    if answer.unfamiliarity is not None:
+        row |= {"unfamiliarity": round(answer.unfamiliarity, 6), "unfamiliar": answer.unfamiliarity > 1}
+    return row
+
+
+def invocation_row(answer: Answer | str) -> dict[str, Any]:
+    """A row of the answer, as `serving/pyfunc` makes it. A text is the fault of a picture that cannot be read."""
+    if isinstance(answer, str):
+        return {"predicted": None, "probability": None, "probabilities": None, "unfamiliar": None, "fault": answer}
+    names, probs = answer.model.predictor.class_names, answer.probs
+    return {
+        "predicted": names[int(probs.argmax())],
+        "probability": float(probs.max()),
+        "probabilities": probs.astype(float).tolist(),
+        "unfamiliar": None if answer.unfamiliarity is None else answer.unfamiliarity > 1,
+        "fault": None,
+    }

@@ -9,7 +9,7 @@ import ctypes
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from queue import Full, Queue
 from threading import Lock, Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from pipeline.core.files import sha256_of_file
 from pipeline.pictures.images import Array
 from pipeline.serving.predictor import Outputs, Predictor, open_model
 
+Result = TypeVar("Result")
 _LOG = logging.getLogger("pipeline.server")
 _BATCH_PIXELS = 8 * 128**2  # of a batch: the CPU gains nothing from more, and their layers take memory
 _ARENA_MAX = -8  # of malloc.h
@@ -63,7 +64,7 @@ class Limits:
     """How the engine works.
 
     `batch`: pictures that are run at once; `wait_seconds`: how long the first of them waits for others at most; `queue`: pictures that
-    wait; `deadline_seconds`: from the queue to the answer; `runners`: batches that run at the same time, each in a thread.
+    wait; `deadline_seconds`: from a picture's bytes to its answer; `runners`: batches that run at the same time, each in a thread.
     """
 
     batch: int = 8
@@ -140,7 +141,7 @@ class Background:
                 function(*arguments)
             except Exception:  # a listener never stops the others
                 _LOG.exception("a listener failed")
-            del call, arguments  # the thread may wait long for the next
+            del call, function, arguments  # the thread may wait long for the next, and they refer to a model
             with self._lock:
                 self._held_bytes -= size
 
@@ -170,7 +171,7 @@ class Engine:
         self.model = model
 
     async def answer(self, pixels: Array, model: Served | None = None) -> Answer:
-        """Answer the prepared pixels of a picture, uint8 (S, S, 3). Raises Overloaded if the queue is full, Late after the deadline.
+        """Answer the prepared pixels of a picture, uint8 (S, S, 3). Raises Overloaded if the queue is full.
 
         `model`: the one for which they were prepared, by default the present one. If the caller is cancelled, they are not run.
         """
@@ -180,9 +181,13 @@ class Engine:
         job = _Job(pixels, model or self.model, loop.create_future())
         self._jobs.append(job)
         self._dispatch()
+        return await job.future
+
+    async def in_time(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """The result of `work`, which is cancelled at the deadline. Raises Late."""
         try:
             async with asyncio.timeout(self.limits.deadline_seconds):
-                return await job.future
+                return await work
         except TimeoutError:
             raise Late("the answer takes longer than the deadline; try again later") from None
 

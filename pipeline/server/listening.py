@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from pipeline.core.errors import PipelineError
 
 _BACKLOG = 512  # connections that the system accepts before the server does
+_PIPELINED = 64  # requests of a connection that wait for the one before
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 _CLOSING_SECONDS = 5.0  # how long an answer to a client that does not read it is kept
 
 
@@ -53,7 +56,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Take a connection, or refuse it if there are too many."""
         super().connection_made(transport)
         self._head_bytes = 0
-        self._is_head, self._has_begun = True, False
+        self._idle_bytes = 0  # since the headers, or since the last byte of the body
+        self._is_head, self._has_begun, self._is_ending = True, False, False
         self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.limits.most:
@@ -71,9 +75,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """Take bytes. Those that begin a request start the time for its headers."""
         if self.transport.is_closing():
             return
+        if self._is_ending:
+            return
         self._head_bytes += len(data) if self._is_head else 0
-        super().data_received(data)
-        if self.transport.is_closing() or not self._is_head:
+        self._idle_bytes += len(data)
+        super().data_received(self._without_upgrade(data) if self._is_head else data)
+        if self.transport.is_closing() or self._is_ending:
+            return
+        if not self._is_head:
+            if self._idle_bytes > self.limits.header_bytes:  # extensions of chunks, or trailers, for which the parser has no limit
+                self._refuse(431, "headers", self._header_sentence())
             return
         if self._head_bytes > self.limits.header_bytes and self._has_begun:
             self._refuse(431, "headers", self._header_sentence())
@@ -95,13 +106,21 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count(len(name) + len(value) + 4)
         if len(self.headers) >= self.limits.headers:
             raise _TooLarge
-        super().on_header(name, value)
+        if self._is_head:  # not a trailer: it is no header, and could replace one
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """All headers are there."""
-        self._is_head = False
+        if len(self.pipeline) >= _PIPELINED:
+            raise _TooLarge
+        self._is_head, self._idle_bytes = False, 0
         self._cancel("_header_timer")
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._idle_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there to its end."""
@@ -130,6 +149,11 @@ class LimitedProtocol(HttpToolsProtocol):
         super().timeout_keep_alive_handler()
         self._abort_later()
 
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """The head of a request without the wish for another protocol, which a server may ignore: the parser would drop the body."""
+        head, end, rest = data.partition(b"\r\n\r\n")
+        return _UPGRADE.sub(b"\r\nx-older:", head) + end + rest
+
     def _count(self, size: int) -> None:
         self._size += size
         if self._size > self.limits.header_bytes:
@@ -152,11 +176,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(408, "slow", f"the headers did not arrive within {self.limits.header_seconds:g} s")
 
     def _refuse(self, status: int, reason: str, sentence: str) -> None:
-        """Answer without the application, unless it is answering, and close the connection."""
+        """Answer without the application, unless it is answering, and close the connection, after what came whole was answered."""
         if self.transport.is_closing():
             return
         type(self).refused(reason)
-        if not self._is_answering():
+        if self._is_answering():
+            if self._is_head:
+                self._is_ending, self.cycle.keep_alive = True, False
+                return
+        else:
             body = json.dumps({"error": sentence}).encode()
             head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             retry = "Retry-After: 1\r\n" if status == 503 else ""
@@ -202,8 +230,9 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 lets the system choose one. Raises PipelineError if the address is taken or is not of this machine."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
-    except OSError as error:
-        raise PipelineError(f"{host}:{port}: cannot listen there: {error.strerror or error}; choose another --host or --port") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name with a part that is too long
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # the socket module repeats the address
+        raise PipelineError(f"{host}:{port}: cannot listen there: {reason}; choose another --host or --port") from None
 
 
 def make_server(app: FastAPI, limits: Connections, access_log: bool = False) -> Server:

@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from pipeline.server.engine import Answer, Engine
 
-PHASES = ("decode", "queue", "infer")
+PHASES = ("decode", "queue", "infer", "explain")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 _CONFIDENCES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -36,12 +36,16 @@ class Metrics:
         """Count an answered picture."""
         best = int(answer.probs.argmax())
         name = answer.model.predictor.facts["class_names"][best]
-        for phase, seconds in zip(PHASES, (decode_seconds, answer.queue_seconds, answer.infer_seconds), strict=True):
+        for phase, seconds in zip(PHASES[:3], (decode_seconds, answer.queue_seconds, answer.infer_seconds), strict=True):
             self._seconds[phase].observe(seconds)
         self._answers.labels(name).inc()
         self._confidence.labels(name).observe(float(answer.probs[best]))
         if answer.unfamiliarity is not None and answer.unfamiliarity > 1:
             self._unfamiliar.inc()
+
+    def explained(self, seconds: float) -> None:
+        """Count a picture of which an activation map was asked for."""
+        self._seconds["explain"].observe(seconds)
 
     def refused(self, reason: str) -> None:
         """Count a request, or a picture of one, that was not answered."""

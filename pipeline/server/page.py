@@ -1,10 +1,9 @@
 """The page at `/`: its files, and `/explain`, the activation map of one picture. Neither torch nor matplotlib is imported."""
 
-import asyncio
 import base64
 import io
 import math
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
@@ -23,9 +22,9 @@ from pipeline.networks.artifact import read_facts
 from pipeline.pictures.images import Array, Preprocessing, decode, to_square
 from pipeline.server.app import Service
 from pipeline.server.documents import Model
-from pipeline.server.engine import Overloaded, Served
+from pipeline.server.engine import Served
 from pipeline.server.requests import json_response, model_facts, unless_gone
-from pipeline.server.uploads import check_pixels, read_pictures
+from pipeline.server.uploads import count_pixels, read_pictures
 
 FILES = {
     "index.html": "text/html; charset=utf-8",
@@ -54,7 +53,6 @@ HEADERS = {
 }
 NO_MAP = "This model has no activation map: its head is not linear on a feature map."
 NO_HEAD = "The activation map cannot be drawn: the weights beside the model are missing, or are those of another model."
-_MOST_WAITING = 8  # pictures to explain; more are refused for the moment
 _SIDE = 224  # of a map, in pixels
 # matplotlib's inferno at each sixteenth, as the report's maps have it; between two the colours are mixed. A server imports no matplotlib.
 _INFERNO = bytes.fromhex(
@@ -143,16 +141,20 @@ def _palette() -> bytes:
     return np.stack([np.interp(np.arange(256), places, channel) for channel in anchors.T], axis=1).round().astype(np.uint8).tobytes()
 
 
-@lru_cache(maxsize=2)  # the model that answers, and the one that takes its place
 def head_weight(folder: Path, model_sha256: str) -> Array | None:
     """Return the weight of a model's head, float (classes, channels); None if the folder has none, or has another model by now."""
     try:
-        if read_facts(folder)["model_sha256"] != model_sha256:
-            return None
-        with safe_open(folder / "model.safetensors", "numpy") as tensors:
-            return np.asarray(tensors.get_tensor("head.weight"))
+        return _read_head_weight(folder, model_sha256)
     except (PipelineError, SafetensorError, OSError, KeyError):
         return None
+
+
+@lru_cache(maxsize=2)  # the model that answers, and the one that takes its place. A fault is not kept: `dvc checkout` may be under way
+def _read_head_weight(folder: Path, model_sha256: str) -> Array:
+    if read_facts(folder)["model_sha256"] != model_sha256:
+        raise KeyError(model_sha256)
+    with safe_open(folder / "model.safetensors", "numpy") as tensors:
+        return np.asarray(tensors.get_tensor("head.weight"))
 
 
 def why_no_map(model: Served) -> str | None:
@@ -168,7 +170,7 @@ def explain(content: bytes, model: Served, most_pixels: int) -> dict[str, Any]:
     `predicted`, `probability`, `unfamiliarity` (None if the model has none), and `activation_map`: `png`, a data URL, and the part of
     the picture that it covers, see `seen_part`; None if the model draws none, and then `reason` is a sentence.
     """
-    check_pixels(content, most_pixels)
+    count_pixels(content, most_pixels)
     preprocessing, names = model.predictor.preprocessing, model.predictor.class_names
     image = decode(content, at_least=2 * math.ceil(preprocessing.image_size / preprocessing.crop))  # as `read_square`
     outputs = model.predictor.run(to_square(image, preprocessing)[None], "unfamiliarity", "feature_map")
@@ -186,29 +188,9 @@ def explain(content: bytes, model: Served, most_pixels: int) -> dict[str, Any]:
     }
 
 
-class Explainer:
-    """One thread that explains pictures, with a bound on those that wait: predictions keep the other cores."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "explain")
-        self._depth = 0
-
-    async def explain(self, content: bytes, model: Served, most_pixels: int) -> dict[str, Any]:
-        """Return what `explain` returns. Raises BrokenPicture, and Overloaded if too many pictures wait."""
-        if self._depth > _MOST_WAITING:
-            raise Overloaded(1)
-        self._depth += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, explain, content, model, most_pixels)
-        future.add_done_callback(self._count)
-        return await future
-
-    def _count(self, _: object) -> None:
-        self._depth -= 1
-
-
 def page_router() -> APIRouter:
     """Return the routes of the page, for `create_app`: `/`, `/page/…` and `/explain`."""
-    router, explainer = APIRouter(), Explainer()
+    router = APIRouter()
 
     @router.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
@@ -228,14 +210,17 @@ def page_router() -> APIRouter:
         return json_response({"activation_map": reason is None, "reason": reason, "model": model_facts(model)})
 
     @router.post("/explain", **EXPLAIN_DOCUMENT)
-    async def explained(request: Request) -> Response:
+    async def explain_one(request: Request) -> Response:
         """Explain one picture, its bytes or a multipart form: its class, and where the model found evidence for it."""
         service: Service = request.app.state.service
         model, bounds = service.engine.model, service.settings.bounds
         body = await service.bodies.read(request.headers, request.receive)
         try:
             (content,) = read_pictures(request.headers.get("content-type", ""), body, 1)
-            answer = await unless_gone(request.receive, explainer.explain(content, model, bounds.pixels))
+            started = time.perf_counter()
+            explained = service.engine.in_time(service.decoder.slow.run(explain, content, model, bounds.pixels))
+            answer = await unless_gone(request.receive, explained)
+            service.metrics.explained(time.perf_counter() - started)
         finally:
             service.bodies.release(body)
         return json_response({**answer, "model": model_facts(model), "request_id": request.state.request_id})

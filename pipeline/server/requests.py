@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, MutableMapping
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from fastapi import Request, Response
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,9 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Scope, Send
 
 from pipeline.pictures.images import BrokenPicture
-from pipeline.server.engine import Engine, Late, Overloaded, Served
-from pipeline.server.metrics import Metrics
+from pipeline.server.engine import Late, Overloaded, Served
 from pipeline.server.uploads import Gone, Receive, Refused
+
+if TYPE_CHECKING:
+    from pipeline.server.app import Service
 
 _LOG = logging.getLogger("pipeline.server")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/-]{1,128}")
@@ -91,11 +94,39 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
+def check_sender(scope: Scope, headers: Headers, host_names: Collection[str] | None) -> None:
+    """Raise Refused if a request is one that a foreign web page makes the browser of a user send.
+
+    A browser sends `Sec-Fetch-Site`, or else `Origin`, with a request that changes something; other clients send neither. A page may also
+    let its own name point at this machine after it was loaded (DNS rebinding). The browser then takes the server for that of the page, but
+    the request still names the page's host. `host_names`: names that are ours, besides addresses and localhost; None: any.
+    """
+    hosts = headers.getlist("host")
+    if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
+        raise Refused(400, "http", "the request does not have one Host header")
+    host = hosts[0] if hosts else "localhost"
+    if host_names is not None and not _is_ours(host, host_names):
+        raise Refused(421, "host", "the request has the host name of another server; use its address, or start it with --host-name")
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    is_foreign = site not in ("same-origin", "none") if site else bool(origin) and str(origin).partition("://")[2].lower() != host.lower()
+    if is_foreign and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+        raise Refused(403, "origin", "a page of another server sent the request; only the page of this one may")
+
+
+def _is_ours(host: str, names: Collection[str]) -> bool:
+    name = (host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]).lower().rstrip(".")
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return name == "localhost" or name in names
+
+
 class Envelope:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, engine: Engine, metrics: Metrics, token: str | None, open_paths: Collection[str]) -> None:
-        self._app, self._engine, self._metrics, self._open = app, engine, metrics, frozenset(open_paths)
+    def __init__(self, app: ASGIApp, service: "Service") -> None:
+        self._app, self._service, self._engine, self._metrics = app, service, service.engine, service.metrics
+        token = service.settings.token
         self._token = hashlib.sha256(token.encode()).digest() if token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,20 +135,24 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        exchange = _Exchange(self._engine, headers, receive, send)
+        exchange = _Exchange(self._service, headers, receive, send)
         scope.setdefault("state", {})["request_id"] = exchange.request_id
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}  # uvicorn, which has the first one, leaves out the body
         try:
-            if self._token and scope["path"] not in self._open and not self._is_allowed(headers.get("authorization", "")):
+            settings = self._service.settings
+            check_sender(scope, headers, settings.host_names)
+            if self._token and scope["path"] not in settings.open_paths and not self._is_allowed(headers.get("authorization", "")):
                 raise Refused(401, "token", "the token is missing or wrong; send it as `Authorization: Bearer TOKEN`")
             await self._app(scope, exchange.receive, exchange.send)
         except Refused as error:
             self._metrics.refused(error.reason)
-            await self._send_error(scope, exchange, error.status, str(error), {"WWW-Authenticate": "Bearer"})
+            await self._send_error(scope, exchange, *_status_of(error)[::2], str(error))
         except Exception:
             _LOG.exception("request %s failed", exchange.request_id)
             self._metrics.refused("fault")
             if not exchange.status:
-                await self._send_error(scope, exchange, 500, "the server has a fault; its log has the request id")
+                await self._send_error(scope, exchange, 500, {}, "the server has a fault; its log has the request id")
         self._metrics.responded(exchange.status)
 
     def _is_allowed(self, authorization: str) -> bool:
@@ -125,7 +160,7 @@ class Envelope:
         digest = hashlib.sha256(token.strip(" ").encode("latin-1")).digest()  # of equal length, so that the comparison takes equally long
         return scheme.lower() == "bearer" and hmac.compare_digest(digest, self._token or b"")
 
-    async def _send_error(self, scope: Scope, exchange: "_Exchange", status: int, text: str, headers: dict[str, str] | None = None) -> None:
+    async def _send_error(self, scope: Scope, exchange: "_Exchange", status: int, headers: dict[str, str], text: str) -> None:
         facts = {"error": text, "request_id": exchange.request_id, "model": model_facts(self._engine.model)}
         await json_response(facts, status, headers)(scope, exchange.receive, exchange.send)
 
@@ -133,11 +168,11 @@ class Envelope:
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, engine: Engine, headers: Headers, receive: Receive, send: Callable[[Message], Awaitable[None]]) -> None:
+    def __init__(self, service: "Service", headers: Headers, receive: Receive, send: Callable[[Message], Awaitable[None]]) -> None:
         given = headers.get("x-request-id", "")
         self.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self.status = 0
-        self._engine, self._receive, self._send = engine, receive, send
+        self._service, self._receive, self._send = service, receive, send
         self._has_more = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -153,11 +188,12 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self.request_id
-            headers.setdefault("X-Model-SHA256", self._engine.model.sha256)
-            if self._engine.model.version:
-                headers.setdefault("X-Model-Version", self._engine.model.version)
+            model = self._service.engine.model
+            headers.setdefault("X-Model-SHA256", model.sha256)
+            if model.version:
+                headers.setdefault("X-Model-Version", model.version)
             headers["X-Content-Type-Options"] = "nosniff"
-            if self._has_more:
+            if self._has_more or not self._service.is_ready:  # near its end, so that no client sends into a connection that is closing
                 headers["Connection"] = "close"
         elif self._has_more and not message.get("more_body", False):
             await self._send({**message, "more_body": True})

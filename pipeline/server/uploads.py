@@ -1,11 +1,14 @@
-"""Pictures as they come in: the body of a request, read within bounds, its parts, and their decoding."""
+"""Pictures as they come in: the body of a request, read within bounds, the pictures in it, and their decoding."""
 
 import asyncio
+import base64
+import binascii
 import io
-from collections.abc import Awaitable, Callable, MutableMapping
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from python_multipart.exceptions import FormParserError
@@ -15,6 +18,13 @@ from pipeline.pictures.images import FORMATS, Array, BrokenPicture
 from pipeline.server.engine import Engine, Overloaded, Served
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Result = TypeVar("Result")
+_LARGE = 12_500_000  # pixels: more than a phone's usual photo. 16 bits a pixel take 27 bytes of memory, 1.3 GB at the bound
+_MOST_SLOW = 8  # large pictures, and pictures to explain, that wait
+COLUMN = "picture"
+_MOST_SIGNS = 50_000  # that begin a value: small values take many times their bytes in memory
+_FORMATS = ("dataframe_split", "dataframe_records")
+_EXPECTED = f"a JSON object with {' or '.join(_FORMATS)}, and in it the column `{COLUMN}` with pictures in base64"
 _NO_PICTURES = ("application/json", "text/")  # types of bodies that are something else; curl's default type is let through
 
 
@@ -90,46 +100,90 @@ class Bodies:
         return Refused(413, "bytes", f"the body has more than {self.bounds.body_bytes:,} bytes; send fewer or smaller pictures")
 
 
-class Decoder:
-    """The decoder of pictures, in a few threads, with a bound on the pictures that wait for them."""
+class Lane:
+    """A few threads that work on pictures, and a bound on what waits for them.
 
-    def __init__(self, engine: Engine, threads: int, pixels: int) -> None:
-        self._engine, self._pixels = engine, pixels
-        self._pool = ThreadPoolExecutor(threads, "decode")
-        self._most = threads + engine.limits.queue
+    A caller that is cancelled frees its place in the queue, with the bytes that it holds; a place in a thread is free when the thread is.
+    """
 
-    async def read(self, content: bytes, model: Served) -> Array:
-        """The pixels of a picture, uint8 (S, S, 3), prepared for a model. Raises BrokenPicture, and Overloaded if too many wait."""
-        if self._engine.coming >= self._most:
-            raise Overloaded(self._engine.retry_seconds())
-        self._engine.coming += 1
-        future = asyncio.get_running_loop().run_in_executor(self._pool, self._read, content, model)
-        future.add_done_callback(self._count)
-        return await future
+    def __init__(self, name: str, threads: int, waiting: int) -> None:
+        self.depth = 0  # of callers, and of threads that work for nobody
+        self._pool = ThreadPoolExecutor(threads, name)
+        self._most = threads + waiting
+        self._places = asyncio.Semaphore(2 * threads)  # twice, so that a thread need not wait for the event loop
+
+    async def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What a function returns, which is called in one of the threads. Raises Overloaded if too many wait."""
+        if self.depth >= self._most:
+            raise Overloaded(1)
+        self.depth += 1
+        try:
+            await self._places.acquire()
+        except BaseException:
+            self.depth -= 1
+            raise
+        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        future.add_done_callback(self._end)
+        await asyncio.wait([future])  # unlike `await future`, this does not cancel it
+        return future.result()
 
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _count(self, _: object) -> None:
-        self._engine.coming -= 1
+    def _end(self, future: "asyncio.Future[Any]") -> None:
+        self.depth -= 1
+        self._places.release()
+        if not future.cancelled():
+            future.exception()  # the caller may have gone
 
-    def _read(self, content: bytes, model: Served) -> Array:
-        check_pixels(content, self._pixels)
-        return model.predictor.read(content)
+
+class Decoder:
+    """The decoder of pictures. Large ones, which take seconds and gigabytes, are decoded one at a time, and the others pass them."""
+
+    def __init__(self, engine: Engine, threads: int, pixels: int) -> None:
+        self.slow = Lane("slow", 1, _MOST_SLOW)
+        self._engine, self._pixels = engine, pixels
+        self._lane = Lane("decode", threads, engine.limits.queue)
+
+    @property
+    def busy(self) -> int:
+        """Pictures that are decoded or explained, or wait for it, also for clients that have gone."""
+        return self._lane.depth + self.slow.depth
+
+    async def read(self, content: bytes, model: Served) -> Array:
+        """The pixels of a picture, uint8 (S, S, 3), prepared for a model. Raises BrokenPicture, and Overloaded if too many wait."""
+        self._engine.coming += 1
+        try:
+            pixels = await self._lane.run(self._read_unless_large, content, model)
+        finally:
+            self._engine.coming -= 1
+        return await self.slow.run(model.predictor.read, content) if pixels is None else pixels
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._lane.close()
+        self.slow.close()
+
+    def _read_unless_large(self, content: bytes, model: Served) -> Array | None:
+        return None if count_pixels(content, self._pixels) > _LARGE else model.predictor.read(content)
 
 
-def check_pixels(content: bytes, most: int) -> None:
-    """Raise BrokenPicture if a picture has more pixels than that, by the head of its file: nothing is decoded."""
+def count_pixels(content: bytes, most: int) -> int:
+    """The pixels of a picture, by the head of its file: nothing is decoded. 0 if it cannot be read.
+
+    Raises BrokenPicture if there are more than `most`.
+    """
     if not content:
         raise BrokenPicture("an empty file")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
     except Exception:  # the decoder says what is wrong
-        return
+        return 0
     if width * height > most:
         raise BrokenPicture(f"{width} x {height} pixels are more than {most:,}")
+    return int(width * height)
 
 
 def read_pictures(content_type: str, body: bytes, most: int) -> list[bytes]:
@@ -173,3 +227,55 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[bytes]:
     if not ended:
         raise Refused(400, "form", "the multipart form is damaged: its boundary or a part is not as RFC 7578 says")
     return [bytes(part) for part in parts]
+
+
+def read_cells(content_type: str, body: bytes, most: int) -> list[bytes]:
+    """The pictures that a client of MLflow's scoring server sends for this model, in the order of its rows. Raises Refused.
+
+    As in MLflow, characters that are not base64 are skipped, other columns are ignored, and `params` are not used. Its forms `instances`
+    and `inputs` are refused: it never decodes base64 in them.
+    """
+    kind, _, options = content_type.partition(";")
+    if kind.strip().lower() != "application/json" or options.strip().lower().replace('"', "") not in ("", "charset=utf-8"):
+        raise Refused(415, "type", "the content type is not application/json in UTF-8")
+    if sum(map(body.count, (b"[", b"{", b","))) > _MOST_SIGNS:
+        raise Refused(413, "json", f"the JSON has more than {_MOST_SIGNS:,} values; send several requests")
+    try:
+        request = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Refused(400, "json", "the body is not JSON") from None
+    formats = [name for name in (*_FORMATS, "instances", "inputs") if isinstance(request, dict) and name in request]
+    if len(formats) != 1 or formats[0] not in _FORMATS:
+        raise Refused(400, "json", f"the body is not {_EXPECTED}")
+    cells = _column(formats[0], request[formats[0]])
+    if len(cells) > most:
+        raise Refused(413, "pictures", f"the request contains more than {most} pictures; send several requests")
+    return [_bytes_of(cell) for cell in cells]
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _column(form: str, content: Any) -> Sequence[Any]:
+    """The cells of the column of pictures. Raises Refused if there is none."""
+    try:
+        if form == "dataframe_split":
+            place = list(content["columns"]).index(COLUMN)
+            return [row[place] for row in _listed(content["data"])]
+        return [row[COLUMN] for row in _listed(content) or [{}]]  # without a row there is no column
+    except (LookupError, TypeError, ValueError):
+        raise Refused(400, "json", f"`{form}` has no column `{COLUMN}`, or another form than pandas gives it") from None
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError
+    return value
+
+
+def _bytes_of(cell: Any) -> bytes:
+    try:
+        return base64.decodebytes(cell.encode("utf-8"))
+    except (AttributeError, binascii.Error, UnicodeEncodeError):
+        raise Refused(400, "json", f"a cell of the column `{COLUMN}` is not a picture in base64") from None

@@ -5,6 +5,7 @@ that a file names are in a folder of the same name below `pictures`, so that bot
 """
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -127,7 +128,8 @@ class LogWriter:
         import pipeline.pictures.inspection  # noqa: F401 - imports scipy, for which the first answers would wait
 
         self.counts = Counts()
-        self._share, self._keeps_pictures, self._say, self._said = share, keeps_pictures, say, ""
+        self._share, self._keeps_pictures, self._say = share, keeps_pictures, say
+        self._said = set[tuple[str, int | None]]()
         try:
             self._parts = _Parts(folder, int(megabytes * 1e6))
         except OSError as error:
@@ -189,10 +191,10 @@ class LogWriter:
             yield
         except Exception as error:  # whatever it is, the server goes on answering
             self.counts.failed += 1
-            fault = f"the log of predictions: {error}; answers are not logged until that is mended"
-            if fault != self._said:
-                self._said = fault
-                self._say(fault)
+            kind = (type(error).__name__, getattr(error, "errno", None))  # the sentence may name the file of one picture
+            if kind not in self._said:
+                self._said.add(kind)
+                self._say(f"the log of predictions: {error}; answers are not logged until that is mended")
 
     def _write(self, when: str, answer: Logged) -> None:
         from pipeline.pictures.inspection import brightness_and_sharpness, usual_suffix
@@ -248,7 +250,7 @@ class _Parts:
         try:
             written = os.write(self._descriptor, line)
             if written < len(line):
-                raise OSError(f"{self._path}: the disk is full")
+                raise OSError(errno.ENOSPC, "the disk is full", str(self._path))
         except OSError:
             os.ftruncate(self._descriptor, self._lines_size)  # so that the next line does not continue this one
             raise
@@ -292,8 +294,12 @@ class _Parts:
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(path)
+        try:
+            partial.write_bytes(content)
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # a part of a picture would keep a full disk full
+            raise
         self._size += len(content)
 
 

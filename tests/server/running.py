@@ -19,10 +19,10 @@ SMALL = Bounds(body_bytes=200_000, pictures=8, pixels=1_000_000, body_seconds=0.
 
 
 @contextmanager
-def running(folder, bounds=SMALL, limits=None, connections=SHORT, token=None, **parts):
+def running(folder, bounds=SMALL, limits=None, connections=SHORT, token=None, host_names=None, **parts):
     """Serve the model of a folder; yields a `Running`. `parts`: arguments of `create_app`."""
     engine = Engine(load_served("small", folder, 1, "7"), limits or Limits(runners=1))
-    app = create_app(engine, Settings(bounds, token, decoders=1), **parts)
+    app = create_app(engine, Settings(bounds, token, decoders=1, host_names=host_names), **parts)
     with bind("127.0.0.1", 0) as listening:
         server = make_server(app, connections)
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -9,7 +9,7 @@ import pytest
 from pipeline.networks.artifact import read_facts
 from pipeline.server import documents
 from pipeline.serving.predictor import open_model
-from tests.server.running import form, picture, running
+from tests.server.running import form, picture, request, running
 
 RED, BLUE = picture("red"), picture("blue", (30, 20), "JPEG")
 BROKEN = b"no picture"
@@ -190,3 +190,13 @@ def test_mlflows_own_scoring_server_gives_the_same_rows(server, model_folder, tm
         status, _, ours = server.ask("POST", "/invocations", body, content_type="application/json")
         assert (answer.status_code, status) == (400, 400)
         assert {"error_code", "message"} <= answer.json().keys() & ours.keys()
+
+
+def test_head_is_answered_as_get_without_the_body(server):
+    full, bare = (server.send(request(method, "/live", connection="close", x_request_id="a")) for method in ("GET", "HEAD"))
+    assert full.startswith(b"HTTP/1.1 200")
+    assert without_date(bare) == without_date(full.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+
+
+def without_date(head):
+    return [line for line in head.split(b"\r\n") if not line.startswith(b"date:")]

@@ -128,9 +128,9 @@ def test_an_answer_after_the_deadline_is_refused_and_a_picture_that_waits_is_not
     engine = Engine(model, Limits(deadline_seconds=0.1))
 
     async def work():
-        tasks = [asyncio.create_task(engine.answer(PIXELS[0]))]
+        tasks = [asyncio.create_task(engine.in_time(engine.answer(PIXELS[0])))]
         await begun(predictor)
-        tasks.append(asyncio.create_task(engine.answer(PIXELS[1])))
+        tasks.append(asyncio.create_task(engine.in_time(engine.answer(PIXELS[1]))))
         refusals = await asyncio.gather(*tasks, return_exceptions=True)
         predictor.gate.set()
         await engine.answer(PIXELS[2])

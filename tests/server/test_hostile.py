@@ -237,6 +237,11 @@ RAW = {
     "a tunnel": (400, b"CONNECT example.org:443 HTTP/1.1\r\nhost: x\r\n\r\n"),
     "trace": (405, request("TRACE", "/predict", connection="close")),
     "the wrong method": (405, request("GET", "/predict", connection="close")),
+    "no host": (400, b"GET /live HTTP/1.1\r\nconnection: close\r\n\r\n"),
+    "two hosts": (400, b"GET /live HTTP/1.1\r\nhost: x\r\nhost: y\r\nconnection: close\r\n\r\n"),
+    "a form of a foreign page": (403, request("POST", "/predict", *form(RED)[:1], content_type=FORM, origin="http://evil.example")),
+    "a page without an origin": (403, request("POST", "/predict", RED, origin="null")),
+    "a script of a foreign page": (403, request("POST", "/predict", RED, sec_fetch_site="cross-site", origin="http://x")),
     "a web socket": (405, request("GET", "/predict", connection="upgrade", upgrade="websocket", sec_websocket_key="x")),
 }
 
@@ -280,13 +285,33 @@ def test_chunks_for_ever_are_cut_off_and_the_client_reads_why(server):
         client.sendall(CHUNKED)
         client.settimeout(IN_TIME)
         try:
-            for _ in range(100_000):
+            until = time.monotonic() + IN_TIME
+            while time.monotonic() < until:
                 client.sendall(chunk(bytes(10_000)))
         except OSError:
             pass
         else:
             pytest.fail("the server reads for ever")
     assert server.count("pipeline_refusals_total", reason="bytes") > 0
+
+
+@pytest.mark.parametrize("begin", [b"5;a=", b"5\r\nabcde\r\n0\r\na: "], ids=["extension", "trailer"])
+def test_what_a_chunk_has_beside_its_bytes_has_the_bound_of_headers(server, begin):
+    sent = 0
+    with server.connect(IN_TIME) as client:
+        client.sendall(CHUNKED + begin)
+        try:
+            while sent < 50_000_000:
+                sent += client.send(bytes(10_000).replace(b"\0", b"a"))
+        except OSError:
+            pass
+    assert sent < 20_000_000  # what the buffers of the system take; the time for a body would allow hundreds of megabytes
+
+
+def test_trailers_are_ignored(server):
+    body = chunk(RED) + b"0\r\nContent-Type: text/plain\r\nHost: y\r\n\r\n"
+    answers = server.send(CHUNKED + body + request("GET", "/live", connection="close"), IN_TIME)
+    assert answers.count(b"HTTP/1.1 200") == 2
 
 
 def test_a_body_above_the_bound_is_refused_with_a_sentence_that_the_client_can_read(server):
@@ -306,7 +331,25 @@ def test_pipelined_requests_are_answered_in_order_and_a_broken_one_ends_the_conn
     assert (answers.count(b"HTTP/1.1 200"), answers.count(b"HTTP/1.1 422")) == (50, 1)
 
 
-def test_a_client_that_reads_nothing_is_cut_off(server):
+@pytest.mark.parametrize("bad", [b"\0nothing\r\n\r\n", b"GET /live HTTP/1.1\r\nno colon\r\n\r\n", b"GET /" + b"a" * 30_000])
+def test_whole_requests_before_one_that_is_not_http_are_answered(server, bad):
+    answers = server.send(request("POST", "/predict", RED) * 3 + bad + request("POST", "/predict", RED), IN_TIME)
+    assert answers.count(b"HTTP/1.1 200") == answers.count(b"HTTP/1.1") == 3
+
+
+def test_a_client_that_sends_many_requests_before_it_reads_is_answered_64_and_one(server):
+    answers = server.send(request("GET", "/live") * 5000, IN_TIME)
+    assert answers.count(b"HTTP/1.1 200") == 65
+
+
+def test_a_wish_for_another_protocol_is_ignored(server):
+    wish = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAMAAABk"}  # as Java's client sends it
+    answers = server.send(request("POST", "/predict", RED, **wish) + request("GET", "/live", connection="close"), IN_TIME)
+    assert answers.count(b"HTTP/1.1 200") == 2
+
+
+def test_a_client_that_reads_nothing_is_cut_off(server, monkeypatch):
+    monkeypatch.setattr("pipeline.server.listening._PIPELINED", 1000)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
@@ -341,3 +384,26 @@ def test_clients_that_close_at_once_leave_nothing_behind(server):
 def test_a_header_of_the_answer_cannot_be_injected(server):
     _, headers, _ = server.ask("POST", "/predict", RED, X_Request_ID="a%0d%0aSet-Cookie:b")
     assert "set-cookie" not in headers
+
+
+HOSTS = {
+    "127.0.0.1:8000": 200,
+    "[::1]:8000": 200,
+    "192.168.0.7": 200,
+    "LocalHost:1": 200,
+    "pictures.example": 200,
+    "evil.example:8000": 421,
+    "127.0.0.1.evil.example": 421,
+    "localhost.evil.example": 421,
+    "[evil.example]": 421,
+    "": 421,
+}
+
+
+def test_a_name_that_a_foreign_page_lets_point_here_is_refused(model_folder):
+    with running(model_folder, host_names=frozenset({"pictures.example"})) as server:
+        assert {host: server.ask("GET", "/metadata", host=host)[0] for host in HOSTS} == HOSTS
+        own = {"host": "127.0.0.1:8000", "origin": "http://127.0.0.1:8000"}
+        assert server.ask("POST", "/predict", RED, **own)[0] == 200
+        assert server.ask("POST", "/predict", RED, sec_fetch_site="same-origin", origin="https://proxy.example", host="127.0.0.1")[0] == 200
+        assert server.send(b"GET /live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")

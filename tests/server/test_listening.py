@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.server.engine import Limits
+from pipeline.server.page import page_router
 from pipeline.server.uploads import Bounds
 from tests.checkout import ROOT
 from tests.server.running import SHORT, SMALL, drain, form, parse, picture, request, running
@@ -73,6 +74,89 @@ def test_an_answer_that_takes_too_long_is_refused(model_folder):
     with held(model_folder, limits=Limits(deadline_seconds=0.2)) as (server, _):
         status, headers, _ = server.ask("POST", "/predict", RED)
         assert (status, headers["retry-after"]) == (503, "1")
+
+
+class Decoding:
+    """A decoder that ends when it is let go, and counts the pictures that it began."""
+
+    def __init__(self, predictor):
+        self.predictor, self.gate, self.count = predictor, threading.Event(), 0
+
+    def __getattr__(self, name):
+        return getattr(self.predictor, name)
+
+    def read(self, content):
+        if len(content) > 1000:
+            self.count += 1
+            assert self.gate.wait(10)
+        return self.predictor.read(content)
+
+
+@contextmanager
+def decoding(folder, **arguments):
+    """A server whose decoder waits for pictures of more than 1,000 bytes."""
+    with running(folder, **arguments) as server:
+        predictor = Decoding(server.engine.model.predictor)
+        server.engine.swap(replace(server.engine.model, predictor=predictor))
+        try:
+            yield server, predictor
+        finally:
+            predictor.gate.set()
+
+
+SLOW = RED + bytes(2000)
+
+
+def test_the_deadline_is_also_that_of_the_decoder(model_folder):
+    with decoding(model_folder, limits=Limits(deadline_seconds=0.3)) as (server, decoder):
+        started = time.monotonic()
+        assert server.ask("POST", "/predict", SLOW)[0] == server.ask("POST", "/predict", SLOW)[0] == 503
+        assert server.ask("POST", "/predict", RED)[0] == 503  # one thread decodes, and one picture is given to it in advance
+        assert time.monotonic() - started < 4
+        assert server.count("pipeline_refusals_total", reason="deadline") == 3
+        decoder.gate.set()
+        wait_until(lambda: server.app.state.service.decoder.busy == 0)
+        assert server.ask("POST", "/predict", RED)[0] == 200
+
+
+def test_the_deadline_is_also_that_of_a_map(model_folder):
+    with held(model_folder, limits=Limits(deadline_seconds=0.2), routers=[page_router()]) as (server, predictor):
+        assert server.ask("POST", "/explain", RED)[0] == 503
+        assert server.count("pipeline_refusals_total", reason="deadline") == 1
+        assert server.app.state.service.bodies.held == 0
+        predictor.gate.set()
+        assert server.ask("POST", "/explain", RED)[0] == 200
+        assert server.count("pipeline_seconds_count", phase="explain") == 1
+
+
+def test_clients_that_go_while_the_decoder_is_busy_leave_neither_bytes_nor_work(model_folder):
+    with decoding(model_folder, limits=Limits(queue=50)) as (server, decoder):
+        for gone in range(1, 21):
+            with server.connect() as client:
+                client.sendall(request("POST", "/predict", SLOW + bytes(gone)))
+                wait_until(lambda gone=gone: server.engine.coming == 1)
+            wait_until(lambda gone=gone: server.count("pipeline_refusals_total", reason="gone") == gone)
+        assert (server.app.state.service.bodies.held, server.app.state.service.decoder.busy) == (0, 2)
+        decoder.gate.set()
+        assert server.ask("POST", "/predict", RED)[0] == 200
+        assert decoder.count == 2
+
+
+def test_a_large_picture_does_not_hold_up_others(model_folder, monkeypatch):
+    monkeypatch.setattr("pipeline.server.uploads._LARGE", 10_000)
+    large = picture("red", (300, 300)) + bytes(2000)
+    with decoding(model_folder) as (server, decoder), server.connect() as one:
+        one.sendall(request("POST", "/predict", large, connection="close"))
+        wait_until(lambda: decoder.count == 1)
+        assert server.ask("POST", "/predict", RED)[0] == 200
+        decoder.gate.set()
+        assert parse(drain(one))[0] == 200
+
+
+def test_answers_near_the_end_close_their_connections(model_folder):
+    with running(model_folder) as server:
+        server.app.state.service.is_ready = False
+        assert b"connection: close" in server.send(request("POST", "/predict", RED)).lower()
 
 
 def test_the_picture_of_a_client_that_has_gone_is_not_run(model_folder):

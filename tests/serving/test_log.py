@@ -1,5 +1,6 @@
 """The log of predictions: what is written is read back, whatever was killed, and the folder never grows beyond its bound."""
 
+import errno
 import io
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,6 +226,23 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path, monkeypatch):
     writer.close()
     assert [record.request_id for record in read_log(tmp_path)] == ["before", "after"]
     assert (len(said), "the disk is full" in said[0], writer.counts) == (1, True, log.Counts(written=2, failed=3))
+
+
+def test_a_full_disk_is_said_once_about_many_pictures_and_leaves_no_part_of_one(tmp_path, monkeypatch):
+    said = []
+
+    def fill(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    writer = LogWriter(tmp_path / "log", 1.0, True, 500, said.append)
+    for seed in range(3):
+        give(writer, answer(seed))
+    writer.close()
+    assert (len(said), writer.counts) == (1, log.Counts(failed=3))
+    assert list((tmp_path / "log").glob("pictures/*/*")) == []
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
