@@ -229,10 +229,14 @@ def limited(limits: Connections, refused: Callable[[str], None]) -> type[Limited
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket; port 0 lets the system choose one. Raises PipelineError if the address is taken or is not of this machine."""
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name with a part that is too long
         reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # the socket module repeats the address
         raise PipelineError(f"{host}:{port}: cannot listen there: {reason}; choose another --host or --port") from None
+    # Its connections inherit this. asyncio would set it only on sockets that name their protocol, and headers and body of an answer are two
+    # packets: the second would wait 40 ms for the client to acknowledge the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def make_server(app: FastAPI, limits: Connections, access_log: bool = False) -> Server:

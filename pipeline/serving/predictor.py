@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,10 @@ class Predictor:
         session = open_session(path, threads, on_gpu)
         return cls(session, read_facts(session), threads)
 
+    @cached_property
+    def _outputs(self) -> frozenset[str]:
+        return frozenset(output.name for output in self.session.get_outputs())
+
     @property
     def class_names(self) -> list[str]:
         """The classes in the order of the probabilities."""
@@ -80,8 +85,7 @@ class Predictor:
 
     def run(self, pixels: Array, *others: str) -> Outputs:
         """The probabilities of prepared pixels, uint8 (pictures, S, S, 3), and those of the named other outputs that the model has."""
-        has = {output.name for output in self.session.get_outputs()}
-        named = ["probs", *(name for name in others if name in has)]
+        named = ["probs", *(name for name in others if name in self._outputs)]
         return Outputs(**dict(zip(named, run_in_parts(self.session, named, pixels, self.threads), strict=True)))
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.server.engine import Limits
+from pipeline.server.listening import bind
 from pipeline.server.page import page_router
 from pipeline.server.uploads import Bounds
 from tests.checkout import ROOT
@@ -266,3 +268,8 @@ def test_the_command_serves_without_torch_and_mlflow_and_ends_on_sigterm_with_co
     loaded = set(output.split())
     assert "onnxruntime" in loaded
     assert loaded & {"torch", "mlflow", "pandas", "scipy", "sklearn", "matplotlib", "onnx", "dvc", "timm"} == set()
+
+
+def test_the_parts_of_an_answer_do_not_wait_for_each_other():
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()), listening.accept()[0] as connection:
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
