@@ -217,6 +217,7 @@ def test_a_split_of_its_own_seed_outlives_another_seed_and_another_split_embeds_
     assert counts == (len(third - first - second), len(third & (first | second)))
 
 
+@pytest.mark.slow
 def test_pictures_that_stay_in_the_shards_give_the_same_features_weights_and_answers(in_small_project):
     def learn(folders_up_to):
         """Run the stages that read pictures: the number of files in the trees, and what the stages wrote."""

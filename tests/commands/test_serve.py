@@ -41,15 +41,15 @@ def model_folder_of(tmp_path, monkeypatch):
 
 
 def test_a_token_comes_from_the_file_or_else_from_the_variable(tmp_path, monkeypatch):
-    monkeypatch.setenv(serve.TOKEN, "of the variable")
-    (tmp_path / "token").write_text("of the file\n")
+    monkeypatch.setenv(serve.TOKEN, "of-the-variable")
+    (tmp_path / "token").write_text("of-the-file\n")
     read = [serve._read_token(SimpleNamespace(token_file=name, here=tmp_path)) for name in ("token", None)]
-    assert read == ["of the file", "of the variable"]
+    assert read == ["of-the-file", "of-the-variable"]
     monkeypatch.setenv(serve.TOKEN, "")
     assert serve._read_token(SimpleNamespace(token_file=None, here=tmp_path)) is None
 
 
-@pytest.mark.parametrize("content", [None, b" \n", b"\xff"])
+@pytest.mark.parametrize("content", [None, b" \n", b"\xff", b"two words"])
 def test_a_token_file_without_a_token_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "token").write_bytes(content)
