@@ -197,8 +197,8 @@ def main() -> None:
     facts = {
         "single": split_rates(population, splits, 1, 1),
         "grouped": split_rates(population, splits, GROUP, 2),
-        "period": period_rate(population, max(1, splits // 5), 3),
-        "power": power_rows(population, max(2, splits // 20), 4),
+        "period": period_rate(population, max(1, splits // 20), 3),
+        "power": power_rows(population, max(2, splits // 50), 4),
     }
     print(facts)
     if not parsed.small:
