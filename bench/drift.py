@@ -186,6 +186,21 @@ def _power(
     }  # fmt: skip
 
 
+def tables(facts: Mapping[str, Any]) -> str:
+    """The figures as docs/drift.md quotes them."""
+    titles = {"single": "one look, single pictures", "grouped": f"one look, groups of {GROUP}", "period": f"a period of {LOOKS} looks"}
+    alarms = ["| pictures of one population | false alarms | of | accuracy within its interval |", "| --- " * 4 + "|"]
+    for name, title in titles.items():
+        found = facts[name]
+        covered = f"{found['accuracy_covered']:.3f}" if "accuracy_covered" in found else ""
+        alarms.append(f"| {title} | {found['rate']:.3f} [{found['low']:.3f}, {found['high']:.3f}] | {found['of']} | {covered} |")
+    power = ["| change | found | given the class | change of the accuracy | error by `doc` | error by `atc` |", "| --- " * 6 + "|"]
+    for row in facts["power"]:
+        errors = " | ".join(f"{row['errors'][method]:.3f}" for method in ("doc", "atc"))
+        power.append(f"| {row['change']} | {row['found']:.2f} | {row['within']:.2f} | {row['accuracy_change']:+.3f} | {errors} |")
+    return "\n".join([*alarms, "", *power])
+
+
 def main() -> None:
     """Simulate, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,7 +215,7 @@ def main() -> None:
         "period": period_rate(population, max(1, splits // 20), 3),
         "power": power_rows(population, max(2, splits // 50), 4),
     }
-    print(facts)
+    print(tables(facts))
     if not parsed.small:
         write_json(ROOT / "bench/drift.json", facts)
 

@@ -163,3 +163,11 @@ def test_the_docs_quote_the_accuracies_and_none_is_shown_to_be_below_the_plain_l
     ends = {(name, title): accuracy.difference(rows[name], title)["high"] for name in rows for title in titles[name]}
     assert len(ends) == 4
     assert {pair: high for pair, high in ends.items() if high < 0} == {}
+
+
+def test_the_docs_quote_the_simulation_of_drift_whose_false_alarms_are_5_percent_give_or_take_one_and_a_half(modules):
+    facts = json.loads((ROOT / "bench/drift.json").read_text())
+    docs = (ROOT / "docs/drift.md").read_text()
+    assert [table for table in importlib.import_module("drift").tables(facts).split("\n\n") if table not in docs] == []
+    assert [(facts[name]["of"], 0.035 <= facts[name]["rate"] <= 0.065) for name in ("single", "grouped")] == [(1000, True)] * 2
+    assert facts["period"]["low"] <= 0.05
