@@ -26,7 +26,7 @@ from run import ARCHIVE, RESULTS, hardware, versions
 
 from pipeline.core.files import write_json
 from pipeline.core.sections import read_section
-from pipeline.evaluation.foreign import PICTURES, area_between, area_interval, foreign_sets
+from pipeline.evaluation.foreign import area_between, area_interval, foreign_sets
 from pipeline.evaluation.intervals import proportion_interval
 from pipeline.networks.onnx_file import spread
 from pipeline.networks.unfamiliar import References, choose_references, conformal_quantile, normalise
@@ -36,6 +36,7 @@ from pipeline.serving.predictor import Predictor
 from pipeline.sources.members import Limits
 from pipeline.sources.source import find_source, measure_digest
 
+PICTURES = 60  # of each foreign set
 MODELS = ("baseline", "finetuned")
 THREADS, CONFIDENCE, RESPLITS = 2, 0.95, 1000
 Distance = Callable[[Array], Array]  # from features, float (N, D), to distances, float (N,)
@@ -115,7 +116,9 @@ def measure(project: Path, model: str, others: Mapping[str, Sequence[Source]]) -
     splits = {"train": [table.train[row] for row in rows], "val": table.val, "test": table.split("test")}
     sources = {name: [picture.source(project / "data/splits" / name) for picture in part] for name, part in splits.items()}
     features = {name: outputs_of(predictor, part) for name, part in sources.items()}
-    foreign = {name: outputs_of(predictor, part) for name, part in {**others, **dict(foreign_sets(predictor.facts["learned"]))}.items()}
+    foreign = {
+        name: outputs_of(predictor, part) for name, part in {**others, **dict(foreign_sets(predictor.facts["learned"], PICTURES))}.items()
+    }
     figures = {}
     fitted = methods(features["train"][0], np.array(table.labels(splits["train"])), facts["neighbours"])
     for method, distance in fitted.items():

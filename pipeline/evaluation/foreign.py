@@ -1,7 +1,10 @@
 """Foreign pictures, which need no network, and how well a model tells them from the test pictures."""
 
+import gzip
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +14,19 @@ from pipeline.core.files import sha256_of
 from pipeline.evaluation.intervals import Array, Interval, design_effect, proportion_interval
 from pipeline.pictures.manifest import Picture, recorded
 
-PICTURES = 60  # of each set
+PICTURES = 20  # of each set: an evaluation of some hundred pictures must not take much longer by them
 _SIDE = 128  # of the pictures that are generated, in pixels
 _EDGE = 1e-9  # of an area
 _CROP = (0.2, 0.6)  # the side of a crop, as a share of the photograph's shorter side
 
 
-def foreign_sets(learned: str) -> Iterator[tuple[str, list[bytes]]]:
-    """Each set's name and its pictures as PNG, always the same.
+def foreign_sets(learned: str, count: int = PICTURES) -> Iterator[tuple[str, list[bytes]]]:
+    """Each set's name and its pictures as PNG, so many, always the same.
 
-    `learned`: see `record_of`; a set of which the model learned a picture is left out.
+    `count`: a multiple of ten; `learned`: see `record_of`; a set of which the model learned a picture is left out.
     """
     for name, draw in _SETS.items():
-        pictures = [_png(pixels) for pixels in draw(np.random.default_rng(0))]
+        pictures = [_png(pixels) for pixels in draw(np.random.default_rng(0), count)]
         if not any(_is_recorded(picture, learned) for picture in pictures):
             yield name, pictures
 
@@ -39,31 +42,35 @@ def _is_recorded(picture: bytes, learned: str) -> bool:
     return bool(recorded([Picture("", "", sha256_of(picture), "", "", "", 0, 0)], learned))
 
 
-def _digits(_: np.random.Generator) -> Iterator[Array]:
-    """Handwritten digits, 8 x 8 pixels, six of each, encoded as the source `digits` does."""
-    from sklearn.datasets import load_digits
+def _scikit_learn(name: str) -> Path:
+    """A data file of scikit-learn. Importing its loaders takes a second, as long as the model takes for all these pictures."""
+    spec = find_spec("sklearn")
+    assert spec is not None and spec.origin is not None  # noqa: S101 - it is installed
+    return Path(spec.origin).with_name("datasets") / name
 
-    digits = load_digits()
+
+def _digits(_: np.random.Generator, count: int) -> Iterator[Array]:
+    """Handwritten digits, 8 x 8 pixels, equally many of each, encoded as the source `digits` does."""
+    with gzip.open(_scikit_learn("data/digits.csv.gz"), "rt", encoding="ascii") as file:
+        table = np.loadtxt(file, delimiter=",")
     for label in range(10):
-        for pixels in digits.images[digits.target == label][: PICTURES // 10]:
-            yield (pixels * (255 / 16)).round().astype("uint8")
+        for row in table[table[:, -1] == label][: count // 10]:
+            yield (row[:-1].reshape(8, 8) * (255 / 16)).round().astype("uint8")
 
 
-def _photographs(generator: np.random.Generator) -> Iterator[Array]:
+def _photographs(generator: np.random.Generator, count: int) -> Iterator[Array]:
     """Square parts of scikit-learn's two sample photographs, a temple and a flower."""
-    from sklearn.datasets import load_sample_images
-
-    photographs = load_sample_images().images
-    for number in range(PICTURES):
+    photographs = [np.asarray(Image.open(_scikit_learn(f"images/{name}.jpg"))) for name in ("china", "flower")]
+    for number in range(count):
         photograph = photographs[number % len(photographs)]
         side = int(generator.uniform(*_CROP) * min(photograph.shape[:2]))
         top, left = (int(generator.integers(0, length - side + 1)) for length in photograph.shape[:2])
         yield photograph[top : top + side, left : left + side]
 
 
-def _textures(generator: np.random.Generator) -> Iterator[Array]:
+def _textures(generator: np.random.Generator, count: int) -> Iterator[Array]:
     """Noise, coarse or fine, and stripes, in random colours."""
-    for number in range(PICTURES):
+    for number in range(count):
         if number % 2:
             tiles = int(2 ** generator.uniform(2, 7))
             noise = Image.fromarray(generator.integers(0, 256, (tiles, tiles, 3), np.uint8))
@@ -76,9 +83,9 @@ def _textures(generator: np.random.Generator) -> Iterator[Array]:
             yield (wave * first + (1 - wave) * second).astype(np.uint8)
 
 
-def _shapes(generator: np.random.Generator) -> Iterator[Array]:
+def _shapes(generator: np.random.Generator, count: int) -> Iterator[Array]:
     """Discs and polygons in plain colours."""
-    for _ in range(PICTURES):
+    for _ in range(count):
         image = Image.new("RGB", (_SIDE, _SIDE), _colour(generator))
         pen = ImageDraw.Draw(image)
         for _ in range(int(generator.integers(1, 6))):
@@ -95,7 +102,7 @@ def _colour(generator: np.random.Generator) -> tuple[int, int, int]:
     return red, green, blue
 
 
-_SETS: dict[str, Callable[[np.random.Generator], Iterator[Array]]] = {
+_SETS: dict[str, Callable[[np.random.Generator, int], Iterator[Array]]] = {
     "digits": _digits,
     "photographs": _photographs,
     "textures": _textures,
