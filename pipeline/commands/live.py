@@ -35,7 +35,7 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     live = parser.add_argument_group("champion, shadow and log", "docs/serving-live.md")
     live.add_argument(
         "--look-every",
-        type=_positive,
+        type=positive,
         default=10.0,
         metavar="SECONDS",
         help="between two looks for another champion (default: %(default)s)",
@@ -45,7 +45,7 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     live.add_argument("--log-share", type=_share, default=0.1, metavar="SHARE", help="of the answers that is logged (default: %(default)s)")
     live.add_argument("--log-pictures", action="store_true", help="keep the logged pictures themselves, too")
     live.add_argument(
-        "--log-megabytes", type=_positive, default=500.0, metavar="MB", help="of the log, then the oldest goes (default: %(default)s)"
+        "--log-megabytes", type=positive, default=500.0, metavar="MB", help="of the log, then the oldest goes (default: %(default)s)"
     )
 
 
@@ -171,7 +171,7 @@ def _void(_: object) -> None:
     """An observer returns nothing."""
 
 
-def _positive(text: str) -> float:
+def positive(text: str) -> float:
     """A number above 0, for argparse."""
     return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.answering import whole
-from pipeline.commands.live import add_live_arguments, attach
+from pipeline.commands.live import add_live_arguments, attach, positive
 from pipeline.core.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ examples:
   curl --data-binary @picture.jpg http://127.0.0.1:8000/predict
   {TOKEN}=… pipeline serve --host 10.0.0.7 --port 8080
   pipeline serve --dockerfile > Dockerfile"""
-
-
-def seconds(text: str) -> float:
-    """A number of seconds above 0, for argparse."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
 
 
 def port_number(text: str) -> int:
@@ -80,11 +69,11 @@ def add_serve(commands: "argparse._SubParsersAction[Any]") -> None:
     limits.add_argument("--max-pictures", type=whole, default=32, metavar="N", help=f"of a request {default}")
     limits.add_argument("--max-pixels", type=whole, default=50_000_000, metavar="N", help=f"of a picture {default}")
     limits.add_argument("--queue", type=whole, default=128, metavar="N", help=f"pictures that wait; more are answered with 503 {default}")
-    limits.add_argument("--deadline", type=seconds, default=10.0, metavar="S", help=f"seconds to an answer {default}")
-    limits.add_argument("--body-seconds", type=seconds, default=20.0, metavar="S", help=f"to send a body {default}")
-    limits.add_argument("--header-seconds", type=seconds, default=10.0, metavar="S", help=f"to send the headers {default}")
+    limits.add_argument("--deadline", type=positive, default=10.0, metavar="S", help=f"seconds to an answer {default}")
+    limits.add_argument("--body-seconds", type=positive, default=20.0, metavar="S", help=f"to send a body {default}")
+    limits.add_argument("--header-seconds", type=positive, default=10.0, metavar="S", help=f"to send the headers {default}")
     limits.add_argument("--connections", type=whole, default=256, metavar="N", help=f"at one time {default}")
-    limits.add_argument("--drain-seconds", type=seconds, default=30.0, metavar="S", help=f"from SIGTERM to the end {default}")
+    limits.add_argument("--drain-seconds", type=positive, default=30.0, metavar="S", help=f"from SIGTERM to the end {default}")
     add_live_arguments(parser)
     parser.set_defaults(run=serve, here=Path.cwd())  # the user's working directory: commands run in the project's root
 

@@ -40,10 +40,10 @@ class Held:
 
 
 @contextmanager
-def held(folder, **arguments):
-    """A server whose model waits; at the end it is let go."""
+def held(folder, wrap=Held, **arguments):
+    """A server whose model, in a `wrap`, waits; at the end it is let go."""
     with running(folder, **arguments) as server:
-        predictor = Held(server.engine.model.predictor)
+        predictor = wrap(server.engine.model.predictor)
         server.engine.swap(replace(server.engine.model, predictor=predictor))
         try:
             yield server, predictor
@@ -94,23 +94,11 @@ class Decoding:
         return self.predictor.read(content)
 
 
-@contextmanager
-def decoding(folder, **arguments):
-    """A server whose decoder waits for pictures of more than 1,000 bytes."""
-    with running(folder, **arguments) as server:
-        predictor = Decoding(server.engine.model.predictor)
-        server.engine.swap(replace(server.engine.model, predictor=predictor))
-        try:
-            yield server, predictor
-        finally:
-            predictor.gate.set()
-
-
 SLOW = RED + bytes(2000)
 
 
 def test_the_deadline_is_also_that_of_the_decoder(model_folder):
-    with decoding(model_folder, limits=Limits(deadline_seconds=0.3)) as (server, decoder):
+    with held(model_folder, Decoding, limits=Limits(deadline_seconds=0.3)) as (server, decoder):
         started = time.monotonic()
         assert server.ask("POST", "/predict", SLOW)[0] == server.ask("POST", "/predict", SLOW)[0] == 503
         assert server.ask("POST", "/predict", RED)[0] == 503  # one thread decodes, and one picture is given to it in advance
@@ -132,7 +120,7 @@ def test_the_deadline_is_also_that_of_a_map(model_folder):
 
 
 def test_clients_that_go_while_the_decoder_is_busy_leave_neither_bytes_nor_work(model_folder):
-    with decoding(model_folder, limits=Limits(queue=50)) as (server, decoder):
+    with held(model_folder, Decoding, limits=Limits(queue=50)) as (server, decoder):
         for gone in range(1, 21):
             with server.connect() as client:
                 client.sendall(request("POST", "/predict", SLOW + bytes(gone)))
@@ -147,7 +135,7 @@ def test_clients_that_go_while_the_decoder_is_busy_leave_neither_bytes_nor_work(
 def test_a_large_picture_does_not_hold_up_others(model_folder, monkeypatch):
     monkeypatch.setattr("pipeline.server.uploads._LARGE", 10_000)
     large = picture("red", (300, 300)) + bytes(2000)
-    with decoding(model_folder) as (server, decoder), server.connect() as one:
+    with held(model_folder, Decoding) as (server, decoder), server.connect() as one:
         one.sendall(request("POST", "/predict", large, connection="close"))
         wait_until(lambda: decoder.count == 1)
         assert server.ask("POST", "/predict", RED)[0] == 200
