@@ -13,15 +13,15 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.core.errors import PipelineError
-from pipeline.core.files import Slice, atomic_file
+from pipeline.core.files import atomic_file
 from pipeline.evaluation.intervals import Array
-from pipeline.pictures.images import decode, read_ahead
+from pipeline.pictures.images import decode
 from pipeline.pictures.inspection import brightness_and_sharpness
+from pipeline.pictures.manifest import Picture
 from pipeline.serving.predictor import Outputs, Predictor
 
 REFERENCE = "reference.npz"  # in results/<model>, and in the folder of a champion
 MOST = 5000  # pictures of a reference, and new pictures that are tested
-_BATCH = 32
 _DTYPES = {
     **{"features": "<f2", "probs": "<f4", "labels": "<i4", "groups": "<i4", "width": "<i4", "height": "<i4"},
     **{"brightness": "<f4", "sharpness": "<f4", "unfamiliarity": "<f4"},
@@ -89,13 +89,8 @@ def look_at(source: Path, predictor: Predictor) -> Seen:
     """Decode a picture for the network and, whole, for its facts. Raises BrokenPicture."""
     content = source.read_bytes()
     # By the predictor's own way of reading, which may decode a JPEG at a fraction: a domain classifier would see the difference.
-    return Seen(predictor.read(content), *_measure_whole(content))
-
-
-def _measure_whole(source: Path | Slice | bytes) -> tuple[float, float, int, int]:
-    """Brightness, sharpness, width and height of a picture."""
-    image = decode(source)
-    return *brightness_and_sharpness(image), *image.size
+    pixels, image = predictor.read(content), decode(content)
+    return Seen(pixels, *brightness_and_sharpness(image), *image.size)
 
 
 def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample | None:
@@ -125,20 +120,18 @@ def spread(count: int, most: int = MOST) -> Array:
 
 
 def write_reference(
-    folder: Path, model: tuple[str, Sequence[str]], sources: Sequence[Path | Slice], outputs: Outputs, labels: Array, groups: Array,
-    threads: int,
-) -> None:  # fmt: skip
-    """Measure at most 5,000 of the test pictures, evenly drawn, and write `reference.npz` with the same bytes each time.
+    folder: Path, model: tuple[str, Sequence[str]], pictures: Sequence[Picture], outputs: Outputs, labels: Array, groups: Array
+) -> None:
+    """Write `reference.npz` of at most 5,000 of the test pictures, evenly drawn, with the same bytes each time.
 
     `model`: the sha256 of its model.onnx, and its classes; `outputs`: of all test pictures, but `features` of the rows of `spread` alone.
-    Nothing is written for a model without features, which an older version made. Raises BrokenPicture.
+    Nothing is written for a model without features, which an older version made.
     """
     if outputs.features is None:
         return
-    rows = spread(len(sources))
-    batches = read_ahead([sources[row] for row in rows], _measure_whole, _BATCH, threads, "reference")
-    columns = zip(Seen._fields[1:], zip(*(facts for batch in batches for facts in batch), strict=True), strict=True)
-    arrays = {"features": outputs.features, "probs": outputs.probs[rows], **{name: np.array(values) for name, values in columns}}
+    rows = spread(len(pictures))
+    arrays = {"features": outputs.features, "probs": outputs.probs[rows]}
+    arrays |= {name: np.array([getattr(pictures[row], name) for row in rows]) for name in Seen._fields[1:]}
     arrays |= {"groups": np.unique(groups[rows], return_inverse=True)[1], "labels": labels[rows]}
     arrays |= {} if outputs.unfamiliarity is None else {"unfamiliarity": outputs.unfamiliarity[rows]}
     typed: dict[str, Any] = {name: values.astype(_DTYPES[name]) for name, values in arrays.items()}

@@ -89,7 +89,7 @@ def draw_sheet(path: Path, cells: Sequence[Cell], title: str) -> None:
         left, top = _GAP + column * (SIDE + _GAP), _TITLE + row * (SIDE + _TEXT + _GAP)
         _draw_cell(sheet, pen, cell, left, top, letters)
     with atomic_file(path) as partial:
-        sheet.save(partial, "PNG", compress_level=3)  # twice as fast as the default, and 4 % larger
+        sheet.save(partial, "PNG", compress_level=1)  # of photographs: a fifth faster than level 3, and 2 % larger
 
 
 def _draw_cell(sheet: Image.Image, pen: ImageDraw.ImageDraw, cell: Cell, left: int, top: int, letters: ImageFont.FreeTypeFont) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import laplace
 
 from pipeline.core.files import Slice, sha256_of
 from pipeline.core.hardware import usable_cpus
@@ -159,8 +158,13 @@ def _shared(traits: Traits) -> Traits:
 
 
 def brightness_and_sharpness(image: Image.Image) -> tuple[float, float]:
-    """The mean level of grey, 0 to 255, and the standard deviation of the Laplacian of the grey levels, of a decoded picture."""
+    """The mean level of grey, 0 to 255, and the standard deviation of the Laplacian of the grey levels, of a decoded picture.
+
+    Rounded to thousandths: what is measured now equals what a table has of the same picture.
+    """
     grey = image.convert("L")
     grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, dtype=np.float64)
-    return float(levels.mean()), float(laplace(levels).std())
+    padded = np.pad(levels, 1, "edge")
+    laplacian = padded[2:, 1:-1] + padded[:-2, 1:-1] + padded[1:-1, 2:] + padded[1:-1, :-2] - 4 * levels
+    return round(float(levels.mean()), 3), round(float(laplacian.std()), 3)

@@ -8,17 +8,16 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
-from scipy.ndimage import map_coordinates
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from pipeline.core.files import cache_dir
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -111,6 +110,9 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
 
 def _hashes(brightness: Array) -> Array:
     """Perceptual hashes after Zauner, «Implementation and benchmarking of perceptual image hash functions» (2010)."""
+    from scipy.fft import dctn
+    from scipy.ndimage import map_coordinates
+
     views = np.stack([map_coordinates(brightness, _points(view, _DETAIL, _HASHED), order=1) for view in range(len(_VIEWS))])
     frequencies = dctn(views, axes=(1, 2), norm="ortho")[:, _ROWS, _COLUMNS]
     both = np.concatenate([frequencies, frequencies * (-1.0) ** _COLUMNS])  # a mirror image changes the sign of odd columns
@@ -130,6 +132,9 @@ def _points(view: int, side: int, samples: int) -> Array:
 @cache
 def _sampler(view: int) -> "csr_array[Any]":
     """The matrix from a thumbnail (576) to the samples of a view (256)."""
+    from scipy.ndimage import map_coordinates
+    from scipy.sparse import csr_array
+
     pixels = np.eye(_THUMBNAIL**2).reshape(-1, _THUMBNAIL, _THUMBNAIL)
     samples = [map_coordinates(pixel, _points(view, _THUMBNAIL, _COMPARED), order=1).ravel() for pixel in pixels]
     return csr_array(np.stack(samples, axis=1))
@@ -187,5 +192,8 @@ def _agree(colours: Array, others: Array, view: int) -> Array:
 
 def _merged(groups: Array, first: Array, second: Array) -> Array:
     """The numbers of the groups after the pairs were linked."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(first), bool), (groups[first], groups[second])), shape=(len(groups), len(groups)))
     return np.asarray(connected_components(links, directed=False)[1][groups]) if len(first) else groups

@@ -14,7 +14,8 @@ from pipeline.core.files import Slice, sha256_of, write_table
 
 SPLITS = ("train", "val", "test")
 _RECORDED = 5  # bytes of a sha256
-_SHARED, _NUMBERS = ("label", "split", "shard"), ("width", "height", "offset", "size")
+_SHARED = ("label", "split", "shard")
+_NUMBERS = {**dict.fromkeys(("width", "height", "offset", "size"), int), **dict.fromkeys(("brightness", "sharpness"), float)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Picture:
     `image_id`: path in the archive; `path`: path below `data/splits/<split>/`; `sha256`: of its bytes in the archive;
     `label`: name of its class; `group`: pictures of one group are in one split; `width`, `height`: pixels, upright.
     `shard`: the tar file with its bytes, `size` of them from `offset` on, by the path from `data/splits/<split>/`; empty: it has the file
-    `path`.
+    `path`. `brightness`, `sharpness`: see `inspection.PictureInfo`.
     """
 
     image_id: str
@@ -38,6 +39,8 @@ class Picture:
     shard: str = ""
     offset: int = 0
     size: int = 0
+    brightness: float = 0.0
+    sharpness: float = 0.0
 
     def source(self, tree: Path) -> Path | Slice:
         """Where its bytes are. `tree`: the folder `data/splits/<split>`."""
@@ -112,7 +115,8 @@ def _shard_path(tree: Path, shard: str) -> Path:
 
 
 def _picture(row: Mapping[str, str]) -> Picture:
-    values: dict[str, Any] = {**row, **{name: sys.intern(row[name]) for name in _SHARED}, **{name: int(row[name]) for name in _NUMBERS}}
+    shared, numbers = {name: sys.intern(row[name]) for name in _SHARED}, {name: read(row[name]) for name, read in _NUMBERS.items()}
+    values: dict[str, Any] = {**row, **shared, **numbers}
     return Picture(**values)
 
 

@@ -104,7 +104,8 @@ def place(
             path = fitting(f"{entry.label}/{entry.inner_path}", f"~{number}", suffix)
         taken.add((split, folded(path)))
         sha256, group = inspected[entry.name].sha256, together.of(entry.name)
-        pictures.append(Picture(entry.name, path, sha256, entry.label, split, group, info.width, info.height))
+        picture = Picture(entry.name, path, sha256, entry.label, split, group, info.width, info.height)
+        pictures.append(replace(picture, brightness=info.brightness, sharpness=info.sharpness))
     return pictures
 
 

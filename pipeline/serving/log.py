@@ -125,8 +125,6 @@ class LogWriter:
         `share`: of the answers; `keeps_pictures`: whether the pictures themselves are kept; `megabytes`: of the folder, beyond which the
         oldest file is removed; `say`: takes a sentence about a fault. Raises PipelineError if the folder cannot be written.
         """
-        import pipeline.pictures.inspection  # noqa: F401 - imports scipy, for which the first answers would wait
-
         self.counts = Counts()
         self._share, self._keeps_pictures, self._say = share, keeps_pictures, say
         self._said = set[tuple[str, int | None]]()

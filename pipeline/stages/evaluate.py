@@ -22,7 +22,7 @@ from pipeline.evaluation.foreign import foreign_sets, score_unfamiliarity
 from pipeline.evaluation.galleries import SIDE, class_activation, overlay
 from pipeline.evaluation.intervals import Array
 from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix
-from pipeline.pictures.images import read_square, square_batches
+from pipeline.pictures.images import square_batches
 from pipeline.pictures.manifest import Picture, read_manifest, recorded, sha256_of_pictures
 from pipeline.serving.predictor import Outputs, Predictor
 
@@ -81,14 +81,14 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
     """
     with safe_open(model / "model.safetensors", "numpy") as tensors:
         weight = tensors.get_tensor("head.weight")
-    overlays = {}
-    for number, path in paths.items():
-        square = read_square(path, predictor.preprocessing)
-        maps = predictor.run(square[None], "feature_map").feature_map
+    overlays, numbers = {}, iter(paths)
+    for squares in square_batches([*paths.values()], predictor.preprocessing, _BATCH, predictor.threads, "explain"):
+        maps = predictor.run(squares, "feature_map").feature_map
         if maps is None:
             return {}
-        heat = class_activation(maps[0], weight, int(predicted[number]))
-        overlays[number] = overlay(Image.fromarray(square).resize((SIDE, SIDE)), heat)
+        for square, feature_map, number in zip(squares, maps, numbers, strict=False):
+            heat = class_activation(feature_map, weight, int(predicted[number]))
+            overlays[number] = overlay(Image.fromarray(square).resize((SIDE, SIDE)), heat)
     return overlays
 
 
@@ -149,7 +149,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
         }
         write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, answers, names, unfamiliarity)
-        write_reference(partial, (scores["model_sha256"], names), paths, outputs, labels, groups, params.threads)
+        write_reference(partial, (scores["model_sha256"], names), pictures, outputs, labels, groups)
         write_results(partial, answers, unscaled, groups, scores, params.confidence)
         chosen = galleries.choose(answers, probs, params.seed, unfamiliarity)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}

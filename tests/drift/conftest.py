@@ -8,6 +8,9 @@ from PIL import Image
 from pipeline.core.files import sha256_of_file
 from pipeline.drift.reference import REFERENCE, write_reference
 from pipeline.networks.artifact import write_facts
+from pipeline.pictures.images import decode
+from pipeline.pictures.inspection import brightness_and_sharpness
+from pipeline.pictures.manifest import Picture
 from pipeline.serving.predictor import open_model
 from tests.stored import SIZE, linear_graph
 
@@ -39,6 +42,15 @@ def write_featured(folder, seed=0):
     return sha256_of_file(folder / "model.onnx")
 
 
+def listed(paths):
+    """The rows of the manifest for these test pictures."""
+    facts = [(decode(path).size, brightness_and_sharpness(decode(path))) for path in paths]
+    return [
+        Picture(path.name, path.name, "0" * 64, "ants", "test", path.name, *size, brightness=light, sharpness=detail)
+        for path, (size, (light, detail)) in zip(paths, facts, strict=True)
+    ]
+
+
 def label_by_model(folder, paths):
     """Labels of which nine in ten are what the model predicts."""
     predicted = open_model(folder, 1).predict(paths).argmax(axis=1)
@@ -55,7 +67,7 @@ def made(tmp_path_factory):
     labels = label_by_model(root / "models/own", tested)
     predictor = open_model(root / "models/own", 1)
     outputs = predictor.run(np.stack([predictor.read(path) for path in tested]), "features")
-    write_reference(root / "results/own", (sha256, NAMES), tested, outputs, labels, np.arange(200), 1)
+    write_reference(root / "results/own", (sha256, NAMES), listed(tested), outputs, labels, np.arange(200))
     assert (root / "results/own" / REFERENCE).is_file()
     (root / "params.yaml").write_text("threads: 1\nmodels: {own: {}}\n")
     (root / "dvc.yaml").write_text("stages: {}\n")

@@ -23,7 +23,7 @@ from pipeline.pictures.images import decode
 from pipeline.pictures.inspection import brightness_and_sharpness
 from pipeline.serving.log import Record, log_line
 from pipeline.serving.predictor import open_model
-from tests.drift.conftest import NAMES, label_by_model, write_pictures
+from tests.drift.conftest import NAMES, label_by_model, listed, write_pictures
 
 
 def drift(*arguments):
@@ -44,7 +44,7 @@ def test_the_reference_has_the_same_bytes_each_time_and_no_time(project):
     outputs = predictor.run(np.stack([predictor.read(path) for path in paths]), "features")
     for name in ("one", "two"):
         (project / name).mkdir()
-        write_reference(project / name, ("a" * 64, NAMES), paths, outputs, np.arange(40) % 3, np.arange(40), 1)
+        write_reference(project / name, ("a" * 64, NAMES), listed(paths), outputs, np.arange(40) % 3, np.arange(40))
     assert sha256_of_file(project / "one" / REFERENCE) == sha256_of_file(project / "two" / REFERENCE)
     with zipfile.ZipFile(project / "one" / REFERENCE) as file:
         assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}

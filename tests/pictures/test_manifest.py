@@ -8,7 +8,9 @@ import pytest
 from pipeline.core.files import Slice
 from pipeline.pictures.manifest import Manifest, Picture, read_manifest, record_of, recorded, sha256_of_pictures, write_manifest
 
-CAT = Picture("a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6, "../../raw/pictures-01.tar", 512, 99)
+CAT = Picture(
+    "a/cats/2.png", "cats/2.png", "0" * 64, "cats", "train", "a/cats/1.png", 8, 6, "../../raw/pictures-01.tar", 512, 99, 101.3, 7.125
+)
 DOG = Picture("a/dogs/1.gif", "dogs/1.gif.png", "1" * 64, "dogs", "test", "a/dogs/1.gif", 3, 4)
 
 
@@ -19,8 +21,10 @@ def test_a_manifest_comes_back_as_it_was_sorted_by_image_id(tmp_path):
 
 def test_a_manifest_is_plain_csv(tmp_path):
     write_manifest(tmp_path / "m.csv", [DOG])
-    columns = "image_id,path,sha256,label,split,group,width,height,shard,offset,size"
-    assert (tmp_path / "m.csv").read_text() == f"{columns}\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4,,0,0\n"
+    columns = "image_id,path,sha256,label,split,group,width,height,shard,offset,size,brightness,sharpness"
+    assert (
+        tmp_path / "m.csv"
+    ).read_text() == f"{columns}\na/dogs/1.gif,dogs/1.gif.png,{'1' * 64},dogs,test,a/dogs/1.gif,3,4,,0,0,0.0,0.0\n"
 
 
 def test_a_picture_is_a_file_of_its_tree_or_a_part_of_a_shard():

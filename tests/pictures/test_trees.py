@@ -34,7 +34,7 @@ def test_a_row_holds_all_that_is_known():
     groups = Groups(["cats/a.png", "cats/b.png"])
     groups.join(["cats/a.png", "cats/b.png"])
     assert placed(["cats/b.png"], {"cats/b.png": "val"}, groups=groups) == [
-        Picture("cats/b.png", "cats/b.png", "sum of cats/b.png", "cats", "val", "cats/a.png", 8, 6)
+        Picture("cats/b.png", "cats/b.png", "sum of cats/b.png", "cats", "val", "cats/a.png", 8, 6, brightness=100, sharpness=10)
     ]
 
 
