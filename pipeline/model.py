@@ -101,7 +101,7 @@ class Model:
             "probability": np.array([row.probability if row else np.nan for row in rows], float),
             **{f"prob_{name}": np.array([row.probs[name] if row else np.nan for row in rows], float) for name in self.class_names},
         }
-        if self._has("unfamiliarity"):
+        if "unfamiliarity" in self.predictor.outputs:
             columns["unfamiliar"] = pd.array([row and row.unfamiliar for row in rows], dtype="boolean")
         return pd.DataFrame({**columns, "fault": [square.fault for square in squares]})
 
@@ -110,7 +110,7 @@ class Model:
 
         Raises PipelineError if the model was stored without this output, and TypeError or ValueError as `predict`.
         """
-        if not self._has("features"):
+        if "features" not in self.predictor.outputs:
             raise PipelineError(f"{self.path}: has no output `features`, because it was stored by an older version; run `dvc repro`")
         parts = [np.empty((0, self._width), np.float32)]
         for batch, outputs in self._run(pictures, "features"):
@@ -131,7 +131,7 @@ class Model:
         names = self.class_names
         if class_name not in (None, *names):
             raise PipelineError(f"{class_name}: is not a class of {self.name}; its classes are {', '.join(names)}")
-        if not self._has("feature_map"):
+        if "feature_map" not in self.predictor.outputs:
             cure = "`pipeline explain` draws Grad-CAM maps, if the network is convolutional"
             raise PipelineError(f"{self.path}: its network has no map on which the head is linear; {cure}")
         batch, outputs = next(self._run(picture, "feature_map"), ([], None))
@@ -152,7 +152,7 @@ class Model:
             "model": self.name,
             f"{len(self.class_names)} classes": self._listed,
             "image size": f"{self.predictor.preprocessing.image_size} pixels",
-            "says what is unfamiliar": "yes" if self._has("unfamiliarity") else "no",
+            "says what is unfamiliar": "yes" if "unfamiliarity" in self.predictor.outputs else "no",
             "sha256": self.sha256,
         }
         cells = (f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in rows.items())
@@ -162,9 +162,6 @@ class Model:
     def _listed(self) -> str:
         names = self.class_names
         return ", ".join(names if len(names) <= 10 else [*names[:9], "…"])
-
-    def _has(self, output: str) -> bool:
-        return output in {each.name for each in self.predictor.session.get_outputs()}
 
     @property
     def _width(self) -> int:

@@ -24,7 +24,7 @@ Step = Callable[[], Awaitable[None]]
 class Live:
     """What `create_app` takes of it. `status`: a name and a function that returns its facts for `/metadata`, as JSON."""
 
-    observers: list[Callable[["Observed"], None]] = field(default_factory=list)
+    observers: list[Callable[["Observed"], object]] = field(default_factory=list)
     on_start: list[Step] = field(default_factory=list)
     on_stop: list[Step] = field(default_factory=list)
     status: dict[str, Callable[[], dict[str, Any]]] = field(default_factory=dict)
@@ -116,7 +116,7 @@ def _attach_shadow(live: Live, shadow: "Shadow", metrics: "Metrics") -> None:
 
     metrics.registry.register(shadow)
     live.status["shadow"] = lambda: shadow.status
-    live.observers.append(lambda observed: _void(shadow.offer(observed.content, observed.answer)))
+    live.observers.append(lambda observed: shadow.offer(observed.content, observed.answer))
     live.on_stop.append(stop)
 
 
@@ -165,10 +165,6 @@ def _say(sentence: str) -> None:
     import logging
 
     logging.getLogger("pipeline.server").warning("%s", sentence)
-
-
-def _void(_: object) -> None:
-    """An observer returns nothing."""
 
 
 def positive(text: str) -> float:

@@ -155,20 +155,16 @@ def code_digest(module: str) -> str:
 
 @cache
 def _read_code(text: str) -> tuple[list[str], str]:
-    """What a module imports from this project, and its code as Python prints its syntax tree, without comments and docstrings."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return _imports(tree), ast.unparse(tree)
+    """What a module imports from this project, and its code as Python prints its syntax tree, without comments and docstrings.
 
-
-def _imports(tree: ast.Module) -> list[str]:
-    """The names that a module imports from this project; some are not modules but functions or classes."""
-    names = []
+    Some of the imported names are not modules but functions or classes.
+    """
+    tree, names = ast.parse(text), list[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] == "pipeline"]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return [name for name in names if name.split(".")[0] == "pipeline"], ast.unparse(tree)

@@ -8,10 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pipeline.drift import permuting
-from pipeline.drift.reference import MOST, Reference, Sample, spread
+from pipeline.drift.reference import MOST, Reference, Sample
 from pipeline.drift.unlabelled import class_shares, estimate_accuracy, estimate_shares
 from pipeline.evaluation.comparison import holm
 from pipeline.evaluation.intervals import Array, proportion_interval
+from pipeline.networks.onnx_file import spread
 
 Verdict = Literal["ok", "drift", "too few"]
 PERMUTATIONS = 1999

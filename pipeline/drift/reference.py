@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import atomic_file
 from pipeline.evaluation.intervals import Array
+from pipeline.networks.onnx_file import spread
 from pipeline.pictures.images import decode
 from pipeline.pictures.inspection import brightness_and_sharpness
 from pipeline.pictures.manifest import Picture
@@ -114,11 +115,6 @@ def measure(predictor: Predictor, batches: Iterable[Sequence[Seen]]) -> Sample |
     return Sample(**arrays, groups=np.arange(len(arrays["probs"])))
 
 
-def spread(count: int, most: int = MOST) -> Array:
-    """At most so many rows of `count`, evenly drawn: int, ascending."""
-    return np.arange(count) if count <= most else np.linspace(0, count - 1, most).round().astype(int)
-
-
 def write_reference(
     folder: Path, model: tuple[str, Sequence[str]], pictures: Sequence[Picture], outputs: Outputs, labels: Array, groups: Array
 ) -> None:
@@ -129,7 +125,7 @@ def write_reference(
     """
     if outputs.features is None:
         return
-    rows = spread(len(pictures))
+    rows = spread(len(pictures), MOST)
     arrays = {"features": outputs.features, "probs": outputs.probs[rows]}
     arrays |= {name: np.array([getattr(pictures[row], name) for row in rows]) for name in Seen._fields[1:]}
     arrays |= {"groups": np.unique(groups[rows], return_inverse=True)[1], "labels": labels[rows]}

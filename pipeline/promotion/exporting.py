@@ -58,7 +58,6 @@ def score_form(kind: str, form: Form, folder: Path, model: Path, predictor: Pred
         name: _pair(time / count for time in measure_latency([predictor, form], sources[0], count))
         for name, count in (("milliseconds", 1), ("milliseconds_at_8", _AT_ONCE))
     }
-    has = [output.name for output in predictor.session.get_outputs()]
     return {
         "form": kind,
         "file": path.name,
@@ -66,7 +65,7 @@ def score_form(kind: str, form: Form, folder: Path, model: Path, predictor: Pred
         "exported_from": {"model": predictor.facts.get("model", model.name), "sha256": sha256_of_file(model / "model.onnx")},
         "maker": maker(kind),
         "outputs": list(form.outputs),
-        "missing_outputs": [name for name in has if name not in form.outputs],
+        "missing_outputs": [name for name in predictor.outputs if name not in form.outputs],
         "test_pictures": len(pictures),
         "test_groups": bootstrap.drawn,
         "test_sha256": sha256_of_pictures(pictures),

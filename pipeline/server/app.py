@@ -59,7 +59,7 @@ class Settings:
 class Service:
     """What the endpoints share; a router finds it as `request.app.state.service`."""
 
-    def __init__(self, engine: Engine, settings: Settings, observers: Sequence[Callable[[Observed], None]], metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, settings: Settings, observers: Sequence[Callable[[Observed], object]], metrics: Metrics) -> None:
         self.engine, self.settings, self.observers, self.metrics = engine, settings, observers, metrics
         self.bodies = Bodies(settings.bounds)
         self.decoder = Decoder(engine, settings.decoders, settings.bounds.pixels)
@@ -113,7 +113,7 @@ def create_app(
     engine: Engine,
     settings: Settings,
     routers: Sequence[APIRouter] = (),
-    observers: Sequence[Callable[[Observed], None]] = (),
+    observers: Sequence[Callable[[Observed], object]] = (),
     on_start: Sequence[_Async] = (),
     on_stop: Sequence[_Async] = (),
     metrics: Metrics | None = None,

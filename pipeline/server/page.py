@@ -159,7 +159,7 @@ def _read_head_weight(folder: Path, model_sha256: str) -> Array:
 
 def why_no_map(model: Served) -> str | None:
     """Return in a sentence why a model draws no activation map; None if it draws them."""
-    if "feature_map" not in {output.name for output in model.predictor.session.get_outputs()}:
+    if "feature_map" not in model.predictor.outputs:
         return NO_MAP
     return NO_HEAD if head_weight(model.folder, model.sha256) is None else None
 

@@ -47,8 +47,9 @@ class Predictor:
         return cls(session, read_facts(session), threads)
 
     @cached_property
-    def _outputs(self) -> frozenset[str]:
-        return frozenset(output.name for output in self.session.get_outputs())
+    def outputs(self) -> list[str]:
+        """The names of what the model computes."""
+        return [output.name for output in self.session.get_outputs()]
 
     @property
     def class_names(self) -> list[str]:
@@ -85,7 +86,7 @@ class Predictor:
 
     def run(self, pixels: Array, *others: str) -> Outputs:
         """The probabilities of prepared pixels, uint8 (pictures, S, S, 3), and those of the named other outputs that the model has."""
-        named = ["probs", *(name for name in others if name in self._outputs)]
+        named = ["probs", *(name for name in others if name in self.outputs)]
         return Outputs(**dict(zip(named, run_in_parts(self.session, named, pixels, self.threads), strict=True)))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from pipeline.core import stage
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import Slice, atomic_dir, cache_dir, sha256_of_file, write_json, write_table
 from pipeline.core.sections import Section
-from pipeline.drift.reference import spread, write_reference
+from pipeline.drift.reference import MOST, write_reference
 from pipeline.evaluation import figures, galleries
 from pipeline.evaluation.answers import Answers, prediction_row, read_answers, write_predictions, write_probs
 from pipeline.evaluation.calibration import coverage, reliability
@@ -22,6 +23,7 @@ from pipeline.evaluation.foreign import foreign_sets, score_unfamiliarity
 from pipeline.evaluation.galleries import SIDE, class_activation, overlay
 from pipeline.evaluation.intervals import Array
 from pipeline.evaluation.scores import confusion_matrix, score, shares, write_classes, write_matrix
+from pipeline.networks.onnx_file import spread
 from pipeline.pictures.images import square_batches
 from pipeline.pictures.manifest import Picture, read_manifest, recorded, sha256_of_pictures
 from pipeline.serving.predictor import Outputs, Predictor
@@ -42,7 +44,7 @@ def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, p
     If the model has these outputs, also the unfamiliarity of all, float32 (pictures,), and features of the pictures of the reference.
     """
     batches = square_batches(paths, predictor.preprocessing, _BATCH, threads, "evaluate")
-    shape, is_kept = (len(paths), len(predictor.class_names)), np.isin(np.arange(len(paths)), spread(len(paths)))
+    shape, is_kept = (len(paths), len(predictor.class_names)), np.isin(np.arange(len(paths)), spread(len(paths), MOST))
     unfamiliarity: list[Array] = []
     features: list[Array] = []
 
@@ -70,7 +72,8 @@ def judge_unfamiliarity(predictor: Predictor, known: Array | None, groups: Array
         return {}
     foreign = {}
     for name, pictures in foreign_sets(predictor.facts["learned"]):
-        foreign[name] = np.asarray(predictor.answer(np.stack([predictor.read(picture) for picture in pictures]))[1])
+        batches = square_batches(pictures, predictor.preprocessing, _BATCH, predictor.threads, None)
+        foreign[name] = np.concatenate([np.asarray(predictor.answer(pixels)[1]) for pixels in batches])
     return {"unfamiliar": score_unfamiliarity(known, groups, foreign, predictor.facts["unfamiliar"], confidence)}
 
 
@@ -82,7 +85,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
     with safe_open(model / "model.safetensors", "numpy") as tensors:
         weight = tensors.get_tensor("head.weight")
     overlays, numbers = {}, iter(paths)
-    for squares in square_batches([*paths.values()], predictor.preprocessing, _BATCH, predictor.threads, "explain"):
+    for squares in square_batches([*paths.values()], predictor.preprocessing, _BATCH, predictor.threads, None):
         maps = predictor.run(squares, "feature_map").feature_map
         if maps is None:
             return {}
@@ -135,7 +138,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     numbers = {name: number for number, name in enumerate(names)}
     labels = np.array([numbers[picture.label] for picture in pictures])
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
-    with atomic_dir(results) as partial:
+    with atomic_dir(results) as partial, ThreadPoolExecutor(2) as drawing:
         start = time.perf_counter()
         outputs = predict(predictor, paths, params.threads, partial / "predictions.npy")
         seconds = time.perf_counter() - start
@@ -145,17 +148,20 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
             **about(model, pictures, predictor),
             "confidence": params.confidence,
             **score(answers, unscaled, probs, groups, names, params.confidence, params.seed),
-            **judge_unfamiliarity(predictor, unfamiliarity, groups, params.confidence),
         }
-        write_json(partial / "scores.json", scores)
         write_predictions(partial / "predictions.csv", pictures, answers, names, unfamiliarity)
         write_reference(partial, (scores["model_sha256"], names), pictures, outputs, labels, groups)
-        write_results(partial, answers, unscaled, groups, scores, params.confidence)
         chosen = galleries.choose(answers, probs, params.seed, unfamiliarity)
         rows = {number: prediction_row(pictures[number], answers, number, names) for number in galleries.shown(chosen)}
         shown = {number: paths[number] for number in rows}
         overlays = explain(predictor, model, shown, answers.predicted)
-        galleries.write_galleries(partial, chosen, rows, len(pictures), shown, overlays)
+        drawn = [  # while the network answers to the foreign pictures: Python draws on one core
+            drawing.submit(write_results, partial, answers, unscaled, groups, scores, params.confidence),
+            drawing.submit(galleries.write_galleries, partial, chosen, rows, len(pictures), shown, overlays),
+        ]
+        write_json(partial / "scores.json", {**scores, **judge_unfamiliarity(predictor, unfamiliarity, groups, params.confidence)})
+        for each in drawn:
+            each.result()
     if scores["learned_test_pictures"]:
         print(f"{model}: learned from {scores['learned_test_pictures']} of the {len(pictures)} test pictures; its figures are too good")
     headline = {name: scores["figures"][name]["value"] for name in _HEADLINE}

@@ -53,10 +53,11 @@ def evaluate(root, names, labels, probs, maps=True, learned=""):
     features[:, :, 0, 0] = 1
     fake = SimpleNamespace(
         class_names=names,
+        threads=1,
         preprocessing=Preprocessing(8, 1.0, "bicubic"),
         facts={"temperature": 2.0, "size": {"parameters": 10, "gmacs": 0.5}, "learned": learned},
         run=lambda pixels, *others: (
-            Outputs(np.zeros((1, len(names))), feature_map=features if maps else None)
+            Outputs(np.zeros((len(pixels), len(names))), feature_map=np.repeat(features, len(pixels), axis=0) if maps else None)
             if others == ("feature_map",)
             else Outputs(np.stack([next(answers) for _ in pixels]))
         ),
