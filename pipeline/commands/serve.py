@@ -1,6 +1,7 @@
 """`pipeline serve`: answer over HTTP."""
 
 import argparse
+import gc
 import ipaddress
 import os
 import sys
@@ -93,11 +94,16 @@ def serve(parsed: argparse.Namespace) -> None:
     if token is None and not _is_loopback(parsed.host):
         print(f"warning: {parsed.host} is reachable from other machines, and there is no token; set --token-file", file=sys.stderr)
     try:
+        from pipeline.server.engine import trim_memory
+
         engine, settings, connections = _configure(parsed, name, folder, token)
         app = _make_app(parsed, engine, settings)
     except ModuleNotFoundError as error:
         raise PipelineError(f"serve: {error.name} is not installed; run `pip install -e '.[serve]'`") from None
     sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()  # what is there now stays: a collection would look through it again and again, and answers wait for it
+    trim_memory()
     _listen(parsed, engine, app, connections)
 
 

@@ -88,9 +88,7 @@ class Late(Exception):  # noqa: N818 - a state, which passes
 
 def load_served(name: str, folder: Path, threads: int, version: str | None = None) -> Served:
     """Load the model of a folder; each of its runs uses that many threads. Raises PipelineError."""
-    served = Served(name, sha256_of_file(folder / "model.onnx"), version, folder, open_model(folder, threads))
-    trim_memory()
-    return served
+    return Served(name, sha256_of_file(folder / "model.onnx"), version, folder, open_model(folder, threads))
 
 
 def trim_memory() -> None:

@@ -1,6 +1,5 @@
 """Following the champion: who it is, whether its model may answer, and the exchange of the model that answers, while requests come in."""
 
-import ctypes
 import logging
 import signal
 import threading
@@ -17,7 +16,7 @@ from pipeline.core.files import read_value, sha256_of_file
 from pipeline.networks.artifact import GOLDEN, golden_fault
 from pipeline.promotion.champions import CHAMPION
 from pipeline.promotion.journal import JOURNAL, SHORT, champion, read_journal
-from pipeline.server.engine import Engine, Limits, Served, load_served
+from pipeline.server.engine import Engine, Limits, Served, load_served, trim_memory
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -86,6 +85,7 @@ def load_checked(name: str, folder: Path, threads: int, limits: Limits, sha256: 
         fault = f"{folder / GOLDEN}: is damaged, or is of another model"
     if fault:
         raise PipelineError(f"{fault}; run `dvc checkout`, or train the model again")
+    trim_memory()
     return served
 
 
@@ -171,7 +171,7 @@ class Follower:
         self._status.looked = time.time()
         if self._trims:
             self._trims -= 1
-            return_memory()
+            trim_memory()
 
     def collect(self) -> "Iterator[Metric]":
         """The figures for Prometheus: register the follower itself."""
@@ -231,12 +231,6 @@ class Follower:
         if fault != self._status.fault:
             _LOG.error("%s; the model %s goes on answering", fault, self._engine.model.sha256[:SHORT])
         self._status.fault = fault
-
-
-def return_memory() -> None:
-    """Give freed memory back to the system. glibc keeps that of a model in each thread's heap, so that every swap would need more."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def wake_on_hangup(follower: Follower) -> None:
