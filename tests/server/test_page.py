@@ -13,32 +13,13 @@ from PIL import Image
 
 from pipeline.pictures.images import Preprocessing
 from pipeline.server import page
-from pipeline.server.engine import Engine
 from pipeline.server.page import FILES, NO_HEAD, NO_MAP, seen_part
-from tests.painted import BRIGHT_BLUE, RED, draw, load_all, running
+from tests.painted import BRIGHT_BLUE, RED, draw, load_all
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return load_all(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def engine(models):
-    return Engine(models["painted"])
-
-
-@pytest.fixture(scope="module")
-def address(engine):
-    with running(engine) as url:
-        yield url
-
-
-@pytest.fixture
-def serve(engine, models):
-    """Let the server answer with another model during a test."""
-    yield lambda name: engine.swap(models[name])
-    engine.swap(models["painted"])
 
 
 # The files

@@ -28,24 +28,6 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(models):
-    return Engine(models["painted"])
-
-
-@pytest.fixture(scope="module")
-def address(engine):
-    with running(engine) as url:
-        yield url
-
-
-@pytest.fixture
-def serve(engine, models):
-    """Let the server answer with another model during a test."""
-    yield lambda name: engine.swap(models[name])
-    engine.swap(models["painted"])
-
-
-@pytest.fixture(scope="module")
 def browser():
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, "--disable-gpu"])
