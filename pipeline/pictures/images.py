@@ -358,10 +358,8 @@ def read_square(source: Source, preprocessing: Preprocessing) -> np.ndarray[Any,
     return to_square(decode(source, at_least=side), preprocessing)
 
 
-def square_batches(
-    sources: Sequence[Source], preprocessing: Preprocessing, batch_size: int, threads: int, title: str | None
-) -> Iterator[Array]:
-    """Squares, uint8 (batch, S, S, 3), in the order of the sources, as `read_ahead` returns them."""
+def square_batches(sources: Sequence[Source], preprocessing: Preprocessing, batch_size: int, threads: int, title: str) -> Iterator[Array]:
+    """Squares, uint8 (batch, S, S, 3), in the order of the sources. The next batch is decoded in the background."""
     for squares in read_ahead(sources, lambda source: read_square(source, preprocessing), batch_size, threads, title):
         yield np.stack(squares)
 

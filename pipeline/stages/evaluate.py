@@ -38,6 +38,14 @@ class Params(Section):  # section `evaluate` of params.yaml
     confidence: Annotated[float, Field(gt=0.5, lt=1)]  # of every interval
 
 
+def label(pictures: Sequence[Picture], names: Sequence[str], model: Path) -> Array:
+    """The positions of the pictures' classes in `names`: int (pictures,). Raises PipelineError if the model does not know one."""
+    numbers = {name: number for number, name in enumerate(names)}
+    if unknown := sorted({picture.label for picture in pictures} - set(names)):
+        raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
+    return np.array([numbers[picture.label] for picture in pictures])
+
+
 def predict(predictor: Predictor, paths: Sequence[Path | Slice], threads: int, predictions: Path) -> Outputs:
     """What the stored model says of the pictures: probabilities, float32 (pictures, classes), the content of the .npy file that is written.
 
@@ -72,7 +80,7 @@ def judge_unfamiliarity(predictor: Predictor, known: Array | None, groups: Array
         return {}
     foreign = {}
     for name, pictures in foreign_sets(predictor.facts["learned"]):
-        batches = square_batches(pictures, predictor.preprocessing, _BATCH, predictor.threads, None)
+        batches = square_batches(pictures, predictor.preprocessing, _BATCH, predictor.threads, title="")
         foreign[name] = np.concatenate([np.asarray(predictor.answer(pixels)[1]) for pixels in batches])
     return {"unfamiliar": score_unfamiliarity(known, groups, foreign, predictor.facts["unfamiliar"], confidence)}
 
@@ -85,7 +93,7 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
     with safe_open(model / "model.safetensors", "numpy") as tensors:
         weight = tensors.get_tensor("head.weight")
     overlays, numbers = {}, iter(paths)
-    for squares in square_batches([*paths.values()], predictor.preprocessing, _BATCH, predictor.threads, None):
+    for squares in square_batches([*paths.values()], predictor.preprocessing, _BATCH, predictor.threads, title=""):
         maps = predictor.run(squares, "feature_map").feature_map
         if maps is None:
             return {}
@@ -132,11 +140,7 @@ def run(params: Params, model: Path, test: Path, manifest: Path, results: Path, 
     """Predict every test picture with the stored model, score the answers, and write tables, plots and galleries."""
     predictor = Predictor.load(model / "model.onnx", params.threads, on_gpu=True)
     names, pictures = predictor.class_names, read_manifest(manifest).split("test")
-    if unknown := sorted({picture.label for picture in pictures} - set(names)):
-        raise PipelineError(f"{model}: does not know class {unknown[0]!r} of the test pictures; run `dvc repro`")
-    paths = [picture.source(test) for picture in pictures]
-    numbers = {name: number for number, name in enumerate(names)}
-    labels = np.array([numbers[picture.label] for picture in pictures])
+    paths, labels = [picture.source(test) for picture in pictures], label(pictures, names, model)
     groups = np.unique([picture.group for picture in pictures], return_inverse=True)[1]
     with atomic_dir(results) as partial, ThreadPoolExecutor(2) as drawing:
         start = time.perf_counter()
