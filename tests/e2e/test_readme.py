@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import shutil
 
 import pytest
 
@@ -14,8 +15,12 @@ README = (ROOT / "README.md").read_text()
 DOCS = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
 ELSEWHERE = {
     r"git clone |make ": "the fixture does it",
-    r"source ": "the environment is active",
+    r"source |pip install": "the environment is active, and is also that of the tests",
     r"pipeline ui": "a server: test_mlflow_page starts and stops it",
+    r"pipeline serve|curl |\{ printf ": "a server, and what is sent to it: tests/server starts and asks one",
+    r"docker ": "needs Docker's service: tests/server/test_docker tests what it builds",
+    r".*--on ray": "needs a cluster: tests/serving/test_remote starts one",
+    r"pipeline schedule --systemd": "refused in a temporary folder: tests/commands/test_schedule tests it",
     r".*hymenoptera": "test_hymenoptera runs it",
     r"pipeline (segment|detect) ": "needs a photograph and published weights; tests/stock tests them on others",
 }
@@ -44,6 +49,7 @@ def default_run(tmp_path_factory, clone, type_in):
     folder = clone(tmp_path_factory.mktemp("readme") / "pipeline")
     printed = type_in(folder, "make", "--old-file", ".venv/.ready", "run")
     commit(folder, "ran")
+    shutil.copytree(folder / "data/splits/val", folder / "new-pictures")
     return folder, printed
 
 
