@@ -20,8 +20,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 TORCH_LINES := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==
 HAS_TORCH := $(shell $(PYTHON) -c "import sys, torch, torchvision; assert sys.prefix == sys.base_prefix" 2>/dev/null && echo yes)
 
-# Whole files go to one of three processes, of which one often waits; the longest run first, see tests/conftest.py.
-PYTEST := python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 10
+# Whole files go to one of four processes, of which some often wait; the longest run first, see tests/conftest.py.
+PYTEST := python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations 10
 
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate pyproject.toml
 

@@ -17,7 +17,7 @@ from pipeline.tracking import runs
 from pipeline.tracking.connection import connect, creation_lock, tracking_uri
 
 ROOT = Path(__file__).parent.parent.parent
-DATA = "138fd4ee2f39addcca1f0b46fd2a97f4b6c7e970f6a5f3d640ffcdc7a9a38144"  # of the manifest that test_publish writes
+DATA = "43e20dd2c3e88adb6627fa9b4e476decf8c0f5e04f9f987e0ca56d2194206b9c"  # of the manifest that test_publish writes
 FACTS = {
     "model": "finetuned",
     "params": {"epochs": 2, "schedule": {"warmup": 0.1}},
