@@ -94,8 +94,6 @@ def serve(parsed: argparse.Namespace) -> None:
     if token is None and not _is_loopback(parsed.host):
         print(f"warning: {parsed.host} is reachable from other machines, and there is no token; set --token-file", file=sys.stderr)
     try:
-        from pipeline.server.engine import trim_memory
-
         engine, settings, connections = _configure(parsed, name, folder, token)
         app = _make_app(parsed, engine, settings)
     except ModuleNotFoundError as error:
@@ -103,7 +101,6 @@ def serve(parsed: argparse.Namespace) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()  # what is there now stays: a collection would look through it again and again, and answers wait for it
-    trim_memory()
     _listen(parsed, engine, app, connections)
 
 

@@ -97,7 +97,8 @@ def explain(predictor: Predictor, model: Path, paths: Mapping[int, Path | Slice]
         maps = predictor.run(squares, "feature_map").feature_map
         if maps is None:
             return {}
-        for square, feature_map, number in zip(squares, maps, numbers, strict=False):
+        for square, feature_map in zip(squares, maps, strict=True):
+            number = next(numbers)
             heat = class_activation(feature_map, weight, int(predicted[number]))
             overlays[number] = overlay(Image.fromarray(square).resize((SIDE, SIDE)), heat)
     return overlays

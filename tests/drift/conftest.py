@@ -44,11 +44,12 @@ def write_featured(folder, seed=0):
 
 def listed(paths):
     """The rows of the manifest for these test pictures."""
-    facts = [(decode(path).size, brightness_and_sharpness(decode(path))) for path in paths]
-    return [
-        Picture(path.name, path.name, "0" * 64, "ants", "test", path.name, *size, brightness=light, sharpness=detail)
-        for path, (size, (light, detail)) in zip(paths, facts, strict=True)
-    ]
+    rows = []
+    for path in paths:
+        image = decode(path)
+        light, detail = brightness_and_sharpness(image)
+        rows.append(Picture(path.name, path.name, "0" * 64, "ants", "test", path.name, *image.size, brightness=light, sharpness=detail))
+    return rows
 
 
 def label_by_model(folder, paths):
